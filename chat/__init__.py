@@ -1,0 +1,1 @@
+"""How it talks: conversations with a model, in the terminal."""

@@ -1,0 +1,239 @@
+"""
+The Transformer of "Attention Is All You Need" (Vaswani et al., 2017, arXiv:1706.03762) as a transformers model.
+
+The parts stand beside this file, in the order in which data meets them: embedding, attention, feed_forward, encoder,
+decoder, loss. Letters behind a tensor's name are its axes: B batch, S source tokens, T target tokens, V vocabulary.
+"""
+
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_chatformer import ChatformerConfig
+from .decoder import Decoder
+from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of, sinusoids
+from .encoder import Encoder
+from .loss import label_smoothed_cross_entropy
+
+
+class ChatformerPreTrainedModel(PreTrainedModel):
+    """What every Chatformer shares: its configuration, its first weights, and what transformers may do with it."""
+
+    config_class = ChatformerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            # The output shares this matrix, so its logits start with a variance of one.
+            init.normal_(module.weight, std=module.embedding_dim**-0.5)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, SinusoidalPositions):
+            # from_pretrained makes the model without memory first; what is not saved must be filled in again.
+            init.copy_(module.table, sinusoids(*module.table.shape))
+
+
+class ChatformerModel(ChatformerPreTrainedModel):
+    """Encoder and decoder with one embedding for both, without the output layer (Figure 1)."""
+
+    _tied_weights_keys = {
+        "encoder.embedding.weight": "shared.weight",
+        "decoder.embedding.weight": "shared.weight",
+    }
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.shared = ScaledEmbedding(config.vocab_size, config.d_model)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.shared
+
+    def set_input_embeddings(self, value):
+        self.shared = self.encoder.embedding = self.decoder.embedding = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        decoder_input_ids=None,
+        decoder_attention_mask=None,
+        decoder_position_ids=None,
+        encoder_outputs=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        decoder_inputs_embeds=None,
+        use_cache=None,
+        output_attentions=None,
+        output_hidden_states=None,
+    ):
+        """
+        Encode the source and decode the target so far.
+
+        input_ids: (B, S), attention_mask: (B, S), decoder_input_ids: (B, T). `encoder_outputs`, if given, stand for
+        the source. Returns a `Seq2SeqModelOutput`, `last_hidden_state` (B, T, d_model).
+        """
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids,
+                attention_mask,
+                inputs_embeds,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+            )
+        decoder_outputs = self.decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            decoder_position_ids,
+            encoder_outputs[0],
+            attention_mask,
+            past_key_values,
+            decoder_inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=decoder_outputs.last_hidden_state,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs[0],
+            encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
+            encoder_attentions=getattr(encoder_outputs, "attentions", None),
+        )
+
+
+def shift_right(labels_BT, decoder_start_token_id, pad_token_id):
+    """Return what the decoder reads to predict `labels_BT`: the start token, then each label but the last."""
+    shifted_BT = labels_BT.roll(1, dims=-1)
+    shifted_BT[:, 0] = decoder_start_token_id
+    return shifted_BT.masked_fill(shifted_BT == -100, pad_token_id)
+
+
+class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMixin):
+    """The whole Transformer: next-token logits from the shared embedding (Section 3.4), loss, and `generate()`."""
+
+    accepts_loss_kwargs = True
+    _tied_weights_keys = {
+        "model.encoder.embedding.weight": "model.shared.weight",
+        "model.decoder.embedding.weight": "model.shared.weight",
+        "lm_head.weight": "model.shared.weight",
+    }
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = ChatformerModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.loss_function = label_smoothed_cross_entropy
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.model.set_input_embeddings(value)
+
+    def prepare_decoder_input_ids_from_labels(self, labels):
+        """Return the decoder's input for `labels`, (B, T), as `DataCollatorForSeq2Seq` asks for it."""
+        return shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)
+
+    def prepare_inputs_for_generation(self, input_ids, decoder_attention_mask=None, **kwargs):
+        if decoder_attention_mask is not None and decoder_attention_mask.dim() == 2:
+            # Caches of fixed size widen the mask, and padding before a forced prefix could no longer be told.
+            kwargs["decoder_position_ids"] = positions_of(decoder_attention_mask)
+        return super().prepare_inputs_for_generation(
+            input_ids, decoder_attention_mask=decoder_attention_mask, **kwargs
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        decoder_input_ids=None,
+        decoder_attention_mask=None,
+        decoder_position_ids=None,
+        encoder_outputs=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        decoder_inputs_embeds=None,
+        labels=None,
+        num_items_in_batch=None,
+        label_smoothing=0.0,
+        use_cache=None,
+        output_attentions=None,
+        output_hidden_states=None,
+    ):
+        """
+        Predict each next target token, and with `labels` the loss of those predictions.
+
+        input_ids: (B, S). labels: (B, T), -100 where no loss is wanted; without `decoder_input_ids` the decoder reads
+        them shifted right. num_items_in_batch: the target tokens that the summed loss is divided by. Returns a
+        `Seq2SeqLMOutput`, `logits` (B, T, V).
+        """
+        if labels is not None:
+            use_cache = False if use_cache is None else use_cache
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            decoder_input_ids,
+            decoder_attention_mask,
+            decoder_position_ids,
+            encoder_outputs,
+            past_key_values,
+            inputs_embeds,
+            decoder_inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits_BTV = self.lm_head(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits_BTV, labels, num_items_in_batch=num_items_in_batch, label_smoothing=label_smoothing
+            )
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits_BTV,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+        )
+
+
+__all__ = ["ChatformerForConditionalGeneration", "ChatformerModel", "ChatformerPreTrainedModel"]

@@ -1,0 +1,1 @@
+"""How it learns: conversations, tokenizer, recipes, the training loop, evaluation."""
