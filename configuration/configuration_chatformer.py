@@ -55,9 +55,10 @@ class ChatformerConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._reject_misspelt_fields(kwargs)
+        super().__post_init__(**kwargs)
+        # Only now: d_model may have come under its other name, hidden_size.
         if self.d_ff is None and isinstance(self.d_model, int):
             self.d_ff = 4 * self.d_model
-        super().__post_init__(**kwargs)
         self.validate_architecture()
 
     def _reject_misspelt_fields(self, unknown):

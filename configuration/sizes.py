@@ -1,18 +1,26 @@
 """The named sizes: the paper's base and big (Table 3), and smaller ones that a laptop trains."""
 
 import difflib
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from .configuration_chatformer import ChatformerConfig
 
-SIZES = MappingProxyType(
+SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "tiny": {"d_model": 128, "d_ff": 512, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2},
         "mini": {"d_model": 256, "d_ff": 512, "num_heads": 8, "encoder_layers": 2, "decoder_layers": 2},
         "small": {"d_model": 256, "d_ff": 1024, "num_heads": 8, "encoder_layers": 4, "decoder_layers": 4},
         "base": {"d_model": 512, "d_ff": 2048, "num_heads": 8, "encoder_layers": 6, "decoder_layers": 6},
-        "big": {"d_model": 1024, "d_ff": 4096, "num_heads": 16, "encoder_layers": 6, "decoder_layers": 6, "dropout": 0.3},
+        "big": {
+            "d_model": 1024,
+            "d_ff": 4096,
+            "num_heads": 16,
+            "encoder_layers": 6,
+            "decoder_layers": 6,
+            "dropout": 0.3,
+        },
     }
 )
 """Each name's widths and depths; what a size leaves out has ChatformerConfig's default."""

@@ -44,19 +44,37 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
+# Whichever of the two is imported first, transformers' auto classes or ours, brings the other.
 @wrapt.when_imported("transformers.models.auto.configuration_auto")
-def _register_config(configuration_auto: Any) -> None:
-    from chatformer.configuration import ChatformerConfig
+def _load_configuration(_configuration_auto: Any) -> None:
+    importlib.import_module("chatformer.configuration.configuration_chatformer")
 
-    ChatformerConfig.register_for_auto_class()
-    configuration_auto.AutoConfig.register(ChatformerConfig.model_type, ChatformerConfig)
+
+@wrapt.when_imported("chatformer.configuration.configuration_chatformer")
+def _register_configuration(configuration: Any) -> None:
+    from transformers import AutoConfig
+
+    config_class = configuration.ChatformerConfig
+    config_class.register_for_auto_class()
+    AutoConfig.register(config_class.model_type, config_class)
 
 
 @wrapt.when_imported("transformers.models.auto.modeling_auto")
-def _register_models(modeling_auto: Any) -> None:
+def _load_layers(_modeling_auto: Any) -> None:
+    importlib.import_module("transformers.modeling_layers")
+
+
+# Not from modeling_auto at once: the layers import it, and our model, which needs them, would find half of them.
+@wrapt.when_imported("transformers.modeling_layers")
+def _load_models(_modeling_layers: Any) -> None:
+    importlib.import_module("chatformer.modeling_chatformer")
+
+
+@wrapt.when_imported("chatformer.modeling_chatformer")
+def _register_models(modeling_chatformer: Any) -> None:
+    from transformers.models.auto.modeling_auto import AutoModel, AutoModelForSeq2SeqLM
+
     from chatformer.configuration import ChatformerConfig
 
-    from .modeling_chatformer import ChatformerForConditionalGeneration, ChatformerModel
-
-    modeling_auto.AutoModel.register(ChatformerConfig, ChatformerModel)
-    modeling_auto.AutoModelForSeq2SeqLM.register(ChatformerConfig, ChatformerForConditionalGeneration)
+    AutoModel.register(ChatformerConfig, modeling_chatformer.ChatformerModel)
+    AutoModelForSeq2SeqLM.register(ChatformerConfig, modeling_chatformer.ChatformerForConditionalGeneration)

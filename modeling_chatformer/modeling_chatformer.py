@@ -168,9 +168,7 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
         if decoder_attention_mask is not None and decoder_attention_mask.dim() == 2:
             # Caches of fixed size widen the mask, and padding before a forced prefix could no longer be told.
             kwargs["decoder_position_ids"] = positions_of(decoder_attention_mask)
-        return super().prepare_inputs_for_generation(
-            input_ids, decoder_attention_mask=decoder_attention_mask, **kwargs
-        )
+        return super().prepare_inputs_for_generation(input_ids, decoder_attention_mask=decoder_attention_mask, **kwargs)
 
     @can_return_tuple
     def forward(

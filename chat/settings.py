@@ -1,0 +1,41 @@
+"""The settings of a chat, each a flag of `chatformer chat`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplySettings:
+    """How replies are generated."""
+
+    temperature: float = 0.0
+    """0 takes the likeliest token each time; higher values draw more daringly."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability."""
+    top_k: int = 50
+    """Draw from this many likeliest tokens; 0 sets no limit."""
+    num_beams: int = 1
+    """Beams of the search; with more than one a reply appears whole instead of word by word."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that stand already become less likely."""
+    max_new_tokens: int | None = None
+    """Longest reply in tokens; the model's own limit unless given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings:
+    """Talk to a trained model, in the terminal or through a pipe."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a trained model, or a model's id on the Hub."""
+    reply: tyro.conf.OmitArgPrefixes[ReplySettings] = ReplySettings()
+    system: str | None = None
+    """A message that stands before the conversation."""
+    revision: str | None = None
+    """Commit, tag or branch of a model on the Hub."""
+    device: str | None = None
+    """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
+    seed: int | None = None
+    """Makes drawing with a temperature repeatable."""

@@ -1,0 +1,108 @@
+"""A conversation in the terminal, or through a pipe."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+
+from .settings import ChatSettings, ReplySettings
+
+if TYPE_CHECKING:
+    from .chatbot import Conversation
+
+HELP = """/reset            begin a new conversation
+/settings         show how replies are generated
+/set NAME VALUE   change it, for example: /set temperature 0.7
+/help             show this
+/quit             leave (so does Ctrl-D); Ctrl-C stops a reply"""
+
+
+def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
+    """Chat as a command line says; return the exit status."""
+    settings = tyro.cli(ChatSettings, args=list(arguments), prog=program)
+    # After the flags are known to be right: these take seconds to import.
+    import transformers
+
+    from .chatbot import Chatbot, Conversation, ModelNotFound
+
+    transformers.utils.logging.disable_progress_bar()
+    if settings.seed is not None:
+        transformers.set_seed(settings.seed)
+    try:
+        chatbot = Chatbot.from_pretrained(settings.model, revision=settings.revision, device=settings.device)
+    except ModelNotFound as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    conversation = Conversation(chatbot, settings.system)
+    if sys.stdin.isatty():
+        return talk(conversation, settings.reply)
+    return answer_lines(conversation, settings.reply)
+
+
+def answer_lines(conversation: "Conversation", settings: ReplySettings) -> int:
+    """Answer each line of standard input with one line of standard output."""
+    for line in sys.stdin:
+        if line.strip():
+            print(" ".join(conversation.say(line, settings).split()), flush=True)
+    return 0
+
+
+def talk(conversation: "Conversation", settings: ReplySettings) -> int:
+    """Converse until the user leaves."""
+    with contextlib.suppress(ImportError):
+        # Gives input() its line editing and history.
+        import readline  # noqa: F401
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("Say something. /help shows the commands, /quit leaves.", style="dim")
+    while True:
+        try:
+            text = input("\nyou> ").strip()
+        except EOFError:
+            print()
+            return 0
+        except KeyboardInterrupt:
+            console.print("\n/quit or Ctrl-D leaves.", style="dim")
+            continue
+        if not text:
+            continue
+        if text.startswith("/"):
+            command, *rest = text[1:].split()
+            if command in ("quit", "exit"):
+                return 0
+            settings = run_command(command, rest, conversation, settings, console)
+            continue
+        console.print("bot> ", style="bold cyan", end="")
+        try:
+            conversation.say(text, settings, on_text=lambda piece: print(piece, end="", flush=True))
+            print()
+        except KeyboardInterrupt:
+            console.print(" (stopped, and forgotten)", style="dim")
+
+
+def run_command(
+    command: str, rest: list[str], conversation: "Conversation", settings: ReplySettings, console: Console
+) -> ReplySettings:
+    """Do what a line that begins with a slash says; return the settings from now on."""
+    if command == "reset":
+        conversation.reset()
+        console.print("A new conversation begins.", style="dim")
+    elif command == "settings":
+        for name, value in dataclasses.asdict(settings).items():
+            console.print(f"{name} = {value}", style="dim")
+    elif command == "set" and len(rest) == 2:
+        try:
+            return tyro.cli(
+                ReplySettings, args=[f"--{rest[0]}", rest[1]], default=settings, prog="/set", add_help=False
+            )
+        except SystemExit:
+            # The parser has said what is wrong.
+            return settings
+    elif command == "help":
+        console.print(HELP, style="dim")
+    else:
+        console.print(f"There is no command /{command}.\n{HELP}", style="dim")
+    return settings

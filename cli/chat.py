@@ -1,0 +1,5 @@
+"""`chatformer chat`."""
+
+from chatformer.chat.terminal import main
+
+__all__ = ["main"]

@@ -1,0 +1,175 @@
+"""What a run leaves on disk: the published model, the checkpoint to resume from, the log, the record, the curves."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .settings import SETTINGS_FILE, SettingsError, TrainingSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from .train import Progress
+
+LOG_FILE = "training_log.jsonl"
+RECORD_FILE = "training_record.json"
+CURVES_FILE = "training_curves.png"
+CHECKPOINT_FOLDER = "checkpoint-last"
+BAD_ROWS_FILE = "bad_rows.jsonl"
+
+
+class RunFolder:
+    """The output folder of a run. Whatever is written is written aside and renamed, so that nothing is ever half."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.bad_rows_file = path / BAD_ROWS_FILE
+
+    @classmethod
+    def prepared(cls, accelerator: "Accelerator", settings: TrainingSettings) -> "RunFolder":
+        """Return the settings' folder, empty or with a checkpoint to resume; raise a `SettingsError` otherwise."""
+        folder = cls(Path(settings.run.output_dir or "."))
+        checkpoint = folder.path / CHECKPOINT_FOLDER
+        if settings.run.resume:
+            if not checkpoint.is_dir():
+                raise SettingsError(f"There is nothing to resume: {folder.path} has no {CHECKPOINT_FOLDER}.")
+        elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            if not settings.run.overwrite_output_dir or not (folder.path / SETTINGS_FILE).is_file():
+                raise SettingsError(
+                    f"--output-dir {folder.path} is not empty. Choose another folder, go on with --resume, "
+                    "or begin an earlier run anew with --overwrite-output-dir."
+                )
+            if accelerator.is_main_process:
+                shutil.rmtree(folder.path)
+        accelerator.wait_for_everyone()
+        folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def begin(self, settings: TrainingSettings, overview: dict[str, Any], data: dict[str, Any], tokenizer: Any) -> None:
+        """Write down what is about to run."""
+        self._write(SETTINGS_FILE, yaml.safe_dump(recipe_of(settings), allow_unicode=True, sort_keys=False))
+        self.record: dict[str, Any] = {"data": data, "overview": overview, "environment": environment()}
+        self._write(RECORD_FILE, json.dumps(self.record, ensure_ascii=False, indent=2))
+        tokenizer.save_pretrained(self.path)
+
+    def load_tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.path)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add a line to the log."""
+        with (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def save_checkpoint(self, accelerator: "Accelerator") -> None:
+        """Save all that resuming needs in the place of the last checkpoint."""
+        aside = self.path / f"{CHECKPOINT_FOLDER}.partial"
+        if accelerator.is_main_process:
+            shutil.rmtree(aside, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(aside))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            previous = self.path / f"{CHECKPOINT_FOLDER}.previous"
+            shutil.rmtree(previous, ignore_errors=True)
+            if (self.path / CHECKPOINT_FOLDER).exists():
+                os.replace(self.path / CHECKPOINT_FOLDER, previous)
+            os.replace(aside, self.path / CHECKPOINT_FOLDER)
+            shutil.rmtree(previous, ignore_errors=True)
+        accelerator.wait_for_everyone()
+
+    def load_checkpoint(self, accelerator: "Accelerator") -> None:
+        accelerator.load_state(str(self.path / CHECKPOINT_FOLDER))
+
+    def publish(self, model: Any, tokenizer: Any) -> None:
+        """Put the model and its tokenizer into the folder, as `from_pretrained` reads them."""
+        aside = self.path / "publishing.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        for file in sorted(aside.iterdir()):
+            os.replace(file, self.path / file.name)
+        aside.rmdir()
+
+    def finish(self, progress: "Progress", num_steps: int) -> None:
+        """Draw the curves, complete the record, and say what was written and what comes next."""
+        from rich.console import Console
+
+        console = Console(soft_wrap=True, highlight=False)
+        self.record |= {
+            "finished": progress.step == num_steps,
+            "steps_taken": progress.step,
+            "minutes": round(progress.seconds / 60, 2),
+            "target_tokens_per_second": round(progress.target_tokens / max(progress.seconds, 1e-9)),
+            "best": {"step": progress.best_step, **(progress.best_evaluation or {})},
+        }
+        self._write(RECORD_FILE, json.dumps(self.record, ensure_ascii=False, indent=2))
+        if progress.step < num_steps:
+            console.print(f"\nStopped at step {progress.step} of {num_steps}; nothing is lost. Go on with")
+            console.print(f"    chatformer train --output-dir {self.path} --resume")
+            return
+        from .curves import draw_curves
+
+        drawn = draw_curves(self.path / LOG_FILE, self.path / CURVES_FILE)
+        console.print(f"\nDone in {progress.seconds / 60:.1f} minutes. Written to {self.path}:")
+        best = f", the best of the run, from step {progress.best_step}" if progress.best_step else ""
+        console.print(f"    model.safetensors, tokenizer.json, ...  the model{best}")
+        console.print(f"    {CHECKPOINT_FOLDER}  the last state of the training")
+        console.print(f"    {LOG_FILE}, {RECORD_FILE}, {SETTINGS_FILE}  the log, what was trained and how")
+        if drawn:
+            console.print(f"    {CURVES_FILE}  the curves")
+        else:
+            console.print("    (no curves: pip install 'chatformer[plots]' draws them)")
+        console.print(f"Talk to it with\n    chatformer chat {self.path}")
+
+    def _write(self, name: str, text: str) -> None:
+        aside = self.path / f"{name}.partial"
+        aside.write_text(text, "utf-8")
+        os.replace(aside, self.path / name)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a training in `folder` came to its end."""
+    try:
+        return bool(json.loads((folder / RECORD_FILE).read_text("utf-8")).get("finished"))
+    except (OSError, ValueError):
+        return False
+
+
+def recipe_of(settings: TrainingSettings) -> dict[str, Any]:
+    """Return the settings as a recipe that runs the same again."""
+    left_out = ("recipe", "resume", "overwrite_output_dir", "dry_run")
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in settings.flat().items()
+        if name not in left_out
+    }
+
+
+def describe_data(training: Any, validation: Any, settings: TrainingSettings) -> dict[str, Any]:
+    """Return what the model was trained on, in figures and a fingerprint."""
+    digest = hashlib.sha256()
+    for conversation in training:
+        digest.update(json.dumps(conversation["messages"], ensure_ascii=False, sort_keys=True).encode())
+    return {
+        "sources": [Path(source).name if Path(source).exists() else source for source in settings.data.data],
+        "training_conversations": len(training),
+        "validation_conversations": len(validation),
+        "training_sha256": digest.hexdigest(),
+    }
+
+
+def environment() -> dict[str, str]:
+    """Return the versions that a run depends on."""
+    packages = ("chatformer", "torch", "transformers", "tokenizers", "accelerate", "datasets")
+    return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()} | {
+        package: version(package) for package in packages
+    }

@@ -1,0 +1,25 @@
+"""How the learning rate goes: Section 5.3 of "Attention Is All You Need", and transformers' other schedules."""
+
+import torch
+from transformers import get_scheduler
+
+
+def noam_learning_rate(step: int, *, d_model: int, warmup_steps: int) -> float:
+    """
+    Return the paper's rate at `step`, counted from 1: Equation 3.
+
+    lrate = d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5).
+    """
+    return d_model**-0.5 * min(step**-0.5, step * max(1, warmup_steps) ** -1.5)
+
+
+def make_scheduler(
+    name: str, optimizer: torch.optim.Optimizer, *, d_model: int, warmup_steps: int, num_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return the schedule `name` over `num_steps`; "noam" multiplies the optimizer's rate by the paper's."""
+    if name == "noam":
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda done: noam_learning_rate(done + 1, d_model=d_model, warmup_steps=warmup_steps)
+        )
+    stock_name = "constant_with_warmup" if name == "constant" else name
+    return get_scheduler(stock_name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps)

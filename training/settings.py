@@ -1,0 +1,298 @@
+"""
+Every setting of a training run, and the recipes: files that name some of them.
+
+Each field is a flag of `chatformer train` and a key of a recipe; the string under it is its documentation and its
+help. What neither flag nor recipe says has the default that stands here, and nowhere else.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+import yaml
+
+SETTINGS_FILE = "training_settings.yaml"
+"""What a run was begun with, in its output folder: a recipe that runs it again."""
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be: the message says where it stands, what was expected and what was found."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where the conversations come from."""
+
+    data: tuple[str, ...] = ()
+    """The conversations: a CSV, TSV, JSON, JSON Lines or Parquet file, a URL, a Hub dataset id, or two text files,
+    line by line question and answer."""
+    data_sha256: str | None = None
+    """What the data file's SHA-256 must be; another file is refused."""
+    validation_data: tuple[str, ...] = ()
+    """Conversations to validate on, instead of a fraction of --data."""
+    validation_fraction: float = 0.05
+    """Share of the conversations that is kept for validation. Equal questions stay on one side."""
+    question_column: str | None = None
+    """Column of the question; found by the usual names unless given."""
+    answer_column: str | None = None
+    """Column of the answer; found by the usual names unless given."""
+    messages_column: str | None = None
+    """Column of whole conversations, lists of role and content."""
+    encoding: str | None = None
+    """Encoding of text files, such as cp949; found out unless given."""
+    dataset_split: str = "train"
+    """Split of a Hub dataset."""
+    dataset_revision: str | None = None
+    """Commit, tag or branch of a Hub dataset."""
+    skip_bad_rows: bool = False
+    """Leave out rows that are empty or broken, and list them in the output folder, instead of stopping."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """How text becomes tokens."""
+
+    vocab_size: int = 8000
+    """Most tokens that the byte-pair encoding may have; small data gives fewer."""
+    max_source_tokens: int = 128
+    """Longest input; of longer conversations the oldest turns are left out."""
+    max_target_tokens: int = 128
+    """Longest reply; exchanges with longer ones are left out, and counted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What is trained."""
+
+    size: str = "small"
+    """A named size: tiny, mini, small, or the paper's base and big."""
+    d_model: int | None = None
+    """Width of the residual stream; the size's unless given."""
+    d_ff: int | None = None
+    """Inner width of the feed-forward network; the size's unless given."""
+    num_heads: int | None = None
+    """Attention heads; the size's unless given."""
+    encoder_layers: int | None = None
+    """Layers of the encoder; the size's unless given."""
+    decoder_layers: int | None = None
+    """Layers of the decoder; the size's unless given."""
+    dropout: float | None = None
+    """Dropout on sub-layers and embeddings; the size's unless given."""
+    attention_dropout: float | None = None
+    """Dropout on attention weights; the paper has none."""
+    activation_dropout: float | None = None
+    """Dropout inside the feed-forward network; the paper has none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizationSettings:
+    """How it is trained."""
+
+    num_train_epochs: float = 20.0
+    """Passes over the data, unless --max-steps is given."""
+    max_steps: int | None = None
+    """Optimizer steps in all; takes the place of --num-train-epochs."""
+    tokens_per_step: int = 2000
+    """Source and target tokens of one optimizer step, over all processes and accumulated micro-batches."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches that a step is split into, to save memory; the result is the same."""
+    learning_rate: float = 1e-3
+    """Peak rate; for the schedule "noam" the factor before the paper's formula."""
+    lr_scheduler_type: Literal["noam", "inverse_sqrt", "cosine", "linear", "constant"] = "cosine"
+    """How the rate goes after warm-up; "noam" is the paper's Equation 3."""
+    warmup_steps: int = 200
+    """Steps over which the rate rises from zero."""
+    adam_beta1: float = 0.9
+    """Adam's decay of the mean gradient (Section 5.3)."""
+    adam_beta2: float = 0.98
+    """Adam's decay of the mean squared gradient (Section 5.3)."""
+    adam_epsilon: float = 1e-9
+    """Added to Adam's denominator (Section 5.3)."""
+    weight_decay: float = 0.0
+    """Decoupled decay of the weights, not of biases, norms and embeddings."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them alone."""
+    label_smoothing_factor: float = 0.1
+    """Probability spread evenly over the vocabulary (Section 5.4)."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Precision of the arithmetic; "auto" takes bf16 where the hardware has it."""
+    seed: int = 42
+    """Of the split, the first weights, dropout and the order of the data."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What the run writes and when."""
+
+    output_dir: str | None = None
+    """Folder of the finished model, its log and its checkpoint."""
+    logging_steps: int = 20
+    """Steps between lines of the log."""
+    eval_steps: int | None = None
+    """Steps between evaluations; a tenth of the run unless given."""
+    save_steps: int | None = None
+    """Steps between checkpoints; as --eval-steps unless given."""
+    metric_for_best_model: Literal["loss", "score"] = "loss"
+    """What chooses the published model: the validation loss, or the score, chrF of the replies divided by bits per
+    character, which sees the loss and the replies alike."""
+    max_eval_replies: int = 1000
+    """Replies generated at each evaluation."""
+    resume: bool = False
+    """Go on from the output folder's checkpoint."""
+    overwrite_output_dir: bool = False
+    """Begin anew in a folder that holds an earlier run."""
+    dry_run: bool = False
+    """Say what would run, try a few steps for an estimate of time and memory, and write nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Train a Chatformer from random weights on conversations."""
+
+    recipe: str | None = None
+    """A recipe's name or file; flags win over it."""
+    data: tyro.conf.OmitArgPrefixes[DataSettings] = dataclasses.field(default_factory=DataSettings)
+    tokenizer: tyro.conf.OmitArgPrefixes[TokenizerSettings] = dataclasses.field(default_factory=TokenizerSettings)
+    model: tyro.conf.OmitArgPrefixes[ModelSettings] = dataclasses.field(default_factory=ModelSettings)
+    optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = dataclasses.field(
+        default_factory=OptimizationSettings
+    )
+    run: tyro.conf.OmitArgPrefixes[RunSettings] = dataclasses.field(default_factory=RunSettings)
+
+    def flat(self) -> dict[str, Any]:
+        """Return every setting by its flag's name."""
+        return {"recipe": self.recipe} | {
+            field.name: getattr(section, field.name)
+            for section in self._sections().values()
+            for field in dataclasses.fields(section)
+        }
+
+    def _sections(self) -> dict[str, Any]:
+        sections = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: section for name, section in sections.items() if dataclasses.is_dataclass(section)}
+
+    def changed(self, changes: Mapping[str, Any], *, where: str) -> "TrainingSettings":
+        """
+        Return these settings with some changed, given by flat names.
+
+        Raises a `SettingsError` that begins with `where` for a name or a value that does not fit.
+        """
+        known = self.flat()
+        for name in changes:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {nearest[0]!r}?" if nearest else " `chatformer train --help` lists them."
+                raise SettingsError(f"{where}: there is no setting {name!r}.{hint}")
+        sections: dict[str, Any] = {"recipe": changes.get("recipe", self.recipe)}
+        for section_name, section in self._sections().items():
+            types = typing.get_type_hints(type(section))
+            sections[section_name] = dataclasses.replace(
+                section,
+                **{
+                    name: _converted(value, types[name], f"{where}: {name}")
+                    for name, value in changes.items()
+                    if name in types
+                },
+            )
+        return TrainingSettings(**sections)
+
+
+def _converted(value: Any, expected: Any, where: str) -> Any:
+    """Return a recipe's value as the type of its setting, or raise a `SettingsError`."""
+    if typing.get_origin(expected) is Literal:
+        # YAML reads an unquoted no as false.
+        value = "no" if value is False and "no" in typing.get_args(expected) else value
+        if value in typing.get_args(expected):
+            return value
+        raise SettingsError(f"{where} must be one of {', '.join(typing.get_args(expected))}, but it is {value!r}.")
+    options = typing.get_args(expected) if typing.get_origin(expected) is not tuple else ()
+    if type(None) in options:
+        if value is None:
+            return None
+        expected = next(option for option in options if option is not type(None))
+    if typing.get_origin(expected) is tuple:
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise SettingsError(f"{where} must be a text or a list of texts, but it is {value!r}.")
+    if expected is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        # YAML 1.1 reads 1e-3 as a text.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif type(value) is expected:
+        return value
+    name = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[expected]
+    raise SettingsError(f"{where} must be {name}, but it is {value!r}.")
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("chatformer.training").joinpath("recipes")
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+def read_recipe(recipe: str) -> TrainingSettings:
+    """
+    Return the settings of a recipe, by name or by path of a YAML file.
+
+    A recipe that names another one under `recipe` changes only what it says itself.
+    """
+    if recipe.endswith((".yaml", ".yml")):
+        path = Path(recipe)
+        if not path.is_file():
+            raise SettingsError(f"There is no recipe file {recipe}.")
+        text = path.read_text("utf-8")
+    elif recipe in recipe_names():
+        text = resources.files("chatformer.training").joinpath(f"recipes/{recipe}.yaml").read_text("utf-8")
+    else:
+        nearest = difflib.get_close_matches(recipe, recipe_names(), n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise SettingsError(
+            f"There is no recipe {recipe!r}; the recipes are {', '.join(recipe_names())}, or the path of a .yaml file."
+            f"{hint}"
+        )
+    where = f"recipe {recipe}"
+    try:
+        stated = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{where} is not valid YAML: {error}") from error
+    if not isinstance(stated, dict):
+        raise SettingsError(f"{where} must be a list of settings such as `size: small`.")
+    base = read_recipe(stated["recipe"]) if stated.get("recipe") else TrainingSettings()
+    return base.changed({**stated, "recipe": recipe}, where=where)
+
+
+def parse_settings(arguments: Sequence[str], *, program: str) -> TrainingSettings:
+    """
+    Return the settings that a command line states: defaults, then its recipe, then its flags.
+
+    A run that is resumed without a recipe has the settings that it was begun with.
+    """
+    recipe, output_dir = _value_of("--recipe", arguments), _value_of("--output-dir", arguments)
+    default = TrainingSettings()
+    if recipe is not None:
+        default = read_recipe(recipe)
+    elif "--resume" in arguments and output_dir is not None:
+        begun_with = Path(output_dir) / SETTINGS_FILE
+        if begun_with.is_file():
+            default = read_recipe(str(begun_with))
+    return tyro.cli(TrainingSettings, args=list(arguments), default=default, prog=program)
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """Return the value that a flag is given, as `--flag value` or `--flag=value`, or None."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, sign, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if sign else following
+    return None

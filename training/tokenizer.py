@@ -1,0 +1,76 @@
+"""The tokenizer: byte-pair encoding learnt from the training conversations, kept in the stock fast class."""
+
+import json
+from collections.abc import Iterable
+from importlib import resources
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+CONTROL_TOKENS = ("<|pad|>", "<|start|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+"""Ids 0 to 5. All begin with "<|", which the chat template takes apart in what people typed."""
+
+NUM_BYTES = 256
+
+# A word, a number or a run of signs, each with the space before it; then other white space.
+WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """
+    Learn a byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909) of at most `vocab_size` tokens.
+
+    Nothing is unknown to it, for what it has not seen it spells in bytes, and nothing is lost: decoding gives back
+    the text that was encoded, spaces and rare signs included. Raises a `ValueError` when `vocab_size` leaves no room
+    for the control tokens, the bytes and some of the text's characters.
+    """
+    num_reserved = len(CONTROL_TOKENS) + NUM_BYTES
+    if vocab_size <= 2 * num_reserved:
+        raise ValueError(
+            f"vocab_size ({vocab_size}) must be more than {2 * num_reserved}: "
+            f"{len(CONTROL_TOKENS)} control tokens and {NUM_BYTES} bytes come before the text's own tokens."
+        )
+    tokenizer = Tokenizer(models.BPE())
+    # With a space before it, a word at the beginning of a text is the same token as inside one.
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - NUM_BYTES,
+        min_frequency=2,
+        special_tokens=list(CONTROL_TOKENS),
+        # Writing systems with many thousands of characters must leave room for merges.
+        limit_alphabet=(vocab_size - num_reserved) // 2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = _with_byte_fallback(tokenizer)
+    end = "<|end|>"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        bos_token="<|start|>",
+        eos_token=end,
+        additional_special_tokens=list(CONTROL_TOKENS[3:]),
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        chat_template=resources.files("chatformer.training").joinpath("chat_template.jinja").read_text("utf-8"),
+    )
+
+
+def _with_byte_fallback(tokenizer: Tokenizer) -> Tokenizer:
+    """
+    Return the trained tokenizer with the 256 bytes behind its control tokens.
+
+    The trainer could take them only as special tokens, and those would be found in a text that spells "<0xEA>".
+    """
+    definition = json.loads(tokenizer.to_str())
+    learnt = sorted(definition["model"]["vocab"], key=definition["model"]["vocab"].get)
+    in_bytes = [f"<0x{byte:02X}>" for byte in range(NUM_BYTES)]
+    ordered = [*CONTROL_TOKENS, *in_bytes, *(token for token in learnt if token not in CONTROL_TOKENS)]
+    definition["model"]["vocab"] = {token: index for index, token in enumerate(ordered)}
+    definition["model"]["byte_fallback"] = True
+    return Tokenizer.from_str(json.dumps(definition))
