@@ -177,9 +177,6 @@ def test_broken_json_names_the_line(tmp_path):
     assert "deep.json" in error_of(written(tmp_path / "deep.json", "[" * 200_000))
 
 
-# Columns
-
-
 @pytest.mark.parametrize(
     "names",
     [
@@ -257,9 +254,6 @@ def test_unclear_columns(columns):
         assert flag in message
 
 
-# Messages
-
-
 def test_sharegpt_names():
     turns = [("system", "짧게 답한다."), ("human", "안녕"), ("gpt", "네"), ("human", "뭐 해?"), ("gpt", "쉬어요")]
     conversation = [{"from": name, "value": text} for name, text in turns]
@@ -321,9 +315,6 @@ def test_text_is_normalised_and_stripped(tmp_path):
     taken_apart = "\u1112\u1161\u11ab\u1100\u1173\u11af"
     path = written(tmp_path / "chats.csv", f'Q,A\n\u3000{taken_apart} ,"\n네  네\t"\n')
     assert pairs_of(load_conversations(path)) == [("한글", "네  네")]
-
-
-# Bad rows
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "", " \u3000", 3, True, "\ud83d"])
@@ -424,8 +415,6 @@ def test_bad_rows_never_overwrite_the_data(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["chats.csv", "folder"]
 
 
-# Encodings
-
 KOREAN = "Q,A\n오늘 날씨가 참 좋네요,산책하기 좋은 날이에요\n점심 뭐 먹을까?,김치찌개는 어때요?\n"
 KOREAN_PAIRS = [("오늘 날씨가 참 좋네요", "산책하기 좋은 날이에요"), ("점심 뭐 먹을까?", "김치찌개는 어때요?")]
 
@@ -487,9 +476,6 @@ def test_an_unknown_encoding(tmp_path, encoding):
     assert f"no text encoding {encoding!r}" in message and "cp949" in message
 
 
-# Files that are not what they should be
-
-
 def test_fields_of_any_length(tmp_path):
     limit = csv.field_size_limit()
     long_answer = "가" * 300_000
@@ -543,9 +529,6 @@ def test_files_that_are_none(tmp_path):
     packed = gzip.compress(TEXTS["chats.csv"].encode())
     assert "broken gzip" in error_of(written(tmp_path / "cut.csv.gz", packed[:-9]))
     assert "broken gzip" in error_of(written(tmp_path / "turned.csv.gz", packed[:20] + packed[20:][::-1]))
-
-
-# Checksums, URLs, the Hub
 
 
 def test_the_checksum_of_a_file(tmp_path):
@@ -637,9 +620,6 @@ def test_a_hub_dataset_that_cannot_be_had(monkeypatch):
 def test_a_revision_of_a_file_is_reported(tmp_path, caplog):
     load_conversations(written(tmp_path / "chats.csv", TEXTS["chats.csv"]), revision="abc")
     assert "revision abc is not used" in caplog.text
-
-
-# Splitting
 
 
 def test_a_split_has_every_conversation_once_and_no_opening_twice():

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer.attention import MultiHeadAttention, scaled_dot_product_attention
+from chatformer.embedding import SinusoidalPositions
+from chatformer.feed_forward import FeedForward
+from chatformer.loss import label_smoothed_cross_entropy
+
+
+def formula_of_positions(positions, d_model):
+    """Section 3.5 in float64: the sine in even columns, the cosine of the same angle in odd ones."""
+    column = np.arange(d_model)
+    angle = np.asarray(positions, dtype=np.float64)[:, None] / np.power(10000.0, 2 * (column // 2) / d_model)
+    return np.where(column % 2 == 0, np.sin(angle), np.cos(angle))
+
+
+@pytest.mark.parametrize("num_tabulated", [10_001, 16], ids=["tabulated", "grown"])
+def test_sinusoids_are_exact_at_far_positions(num_tabulated):
+    positions = [0, 1, 15, 16, 9_999, 10_000]
+    found = SinusoidalPositions(num_tabulated, 512)(torch.tensor([positions]), 10_001)
+    assert found.dtype == torch.float32
+    assert np.abs(found[0].double().numpy() - formula_of_positions(positions, 512)).max() < 1e-6
+
+
+def test_sinusoids_are_exact_after_from_pretrained(make_model, tmp_path):
+    make_model(max_position_embeddings=10_001).save_pretrained(tmp_path)
+    loaded = ChatformerForConditionalGeneration.from_pretrained(tmp_path)
+    for part in (loaded.model.encoder, loaded.model.decoder):
+        found = part.positions(torch.tensor([[3, 10_000]]), 10_001)[0].double().numpy()
+        assert np.abs(found - formula_of_positions([3, 10_000], 64)).max() < 1e-6
+
+
+@pytest.mark.parametrize("mask", ["none", "bool", "additive"])
+def test_scaled_dot_product_attention_is_torchs(mask):
+    torch.manual_seed(0)
+    query_BHQC, key_BHKC, value_BHKC = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    mask_BHQK = torch.rand(2, 1, 5, 7) < 0.6
+    mask_BHQK[..., 0] = True
+    mask_BHQK = {"none": None, "bool": mask_BHQK, "additive": torch.randn(2, 1, 5, 7)}[mask]
+    attended_BQHC, weights_BHQK = scaled_dot_product_attention(
+        nn.Module(), query_BHQC, key_BHKC, value_BHKC, mask_BHQK, scaling=8**-0.5
+    )
+    expected_BHQC = nn.functional.scaled_dot_product_attention(query_BHQC, key_BHKC, value_BHKC, attn_mask=mask_BHQK)
+    torch.testing.assert_close(attended_BQHC, expected_BHQC.transpose(1, 2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights_BHQK @ value_BHKC, expected_BHQC, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_multi_head_attention_is_torchs(implementation):
+    torch.manual_seed(0)
+    config = ChatformerConfig(d_model=48, num_heads=3, attn_implementation=implementation)
+    ours, torchs = MultiHeadAttention(config, 0), nn.MultiheadAttention(48, 3, batch_first=True)
+    nn.init.normal_(torchs.in_proj_bias)
+    nn.init.normal_(torchs.out_proj.bias)
+    weights, biases = torchs.in_proj_weight.chunk(3), torchs.in_proj_bias.chunk(3)
+    for linear, weight, bias in zip((ours.query, ours.key, ours.value), weights, biases, strict=True):
+        linear.load_state_dict({"weight": weight, "bias": bias})
+    ours.output.load_state_dict(torchs.out_proj.state_dict())
+
+    x_BQD, source_BKD = torch.randn(2, 5, 48), torch.randn(2, 7, 48)
+    mask_BHQK = torch.rand(2, 1, 5, 7) < 0.6
+    mask_BHQK[..., 0] = True
+    found, weights = ours(x_BQD, source_BKD, mask_BHQK, output_attentions=implementation == "eager")
+    expected, expected_weights = torchs(
+        x_BQD,
+        source_BKD,
+        source_BKD,
+        attn_mask=~mask_BHQK.expand(2, 3, 5, 7).flatten(0, 1),
+        average_attn_weights=False,
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    if implementation == "eager":
+        torch.testing.assert_close(weights, expected_weights, rtol=0, atol=1e-6)
+
+
+def test_feed_forward_is_the_formula():
+    torch.manual_seed(0)
+    feed_forward = FeedForward(ChatformerConfig(d_model=48, d_ff=100, num_heads=3)).eval()
+    x = torch.randn(2, 5, 48)
+    w1, b1, w2, b2 = (parameter.detach().double().numpy() for parameter in feed_forward.parameters())
+    expected = np.maximum(0, x.double().numpy() @ w1.T + b1) @ w2.T + b2
+    assert np.abs(feed_forward(x).detach().double().numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("num_items_in_batch", [None, 40, torch.tensor(40)])
+def test_the_loss_is_the_formula(label_smoothing, num_items_in_batch):
+    torch.manual_seed(0)
+    logits, labels = 3 * torch.randn(3, 5, 11), torch.randint(11, (3, 5))
+    labels[0, 3:] = labels[2, :2] = -100
+    loss = 0.0
+    for row, label in zip(logits.flatten(0, 1).double().numpy(), labels.flatten().tolist(), strict=True):
+        if label != -100:
+            log_probabilities = row - np.log(np.exp(row).sum())
+            wanted = np.full(11, label_smoothing / 11)
+            wanted[label] += 1 - label_smoothing
+            loss -= (wanted * log_probabilities).sum()
+    found = label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing)
+    assert found.item() == pytest.approx(loss / (11 if num_items_in_batch is None else 40), rel=1e-6)
