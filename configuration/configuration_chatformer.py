@@ -19,6 +19,7 @@ class ChatformerConfig(PretrainedConfig):
         and positions (Section 5.4).
     attention_dropout (`float`): The same for attention weights; the paper has none.
     activation_dropout (`float`): The same inside the feed-forward network; the paper has none.
+    initializer_range (`float`): Standard deviation of the random first weights; the paper does not say its own.
     layer_norm_eps (`float`): Added to the variance in layer normalisation.
     max_position_embeddings (`int`): Positions tabulated beforehand. Not a limit: longer inputs extend the table.
     pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`): Rows of the control tokens.
@@ -43,6 +44,7 @@ class ChatformerConfig(PretrainedConfig):
     dropout: float | int = 0.1
     attention_dropout: float | int = 0.0
     activation_dropout: float | int = 0.0
+    initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 1024
     pad_token_id: int | None = 0

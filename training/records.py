@@ -22,7 +22,6 @@ LOG_FILE = "training_log.jsonl"
 RECORD_FILE = "training_record.json"
 CURVES_FILE = "training_curves.png"
 CHECKPOINT_FOLDER = "checkpoint-last"
-BAD_ROWS_FILE = "bad_rows.jsonl"
 
 
 class RunFolder:
@@ -30,7 +29,6 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.bad_rows_file = path / BAD_ROWS_FILE
 
     @classmethod
     def prepared(cls, accelerator: "Accelerator", settings: TrainingSettings) -> "RunFolder":

@@ -29,8 +29,8 @@ class DataSettings:
     """Where the conversations come from."""
 
     data: tuple[str, ...] = ()
-    """The conversations: a CSV, TSV, JSON, JSON Lines or Parquet file, a URL, a Hub dataset id, or two text files,
-    line by line question and answer."""
+    """The conversations: a CSV, TSV, JSON, JSON Lines or Parquet file, a URL, a Hub dataset id, or two text
+    files, line by line question and answer; "starter" is the corpus that comes with chatformer."""
     data_sha256: str | None = None
     """What the data file's SHA-256 must be; another file is refused."""
     validation_data: tuple[str, ...] = ()

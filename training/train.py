@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -259,24 +260,28 @@ def conversations_of(settings: TrainingSettings, folder: "RunFolder | None") -> 
         "encoding": data.encoding,
         "split": data.dataset_split,
         "revision": data.dataset_revision,
-        "skip_bad_rows": folder.bad_rows_file if folder is not None and data.skip_bad_rows else None,
     }
-    conversations = load_conversations(paths_of(data.data), sha256=data.data_sha256, **common)
+
+    def bad_rows(name: str) -> Path | None:
+        return folder.path / name if folder is not None and data.skip_bad_rows else None
+
+    conversations = load_conversations(
+        paths_of(data.data), sha256=data.data_sha256, skip_bad_rows=bad_rows("bad_rows.jsonl"), **common
+    )
     if data.validation_data:
-        return conversations, load_conversations(paths_of(data.validation_data), **common)
+        return conversations, load_conversations(
+            paths_of(data.validation_data), skip_bad_rows=bad_rows("bad_validation_rows.jsonl"), **common
+        )
     return split_conversations(
         conversations, validation_fraction=data.validation_fraction, seed=settings.optimization.seed
     )
 
 
 def paths_of(data: tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return where `data` lies; "starter:korean" and "starter:english" are the corpus that comes with the package."""
-    corpus = resources.files("chatformer.training").joinpath("starter")
-    paths = tuple(
-        str(corpus.joinpath(f"{name.removeprefix('starter:')}.jsonl")) if name.startswith("starter:") else name
-        for name in data
-    )
-    return paths[0] if len(paths) == 1 else paths
+    """Return where `data` lies; "starter" is the corpus that comes with the package."""
+    if data == ("starter",):
+        return str(resources.files("chatformer.training").joinpath("starter/conversations.jsonl"))
+    return data[0] if len(data) == 1 else data
 
 
 def texts_of(conversations: Any) -> Iterator[str]:
