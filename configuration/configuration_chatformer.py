@@ -4,6 +4,8 @@ import difflib
 
 from transformers import PretrainedConfig
 
+ACTIVATIONS = ("relu", "silu", "swish", "gelu")
+
 
 class ChatformerConfig(PretrainedConfig):
     r"""
@@ -20,6 +22,9 @@ class ChatformerConfig(PretrainedConfig):
     attention_dropout (`float`): The same for attention weights; the paper has none.
     activation_dropout (`float`): The same inside the feed-forward network; the paper has none.
     initializer_range (`float`): Standard deviation of the random first weights; the paper does not say its own.
+    activation (`str`): Nonlinearity of the feed-forward network: "relu" as in the paper, "silu" (its other name is
+        "swish") or "gelu".
+    output_bias (`bool`): Whether a learnt number is added to each token's logit; the paper has none.
     layer_norm_eps (`float`): Added to the variance in layer normalisation.
     max_position_embeddings (`int`): Positions tabulated beforehand. Not a limit: longer inputs extend the table.
     pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`): Rows of the control tokens.
@@ -45,6 +50,8 @@ class ChatformerConfig(PretrainedConfig):
     attention_dropout: float | int = 0.0
     activation_dropout: float | int = 0.0
     initializer_range: float = 0.02
+    activation: str = "relu"
+    output_bias: bool = False
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 1024
     pad_token_id: int | None = 0
@@ -88,6 +95,8 @@ class ChatformerConfig(PretrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
                 raise ValueError(f"{name} is a probability: 0 <= {name} < 1, but it is {value!r}.")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but it is {self.activation!r}.")
         if self.d_model % self.num_heads:
             raise ValueError(f"d_model ({self.d_model}) must be a multiple of num_heads ({self.num_heads}).")
         if self.d_model % 2:

@@ -39,7 +39,9 @@ class SinusoidalPositions(nn.Module):
 
     def __init__(self, num_positions, d_model):
         super().__init__()
-        self.register_buffer("table", sinusoids(num_positions, d_model).float(), persistent=False)
+        # from_pretrained makes the model in its weights' precision, and says it only through torch's default.
+        table = sinusoids(num_positions, d_model).to(torch.get_default_dtype())
+        self.register_buffer("table", table, persistent=False)
 
     def forward(self, position_ids_BT, num_positions):
         """Return the vectors of `position_ids_BT`, all below `num_positions`: (B, T, D)."""

@@ -91,6 +91,12 @@ class ChatformerModel(ChatformerPreTrainedModel):
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions
+        if output_attentions and self.config._attn_implementation not in ("eager", "sdpa"):
+            # Their masks are of other kinds, which the eager attention would misread.
+            raise ValueError(
+                "output_attentions needs attn_implementation 'eager' or 'sdpa', "
+                f"but it is {self.config._attn_implementation!r}."
+            )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if use_cache is None:
@@ -149,7 +155,7 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
     def __init__(self, config):
         super().__init__(config)
         self.model = ChatformerModel(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.output_bias)
         self.loss_function = label_smoothed_cross_entropy
         self.post_init()
 

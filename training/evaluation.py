@@ -1,9 +1,9 @@
 """What a model is worth on conversations it has not seen: its loss, and its replies."""
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ EVALUATION_TOKENS = 8000
 """Source and target tokens of one evaluation batch, padding counted."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The figures of one evaluation; the replies' are None where none were asked for."""
 
@@ -24,6 +24,8 @@ class Evaluation:
     """Mean negative log-likelihood of a target token, in nats, without label smoothing."""
     bits_per_character: float
     """The same sum in bits over the characters of the replies, end token counted in: comparable across tokenizers."""
+    source_gain: float
+    """Bits per character that the true source saves against another's; near 0, the model does not listen."""
     chrf: float | None = None
     """Character F-score of the replies, 0 to 100 (Popović, 2015), as sacreBLEU computes it."""
     exact_match: float | None = None
@@ -60,6 +62,17 @@ def total_loss(model: PreTrainedModel, exchanges: EncodedExchanges, indices: Seq
     return total
 
 
+def with_other_sources(exchanges: EncodedExchanges) -> EncodedExchanges:
+    """Return the exchanges with each target beside the source of another one, of about the same length."""
+    order = np.argsort(exchanges.source_lengths, kind="stable")
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)
+    sources = [exchanges.source(int(index)) for index in other]
+    return dataclasses.replace(
+        exchanges, source_ids=np.concatenate(sources), source_ends=np.cumsum([len(source) for source in sources])
+    )
+
+
 @torch.inference_mode()
 def generate_replies(
     model: Any, tokenizer: Any, exchanges: EncodedExchanges, indices: Sequence[int], **generation: Any
@@ -87,11 +100,13 @@ def evaluate(
     was_training = model.training
     model.eval()
     nats = total_loss(model, exchanges)
-    num_characters = sum(map(len, exchanges.replies))
+    bits_per_character = nats / math.log(2) / sum(map(len, exchanges.replies))
+    nats_without_source = total_loss(model, with_other_sources(exchanges))
     replies: list[str] = []
     figures: dict[str, Any] = {
         "loss": nats / int(exchanges.target_lengths.sum()),
-        "bits_per_character": nats / math.log(2) / num_characters,
+        "bits_per_character": bits_per_character,
+        "source_gain": (nats_without_source / nats - 1) * bits_per_character,
     }
     indices = range(min(max_replies, len(exchanges)))
     if indices:

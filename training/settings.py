@@ -291,7 +291,7 @@ def parse_settings(arguments: Sequence[str], *, program: str) -> TrainingSetting
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
     """Return the value that a flag is given, as `--flag value` or `--flag=value`, or None."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         name, sign, value = argument.partition("=")
         if name.replace("_", "-") == flag:
             return value if sign else following

@@ -146,7 +146,8 @@ def train(settings: TrainingSettings) -> int:
         return 0
     if run.resume:
         folder.load_checkpoint(accelerator)
-    folder.begin(settings, overview, describe_data(training, validation, settings), tokenizer)
+    if accelerator.is_main_process:
+        folder.begin(settings, overview, describe_data(training, validation, settings), tokenizer)
 
     def step_once(step: int) -> dict[str, float]:
         """Take one optimizer step; return its figures."""
@@ -420,6 +421,7 @@ def evaluation_figures(evaluation: Evaluation) -> dict[str, Any]:
 
 def evaluation_line(step: int, evaluation: Evaluation, is_best: bool) -> str:
     parts = [f"step {step}: loss {evaluation.loss:.3f}", f"{evaluation.bits_per_character:.3f} bits per character"]
+    parts.append(f"{evaluation.source_gain:.3f} of them saved by listening")
     if evaluation.chrf is not None:
         parts.append(f"chrF {evaluation.chrf:.1f}")
     if evaluation.exact_match is not None:

@@ -86,7 +86,14 @@ def test_a_misspelt_field_is_refused_with_the_nearest(misspelt, nearest):
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):
     config = ChatformerConfig(
-        vocab_size=1234, d_model=96, d_ff=100, num_heads=3, encoder_layers=5, decoder_layers=2, dropout=0, eos_token_id=[2, 3]
+        vocab_size=1234,
+        d_model=96,
+        d_ff=100,
+        num_heads=3,
+        encoder_layers=5,
+        decoder_layers=2,
+        dropout=0,
+        eos_token_id=[2, 3],
     )
     config.save_pretrained(tmp_path)
     assert ChatformerConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()

@@ -23,3 +23,29 @@ def make_model():
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def copying_model():
+    """
+    Return a model that has learned to repeat sources of one to nine tokens of 3 to 19.
+
+    A model of random weights repeats one token whatever the source, and its replies would hide mistakes.
+    """
+    torch.manual_seed(0)
+    shape = {"d_model": 64, "d_ff": 128, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.0}
+    model = ChatformerForConditionalGeneration(ChatformerConfig(vocab_size=20, **shape))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.98))
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.02, total_iters=50)
+    position = torch.arange(10)
+    for _ in range(180):
+        length = torch.randint(1, 10, (64, 1))
+        tokens = torch.randint(3, 20, (64, 10))
+        labels = tokens.where(position < length, model.config.eos_token_id).masked_fill(position > length, -100)
+        loss = model(tokens[:, :9], (position[:9] < length).long(), labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        warmup.step()
+    assert loss < 0.3, f"The model did not learn to repeat its source: the loss is still {loss}."
+    return model.eval()

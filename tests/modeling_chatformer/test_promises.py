@@ -6,25 +6,30 @@ import torch
 
 from chatformer import ChatformerForConditionalGeneration
 
-PAD, START, END, VOCAB_SIZE = 0, 1, 2, 101
+START, END = 1, 2
 SIDES = ["left", "right"]
-# So many tokens end a reply that the replies of a batch end at different times.
-GENERATION = {"max_new_tokens": 12, "eos_token_id": list(range(END, 20)), "pad_token_id": PAD}
+BEAMS = {"num_beams": 4, "num_return_sequences": 2, "length_penalty": 0.6}
 
 
 def random_rows(*lengths, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(20, VOCAB_SIZE, (length,), generator=generator) for length in lengths]
+    return [torch.randint(3, 20, (length,), generator=generator) for length in lengths]
 
 
 def padded(rows, side):
     """Return the rows as one batch, with its mask. What stands in the padding is a token like any other."""
-    ids = torch.full((len(rows), max(map(len, rows))), 50)
+    ids = torch.full((len(rows), max(map(len, rows))), 7)
     mask = torch.zeros_like(ids)
     for row, tokens in enumerate(rows):
         place = slice(ids.shape[1] - len(tokens), None) if side == "left" else slice(len(tokens))
         ids[row, place], mask[row, place] = tokens, 1
     return ids, mask
+
+
+def assert_same_reply(reply, alone):
+    # Beam search fills with the end token where the padding's id is 0.
+    assert torch.equal(reply[..., : alone.shape[-1]], alone)
+    assert (reply[..., alone.shape[-1] :] <= END).all()
 
 
 def assert_close(found, expected, atol=1e-5):
@@ -102,59 +107,54 @@ def test_cached_equals_uncached_step_by_step(make_model, fields, side, attention
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize(
-    "way",
-    [{"do_sample": False}, {"num_beams": 4, "num_return_sequences": 2, "length_penalty": 0.6}, {"do_sample": True}],
-    ids=["greedy", "beam search", "sampling"],
+    "way", [{}, BEAMS, {"do_sample": True, "temperature": 4.0}], ids=["greedy", "beam search", "sampling"]
 )
-def test_generate_with_cache_equals_without(make_model, way, side):
-    model = make_model()
+def test_generate_with_cache_equals_without(copying_model, way, side):
     source, mask = padded(random_rows(9, 1, 5, 7), side)
     replies = []
     for use_cache in (True, False):
         torch.manual_seed(0)
-        replies.append(model.generate(source, attention_mask=mask, use_cache=use_cache, **way, **GENERATION))
-    assert replies[0].shape[1] > 2
+        replies.append(
+            copying_model.generate(source, attention_mask=mask, max_new_tokens=12, use_cache=use_cache, **way)
+        )
     assert torch.equal(*replies)
 
 
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("way", [{}, {"num_beams": 4}], ids=["greedy", "beam search"])
-def test_generate_answers_a_batch_as_each_alone(make_model, way, side):
-    model = make_model()
+@pytest.mark.parametrize("way", [{}, BEAMS], ids=["greedy", "beam search"])
+def test_generate_answers_a_batch_as_each_alone(copying_model, way, side):
     sources = random_rows(9, 1, 5, 7)
     source, mask = padded(sources, side)
-    replies = model.generate(source, attention_mask=mask, **way, **GENERATION)
-    assert len({tuple(reply) for reply in replies.tolist()}) == len(sources)
-    for source, reply in zip(sources, replies, strict=True):
-        alone = model.generate(source[None], **way, **GENERATION)[0]
-        assert reply[: len(alone)].tolist() == alone.tolist()
-        assert (reply[len(alone) :] == PAD).all()
+    replies = copying_model.generate(source, attention_mask=mask, max_new_tokens=12, **way)
+    for source, reply in zip(sources, replies.chunk(len(sources)), strict=True):
+        assert_same_reply(reply, copying_model.generate(source[None], max_new_tokens=12, **way))
 
 
 @pytest.mark.parametrize("way", [{}, {"num_beams": 3}], ids=["greedy", "beam search"])
-def test_generate_with_a_static_cache_and_padded_prefixes_equals_each_alone(make_model, way):
-    model = make_model()
-    sources, prefixes = random_rows(9, 1, 5), random_rows(2, 4, 1, seed=1)
+def test_static_cache_equals_dynamic_and_padded_prefixes_equal_each_alone(copying_model, way):
+    sources = random_rows(9, 1, 5)
+    prefixes = [torch.tensor([START, *source[:length]]) for source, length in zip(sources, (3, 1, 0), strict=True)]
     source, mask = padded(sources, "left")
     prefix, prefix_mask = padded(prefixes, "left")
     replies = [
-        model.generate(
+        copying_model.generate(
             source,
             attention_mask=mask,
             decoder_input_ids=prefix,
             decoder_attention_mask=prefix_mask,
             cache_implementation=cache,
+            max_new_tokens=12,
             **way,
-            **GENERATION,
-        )
+        )[:, prefix.shape[1] :]
         for cache in ("dynamic", "static")
     ]
     assert torch.equal(*replies)
-    for row, (source, prefix) in enumerate(zip(sources, prefixes, strict=True)):
-        alone = model.generate(source[None], decoder_input_ids=prefix[None], **way, **GENERATION)[0, len(prefix) :]
-        assert replies[0][row, 4 : 4 + len(alone)].tolist() == alone.tolist()
+    for source, prefix, reply in zip(sources, prefixes, replies[0], strict=True):
+        alone = copying_model.generate(source[None], decoder_input_ids=prefix[None], max_new_tokens=12, **way)
+        assert_same_reply(reply, alone[0, len(prefix) :])
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile", "ignore:_compile flag")
 @torch.no_grad()
 def test_eager_equals_sdpa_equals_flex(make_model):
     source, source_mask = padded(random_rows(9, 1, 5), "right")
@@ -184,7 +184,7 @@ def test_showing_the_weights_changes_nothing(make_model):
 
 def test_weights_cannot_be_shown_where_the_attention_in_use_has_other_masks(make_model):
     model = make_model("flex_attention")
-    with pytest.raises(ValueError, match="output_attentions.*eager.*sdpa.*flex_attention"):
+    with pytest.raises(ValueError, match=r"output_attentions.*eager.*sdpa.*flex_attention"):
         model(torch.tensor([[5]]), decoder_input_ids=torch.tensor([[5]]), output_attentions=True)
 
 
@@ -208,17 +208,17 @@ def test_source_target_and_output_share_one_matrix(make_model, tmp_path):
         assert {tuple(matrix.weight.shape) for matrix in matrices} == {(vocab_size, 64)}
 
     model = make_model()
-    assert_tied(model, VOCAB_SIZE)
+    assert_tied(model, 101)
     model.save_pretrained(tmp_path)
     loaded = ChatformerForConditionalGeneration.from_pretrained(tmp_path)
-    assert_tied(loaded, VOCAB_SIZE)
+    assert_tied(loaded, 101)
     (source,), (target,) = random_rows(9), random_rows(6, seed=1)
     logits = loaded(source[None], decoder_input_ids=target[None]).logits
     loaded.resize_token_embeddings(120)
     assert_tied(loaded, 120)
     resized = loaded(source[None], decoder_input_ids=target[None]).logits
     assert resized.shape[-1] == loaded.config.vocab_size == 120
-    assert_close(resized[..., :VOCAB_SIZE], logits)
+    assert_close(resized[..., :101], logits)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +249,8 @@ def gradients(model):
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+# transformers 5.23 has a new name for it, which 5.17 does not know.
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing")
 def test_gradient_checkpointing_gives_the_same_gradients(make_model):
     model = make_model(dropout=0.1).train()
     source, mask = padded(random_rows(9, 1, 5), "right")
@@ -276,9 +278,7 @@ def test_eight_micro_batches_give_the_gradient_of_one_large_batch(make_model):
         source, mask = padded(sources[rows], "right")
         labels, label_mask = padded(targets[rows], "right")
         labels = labels.masked_fill(label_mask == 0, -100)
-        loss = model(
-            source, mask, labels=labels, num_items_in_batch=num_items_in_batch, label_smoothing=0.1
-        ).loss
+        loss = model(source, mask, labels=labels, num_items_in_batch=num_items_in_batch, label_smoothing=0.1).loss
         loss.backward()
         return loss.item()
 
@@ -295,7 +295,4 @@ def test_lengths_beyond_the_tabulated_positions_change_nothing(make_model):
     (source,), (target,) = random_rows(40), random_rows(30, seed=1)
     few, many = make_model(max_position_embeddings=4), make_model(max_position_embeddings=64)
     found, expected = (model(source[None], decoder_input_ids=target[None]).logits for model in (few, many))
-    assert torch.equal(found, expected)
-    found, expected = (model.generate(source[None], **{**GENERATION, "eos_token_id": END}) for model in (few, many))
-    assert found.shape[1] > 4
     assert torch.equal(found, expected)

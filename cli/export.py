@@ -1,0 +1,5 @@
+"""`chatformer export`."""
+
+from chatformer.hub.exporting import main
+
+__all__ = ["main"]

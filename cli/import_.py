@@ -1,0 +1,5 @@
+"""`chatformer import`."""
+
+from chatformer.hub.importing import main
+
+__all__ = ["main"]

@@ -1,0 +1,202 @@
+"""
+The proof that a converted model answers as its source does.
+
+The converted model answers some sentences greedily, step by step with its cache, and keeps its log-probabilities over
+the whole vocabulary. The source model then reads the same replies at once, and each number is compared. So the two
+have the same greedy replies, but where two tokens are nearer to each other than the difference that is allowed.
+
+Letters behind a tensor's name are its axes: T target tokens, V vocabulary.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatformer import __version__
+from chatformer.conversation import encode_conversation
+
+from .errors import HubError, first_line
+
+SENTENCES = (
+    "안녕하세요!",
+    "오늘 기분이 좀 우울해.",
+    "주말에 뭐 하면 좋을까?",
+    "저녁으로 뭘 먹을지 모르겠어.",
+    "어텐션이 뭐야?",
+    "고마워, 덕분에 힘이 났어.",
+    "Hello, how are you?",
+    "I am hungry and I cannot decide what to cook.",
+    "What is a Transformer?",
+    "The train leaves at half past seven, doesn't it?",
+    "Yesterday we walked along the river until it got dark.",
+    "Thanks!",
+)
+"""What models are compared on unless a file is given: everyday Korean and English, short and long."""
+
+MAX_SOURCE_TOKENS = 256
+MAX_REPLY_TOKENS = 32
+NUM_RANDOM_SOURCES = 12
+RECORD_FILE = "conversion.json"
+
+TOLERANCES = {"float32": 1e-4, "float16": 0.05, "int8": 2.0, "int8_float32": 2.0}
+"""Largest difference of a log-probability, over the whole vocabulary, that a precision allows."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reply:
+    """A greedy reply, the end token included, and the log-probabilities that it was chosen by."""
+
+    ids: list[int]
+    log_probs_TV: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How far a converted model is from its source."""
+
+    num_sentences: int
+    num_equal_replies: int
+    largest_difference: float
+    mean_difference: float
+    allowed_difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"log-probabilities differ by at most {self.largest_difference:.1e} ({self.mean_difference:.1e} on average; "
+            f"{self.allowed_difference:g} is allowed), and {self.num_equal_replies} of {self.num_sentences} greedy "
+            "replies are equal"
+        )
+
+
+def read_sentences(path: str | None) -> list[str]:
+    """Return the lines of a text file, or the built-in sentences."""
+    if path is None:
+        return list(SENTENCES)
+    try:
+        lines = [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise HubError(f"--sentences {path} could not be read as UTF-8 text: {first_line(error)}") from error
+    sentences = [line for line in lines if line]
+    if not sentences:
+        raise HubError(f"--sentences {path} has no sentence: write one a line.")
+    return sentences
+
+
+def encode_sentences(tokenizer: Any, sentences: Sequence[str]) -> list[list[int]]:
+    """Return each sentence's ids: as a conversation's first turn, or as plain text without a chat template."""
+    if tokenizer.chat_template is None:
+        return [tokenizer(sentence).input_ids[:MAX_SOURCE_TOKENS] for sentence in sentences]
+    return [
+        encode_conversation(tokenizer, [{"role": "user", "content": sentence}], MAX_SOURCE_TOKENS)
+        for sentence in sentences
+    ]
+
+
+def random_sources(vocab_size: int) -> list[list[int]]:
+    """Return ids to compare on where there is no tokenizer."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randint(vocab_size, (length,), generator=generator).tolist()
+        for length in range(1, 2 * NUM_RANDOM_SOURCES, 2)
+    ]
+
+
+def end_tokens(config: Any) -> set[int]:
+    """Return the ids that end a reply."""
+    found = config.eos_token_id
+    return set(found) if isinstance(found, list) else set() if found is None else {found}
+
+
+def greedy_reply(config: Any, step: Callable[[int], torch.Tensor]) -> Reply:
+    """
+    Take the likeliest token again and again.
+
+    `step` reads one more target token and returns the logits of the next, (V,).
+    """
+    ids: list[int] = []
+    rows = []
+    while len(ids) < MAX_REPLY_TOKENS and not end_tokens(config).intersection(ids[-1:]):
+        rows.append(step(ids[-1] if ids else config.decoder_start_token_id).float().log_softmax(-1))
+        ids.append(int(rows[-1].argmax()))
+    return Reply(ids=ids, log_probs_TV=torch.stack(rows))
+
+
+@torch.inference_mode()
+def torch_reply(model: Any, source: Sequence[int]) -> Reply:
+    """Return the greedy reply of a transformers model, computed with its cache."""
+    source_ids = torch.tensor([source])
+    mask = torch.ones_like(source_ids)
+    memory = model.get_encoder()(input_ids=source_ids, attention_mask=mask, return_dict=True)
+    cache = None
+
+    def step(token: int) -> torch.Tensor:
+        nonlocal cache
+        outputs = model(
+            attention_mask=mask,
+            encoder_outputs=memory,
+            decoder_input_ids=torch.tensor([[token]]),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = outputs.past_key_values
+        return outputs.logits[0, -1]
+
+    return greedy_reply(model.config, step)
+
+
+@torch.inference_mode()
+def compare(model: Any, sources: Sequence[Sequence[int]], replies: Sequence[Reply], precision: str) -> Comparison:
+    """
+    Compare a converted model's greedy replies to `sources` with what `model` makes of them.
+
+    Raises a `HubError` when they differ by more than the precision allows.
+    """
+    num_equal = 0
+    differences = []
+    for source, reply in zip(sources, replies, strict=True):
+        source_ids = torch.tensor([source])
+        logits_TV = model(
+            input_ids=source_ids,
+            attention_mask=torch.ones_like(source_ids),
+            decoder_input_ids=torch.tensor([[model.config.decoder_start_token_id, *reply.ids[:-1]]]),
+        ).logits[0]
+        expected_TV = logits_TV.float().log_softmax(-1)
+        if expected_TV.shape != reply.log_probs_TV.shape:
+            raise HubError(
+                f"The converted model does not answer as its source: its log-probabilities have the shape "
+                f"{tuple(reply.log_probs_TV.shape)} instead of {tuple(expected_TV.shape)}."
+            )
+        # Two infinities, of a token that is forbidden on both sides, have no difference.
+        difference_TV = (reply.log_probs_TV - expected_TV).masked_fill(reply.log_probs_TV == expected_TV, 0.0)
+        differences.append(difference_TV.abs().flatten())
+        ended = len(reply.ids) == MAX_REPLY_TOKENS or reply.ids[-1] in end_tokens(model.config)
+        num_equal += ended and expected_TV.argmax(-1).tolist() == reply.ids
+    together = torch.cat(differences)
+    comparison = Comparison(
+        num_sentences=len(sources),
+        num_equal_replies=num_equal,
+        largest_difference=together.max().item(),
+        mean_difference=together.mean().item(),
+        allowed_difference=TOLERANCES[precision],
+    )
+    # Written so that a difference of NaN fails too.
+    if not comparison.largest_difference <= comparison.allowed_difference:
+        raise HubError(f"The converted model does not answer as its source: {comparison}.")
+    return comparison
+
+
+def write_record(folder: Path, *, source: str, config: Any, packages: Sequence[str], **facts: Any) -> None:
+    """Write what a folder was converted from, with what, and how near it is to its source."""
+    record = {
+        "converted_from": source,
+        "commit": getattr(config, "_commit_hash", None),
+        **{name: dataclasses.asdict(fact) if dataclasses.is_dataclass(fact) else fact for name, fact in facts.items()},
+        "versions": {"chatformer": __version__, **{name: metadata.version(name) for name in packages}},
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    (folder / RECORD_FILE).write_text(text + "\n", "utf-8")

@@ -1,0 +1,80 @@
+"""`chatformer export`: a Chatformer model becomes one of another format."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from .settings import ExportSettings
+
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "marian": (),
+    "ctranslate2": ("ctranslate2",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+}
+"""What each format needs beyond what chatformer does; the extra has the format's name."""
+
+
+def main(arguments: Sequence[str], program: str = "chatformer export") -> int:
+    """Export as a command line says; return the exit status."""
+    settings = tyro.cli(ExportSettings, args=list(arguments), prog=program)
+    from .errors import HubError
+
+    try:
+        export(settings)
+    except HubError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def export(settings: ExportSettings) -> None:
+    """Write a model in another format, and compare what was written with the model."""
+    from .errors import HubError, optional_package
+
+    if settings.quantization != "float32" and settings.to != "ctranslate2":
+        raise HubError(f"--quantization {settings.quantization} is for --to ctranslate2; {settings.to} has float32.")
+    packages = PACKAGES[settings.to]
+    for package in packages:
+        optional_package(package, extra=settings.to)
+    import transformers
+
+    from .comparison import compare, encode_sentences, read_sentences, write_record
+    from .folders import check_output_folder, whole_or_nothing
+    from .loading import load_chatformer, load_tokenizer
+
+    transformers.utils.logging.disable_progress_bar()
+    check_output_folder(settings.output_dir)
+    sentences = read_sentences(settings.sentences)
+    model = load_chatformer(settings.model, settings.revision)
+    tokenizer = load_tokenizer(settings.model, settings.revision, vocab_size=model.config.vocab_size)
+    sources = encode_sentences(tokenizer, sentences)
+    with whole_or_nothing(settings.output_dir) as folder:
+        if settings.to == "marian":
+            from .marian import marian_replies, write_marian
+
+            write_marian(model, folder)
+            replies = marian_replies(folder, sources)
+        elif settings.to == "ctranslate2":
+            from .ctranslate2_export import ctranslate2_replies, write_ctranslate2
+
+            write_ctranslate2(model, tokenizer, folder, quantization=settings.quantization)
+            replies = ctranslate2_replies(folder, sources, quantization=settings.quantization)
+        else:
+            from .onnx_export import onnx_replies, write_onnx
+
+            write_onnx(model, folder)
+            replies = onnx_replies(folder, model.config, sources)
+        tokenizer.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        comparison = compare(model, sources, replies, settings.quantization)
+        write_record(
+            folder,
+            source=settings.model,
+            config=model.config,
+            packages=["torch", "transformers", *packages],
+            format=settings.to,
+            quantization=settings.quantization,
+            comparison=comparison,
+        )
+    print(f"{comparison}.\nWritten: {settings.output_dir}")

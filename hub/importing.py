@@ -1,0 +1,66 @@
+"""`chatformer import`: a MarianMT checkpoint becomes a Chatformer model."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from .settings import ImportSettings
+
+
+def main(arguments: Sequence[str], program: str = "chatformer import") -> int:
+    """Import as a command line says; return the exit status."""
+    settings = tyro.cli(ImportSettings, args=list(arguments), prog=program)
+    from .errors import HubError
+
+    try:
+        import_marian(settings)
+    except HubError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def import_marian(settings: ImportSettings) -> None:
+    """Write the Chatformer model that a MarianMT checkpoint is, and compare the two."""
+    # After the flags are known to be right: these take seconds to import.
+    import torch
+    import transformers
+
+    from chatformer import ChatformerForConditionalGeneration
+
+    from .comparison import compare, encode_sentences, random_sources, read_sentences, torch_reply, write_record
+    from .folders import check_output_folder, whole_or_nothing
+    from .loading import load_tokenizer, load_weights
+    from .marian import copy_tokenizer, from_marian, load_marian
+
+    transformers.utils.logging.disable_progress_bar()
+    check_output_folder(settings.output_dir)
+    sentences = read_sentences(settings.sentences)
+    marian = load_marian(settings.checkpoint, settings.revision)
+    model = from_marian(marian)
+    if marian.config.scale_embedding:
+        # Otherwise the weights were multiplied, and half precision would round them once more.
+        model.to(marian.config.dtype)
+    vocab_size = model.config.vocab_size
+    with whole_or_nothing(settings.output_dir) as folder:
+        model.save_pretrained(folder)
+        if copy_tokenizer(settings.checkpoint, settings.revision, folder):
+            sources = encode_sentences(load_tokenizer(str(folder), None, vocab_size=vocab_size), sentences)
+        else:
+            print(f"{settings.checkpoint} has no tokenizer: compared on random ids.", file=sys.stderr)
+            sources = random_sources(vocab_size)
+        written = load_weights(ChatformerForConditionalGeneration, str(folder), None, dtype=torch.float32)
+        comparison = compare(marian, sources, [torch_reply(written, source) for source in sources], "float32")
+        write_record(
+            folder,
+            source=settings.checkpoint,
+            config=marian.config,
+            packages=["torch", "transformers"],
+            format="marian",
+            comparison=comparison,
+        )
+    for key in ("encoder_layerdrop", "decoder_layerdrop"):
+        if getattr(marian.config, key):
+            print(f"{key} ({getattr(marian.config, key)}), which matters to training only, is left out.")
+    print(f"{comparison}.\nWritten: {settings.output_dir}")

@@ -1,0 +1,88 @@
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+MAY_IMPORT = {
+    "configuration": set(),
+    "modeling_chatformer": {"configuration"},
+    "training": {"configuration", "modeling_chatformer"},
+    "hub": {"configuration", "modeling_chatformer"},
+    "chat": {"configuration", "modeling_chatformer"},
+    "cli": {"configuration", "modeling_chatformer", "training", "hub", "chat"},
+}
+
+SOURCES = [path.relative_to(ROOT) for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def modules_named_in(source, package):
+    """Yield the full name of whatever a source file of `package` imports, or names in a text as a lazy import does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.fullmatch(r"chatformer(\.\w+)+", node.value)
+        ):
+            yield node.value
+
+
+def folders_imported_by(source, folder):
+    package = "chatformer" if folder == "modeling_chatformer" else f"chatformer.{folder}"
+    for name in modules_named_in(source, package):
+        top, _, rest = name.partition(".")
+        if top == "chatformer":
+            inner = rest.split(".")[0]
+            # The package's root is the model's folder.
+            yield inner if inner in MAY_IMPORT else "modeling_chatformer"
+        # Only from a checkout's root would the folders be found by these names.
+        assert top not in MAY_IMPORT, name
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=str)
+def test_no_import_points_up_or_sideways(source):
+    folder = source.parts[0]
+    imported = set(folders_imported_by((ROOT / source).read_text("utf-8"), folder))
+    assert imported <= MAY_IMPORT[folder] | {folder}
+
+
+@pytest.mark.parametrize(
+    ("folder", "source", "expected"),
+    [
+        ("training", "import chatformer.chat.chatbot as c", {"chat"}),
+        ("training", "from chatformer import hub", {"hub"}),
+        ("training", "from chatformer import ChatformerConfig", {"modeling_chatformer"}),
+        ("training", "from chatformer.conversation import x", {"modeling_chatformer"}),
+        ("training", "from .batches import x", {"training"}),
+        ("training", "from ..chat.chatbot import x", {"chat"}),
+        ("training", "def f():\n    import_module('chatformer.chat')", {"chat"}),
+        ("modeling_chatformer", "from .training import x", {"training"}),
+        ("modeling_chatformer", "from . import attention", {"modeling_chatformer"}),
+        ("configuration", "from chatformer import sized_config", {"modeling_chatformer"}),
+        ("chat", "import torch, os.path\nfrom transformers import x", set()),
+    ],
+)
+def test_this_test_sees_every_kind_of_import(folder, source, expected):
+    assert set(folders_imported_by(source, folder)) == expected
+
+
+def test_the_house_has_its_rooms_and_no_others():
+    assert not (ROOT / "__init__.py").exists()
+    assert not (ROOT / "chatformer").exists()
+    for folder in MAY_IMPORT.keys() - {"modeling_chatformer"}:
+        # It would hide the folder of that name, which is mapped to the same place.
+        assert not (ROOT / "modeling_chatformer" / f"{folder}.py").exists()
+        assert not (ROOT / "modeling_chatformer" / folder).exists()
+    assert {path.name for path in ROOT.glob("*.py")} == set()
+
+
+def test_tests_are_no_packages():
+    assert list((ROOT / "tests").rglob("__init__.py")) == []

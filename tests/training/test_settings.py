@@ -1,0 +1,161 @@
+import dataclasses
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from chatformer.training.settings import SettingsError, TrainingSettings, parse_settings, read_recipe, recipe_names
+
+PROGRAM = "chatformer train"
+
+
+def parsed(*arguments):
+    return parse_settings(arguments, program=PROGRAM).flat()
+
+
+def written(path, **settings):
+    path.write_text(yaml.safe_dump(settings, allow_unicode=True), "utf-8")
+    return str(path)
+
+
+def error_of(recipe):
+    with pytest.raises(SettingsError) as caught:
+        read_recipe(str(recipe))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("sign", ["-", "_"])
+def test_flags_may_be_spelt_with_dashes_and_underscores(sign):
+    found = parsed(f"--learning{sign}rate", "3e-4", f"--d{sign}model=64", f"--skip{sign}bad{sign}rows")
+    assert (found["learning_rate"], found["d_model"], found["skip_bad_rows"]) == (3e-4, 64, True)
+
+
+def test_flags_win_over_the_recipe_and_the_recipe_over_the_defaults(tmp_path):
+    recipe = written(tmp_path / "mine.yaml", learning_rate=0.5, seed=7, data="a.csv")
+    found = parsed("--recipe", recipe, "--seed", "8")
+    changed = {"recipe": recipe, "learning_rate": 0.5, "seed": 8, "data": ("a.csv",)}
+    assert found == TrainingSettings().flat() | changed
+    assert parsed(f"--recipe={recipe}", "--data", "b.csv", "c.csv")["data"] == ("b.csv", "c.csv")
+
+
+def test_a_recipe_can_say_only_how_it_differs_from_another(tmp_path):
+    base = written(tmp_path / "base.yaml", size="mini", seed=7, data=["a.txt", "b.txt"])
+    variant = written(tmp_path / "variant.yml", recipe=base, seed=8)
+    found = read_recipe(variant).flat()
+    changed = {"recipe": variant, "size": "mini", "seed": 8, "data": ("a.txt", "b.txt")}
+    assert found == TrainingSettings().flat() | changed
+
+    upon_ours = written(tmp_path / "ours.yaml", recipe="quickstart", dropout=0)
+    assert read_recipe(upon_ours).flat() == read_recipe("quickstart").flat() | {"recipe": upon_ours, "dropout": 0.0}
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_that_comes_with_the_package_can_be_read(recipe):
+    found = read_recipe(recipe).flat()
+    assert found["recipe"] == recipe
+    assert found["data"]
+
+
+def test_yaml_numbers_are_read_as_people_mean_them(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("learning_rate: 1e-3\ndropout: 0\nmixed_precision: no\nd_model: null\n")
+    found = read_recipe(str(recipe)).flat()
+    assert found["learning_rate"] == 0.001 and type(found["learning_rate"]) is float
+    assert found["dropout"] == 0 and type(found["dropout"]) is float
+    assert (found["mixed_precision"], found["d_model"]) == ("no", None)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "nearest"),
+    [("learning_rat", "learning_rate"), ("learning-rate", "learning_rate"), ("vocabsize", "vocab_size")],
+)
+def test_a_misspelt_key_is_refused_with_its_file_and_the_nearest(tmp_path, misspelt, nearest):
+    recipe = written(tmp_path / "mine.yaml", **{misspelt: 1})
+    assert error_of(recipe) == f"recipe {recipe}: there is no setting {misspelt!r}. Did you mean {nearest!r}?"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("learning_rate", "fast", "a number, but it is 'fast'"),
+        ("learning_rate", True, "a number, but it is True"),
+        ("seed", 1.5, "a whole number, but it is 1.5"),
+        ("d_model", True, "a whole number, but it is True"),
+        ("max_steps", "10", "a whole number, but it is '10'"),
+        ("seed", None, "a whole number, but it is None"),
+        ("resume", "yes", "true or false, but it is 'yes'"),
+        ("size", 3, "a text, but it is 3"),
+        ("encoding", ["utf-8"], r"a text, but it is ['utf-8']"),
+        ("data", [1, 2], "a text or a list of texts, but it is [1, 2]"),
+        ("lr_scheduler_type", "cosin", "one of noam, inverse_sqrt, cosine, linear, constant, but it is 'cosin'"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_with_file_and_key(tmp_path, key, value, rule):
+    recipe = written(tmp_path / "mine.yaml", **{key: value})
+    assert error_of(recipe) == f"recipe {recipe}: {key} must be {rule}."
+
+
+def test_what_is_no_recipe_is_refused(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    assert error_of(recipe) == f"There is no recipe file {recipe}."
+    recipe.write_text("- size\n- small\n")
+    assert "must be a list of settings such as `size: small`" in error_of(recipe)
+    recipe.write_text("")
+    assert "must be a list of settings" in error_of(recipe)
+    recipe.write_text("size: [small\n")
+    assert f"recipe {recipe} is not valid YAML" in error_of(recipe)
+    message = error_of("quickstrat")
+    assert "There is no recipe 'quickstrat'" in message and "Did you mean 'quickstart'?" in message
+
+
+def test_a_misspelt_flag_is_refused_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parsed("--learning-rat", "1")
+    captured = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert captured.out == ""
+    assert "--learning-rat" in captured.err and "Perhaps you meant" in captured.err
+    assert "--learning-rate FLOAT" in captured.err
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "x"], ["--lr-scheduler-type", "cosin"], ["--dropout"], ["stray"]])
+def test_a_flag_with_a_wrong_value_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parsed(*arguments)
+    assert exit_.value.code == 2
+    assert arguments[-1].strip("-") in capsys.readouterr().err
+
+
+def test_every_setting_is_explained_in_the_help(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parsed("--help")
+    assert exit_.value.code == 0
+    text = re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out)
+    for name in TrainingSettings().flat():
+        # Deeper in a line it would be another flag's explanation that mentions this one.
+        explained = re.search(rf"^ {{1,2}}--{name.replace('_', '-')}\b(.*?)\(default:", text, re.DOTALL | re.MULTILINE)
+        assert explained, name
+        assert re.search(r"[a-z]+ .*[a-z\d)]\.\s*$", explained[1], re.DOTALL), name
+
+
+def test_a_resumed_run_has_the_settings_that_it_was_begun_with(tmp_path):
+    written(tmp_path / "training_settings.yaml", seed=7, learning_rate=0.5, output_dir="elsewhere")
+    found = parsed("--output-dir", str(tmp_path), "--resume", "--learning-rate", "0.25")
+    assert (found["seed"], found["learning_rate"], found["resume"]) == (7, 0.25, True)
+    assert found["output_dir"] == str(tmp_path)
+    assert parsed("--resume", f"--output_dir={tmp_path}")["seed"] == 7
+    # Who names a recipe means that recipe, and who does not resume begins anew.
+    assert parsed("--resume", "--output-dir", str(tmp_path), "--recipe", "quickstart")["seed"] == 42
+    assert parsed("--output-dir", str(tmp_path))["seed"] == 42
+
+
+def test_settings_cannot_be_changed_by_accident():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainingSettings().recipe = "quickstart"
+
+
+def test_flags_are_read_without_the_seconds_that_torch_takes_to_load():
+    code = "import sys, chatformer.training.settings; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,275 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from chatformer.training.settings import read_recipe
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text("utf-8").splitlines()]
+
+
+def losses_of(folder):
+    return [line["loss"] for line in log_of(folder) if "loss" in line]
+
+
+def evaluations_of(folder):
+    """Return the evaluations in the log, without how long they took."""
+    return [{**line, "seconds": None} for line in log_of(folder) if "eval_loss" in line]
+
+
+def record_of(folder):
+    return json.loads((folder / "training_record.json").read_text("utf-8"))
+
+
+def assert_same_weights(one, other, name="model.safetensors"):
+    first, second = (safetensors.torch.load_file(folder / name) for folder in (one, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def listed(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def until(holds, seconds=120):
+    """Wait until `holds()` is true."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.01)
+
+
+def test_a_run_writes_what_it_promises(trained, flags, train, tmp_path):
+    promised = [
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "training_log.jsonl",
+        "training_record.json",
+        "training_settings.yaml",
+        "checkpoint-last",
+        *(["training_curves.png"] if find_spec("matplotlib") else []),
+    ]
+    found = listed(trained)
+    assert set(promised) <= set(found)
+    assert not [name for name in found if "partial" in name or "previous" in name]
+
+    assert [line["step"] for line in log_of(trained) if "loss" in line] == list(range(1, 151))
+    evaluations = evaluations_of(trained)
+    assert [line["step"] for line in evaluations] == [50, 100, 150]
+    record = record_of(trained)
+    assert record["finished"] and record["steps_taken"] == 150
+    assert record["best"]["eval_loss"] == min(line["eval_loss"] for line in evaluations)
+
+    # The settings in the folder are a recipe, and it trains the same model again.
+    recipe = trained / "training_settings.yaml"
+    assert read_recipe(str(recipe)).flat()["max_steps"] == 150
+    assert train(["--recipe", recipe, "--output-dir", tmp_path / "again"]) == 0
+    assert_same_weights(tmp_path / "again", trained)
+
+
+def test_the_task_is_learnt(trained, tokenizer):
+    losses = losses_of(trained)
+    assert losses[0] == pytest.approx(math.log(len(tokenizer)), rel=0.1)
+    # The rest is which digits were said, which so small a model has no time to learn to copy.
+    assert losses[-1] < losses[0] / 2
+    assert evaluations_of(trained)[-1]["eval_loss"] < losses[0] / 2
+
+
+def test_the_stock_classes_load_the_folder_and_generate(trained):
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    model = AutoModelForSeq2SeqLM.from_pretrained(trained)
+    assert type(model).__name__ == "ChatformerForConditionalGeneration"
+    generated = model.generate(**tokenizer(["따라 해 1 2", "안녕 following"], return_tensors="pt", padding=True))
+    assert generated.shape[0] == 2
+    # The limit is the longest reply of the training, behind the start token.
+    assert 1 < generated.shape[1] <= 17
+    assert all(tokenizer.batch_decode(generated, skip_special_tokens=True))
+
+
+def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(flags, train, environment, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    plan = {"max_steps": 150, "eval_steps": 25, "dropout": 0.2, "attention_dropout": 0.1}
+    assert train(flags(whole, **plan)) == 0
+
+    command = [sys.executable, "-m", "chatformer.cli.main", "train", *flags(halves, **plan)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = halves / "training_log.jsonl"
+    until(lambda: process.poll() is not None or (log.exists() and log.read_text("utf-8").count("\n") > 40))
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert f"chatformer train --output-dir {halves} --resume" in output
+    stopped_at = record_of(halves)["steps_taken"]
+    assert 30 < stopped_at < 150
+    assert not record_of(halves)["finished"]
+
+    assert train(["--output-dir", halves, "--resume"]) == 0
+    assert_same_weights(whole, halves)
+    assert_same_weights(whole / "checkpoint-last", halves / "checkpoint-last")
+    assert evaluations_of(whole) == evaluations_of(halves)
+    assert losses_of(whole) == losses_of(halves)
+    assert record_of(halves)["best"] == record_of(whole)["best"]
+
+
+def test_a_run_that_is_made_longer_equals_one_that_was_long_from_the_start(flags, train, tmp_path):
+    plan = {"ema_decay": 0.9, "lr_scheduler_type": "noam", "learning_rate": 2}
+    long, longer = tmp_path / "long", tmp_path / "longer"
+    assert train(flags(long, max_steps=30, **plan)) == 0
+    assert train(flags(longer, max_steps=15, **plan)) == 0
+    assert train(["--output-dir", longer, "--resume", "--max-steps", 30]) == 0
+    assert_same_weights(long, longer)
+    assert losses_of(long) == losses_of(longer)
+
+    # What is published is the average, and not the last state of what is trained.
+    published = safetensors.torch.load_file(long / "model.safetensors")
+    last = safetensors.torch.load_file(long / "checkpoint-last/model.safetensors")
+    assert not any(torch.equal(published[name], last[name]) for name in published)
+    evaluations = evaluations_of(long)
+    assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"]
+
+
+@pytest.fixture(scope="module")
+def ten_steps(flags, train, tmp_path_factory):
+    """Return the flags of ten steps without dropout, and the losses of one process."""
+    folder = tmp_path_factory.mktemp("ten") / "one"
+    plan = {"max_steps": 10, "dropout": 0}
+    assert train(flags(folder, **plan)) == 0
+    return plan, losses_of(folder)
+
+
+# A step here has about twenty exchanges, so that some of forty parts have none.
+@pytest.mark.parametrize("num_parts", [4, 40])
+def test_accumulating_changes_nothing(flags, train, tmp_path, ten_steps, num_parts):
+    plan, losses = ten_steps
+    assert train(flags(tmp_path / "parts", **plan, gradient_accumulation_steps=num_parts)) == 0
+    assert losses_of(tmp_path / "parts") == pytest.approx(losses, rel=2e-5)
+
+
+def test_two_processes_equal_one(flags, environment, tmp_path, ten_steps):
+    plan, losses = ten_steps
+    # `accelerate launch --cpu` starts one process, whatever number it is told.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "chatformer.training.train", *flags(tmp_path / "two", **plan)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert record_of(tmp_path / "two")["overview"]["processes"] == 2
+    assert losses_of(tmp_path / "two") == pytest.approx(losses, rel=2e-5)
+
+
+def test_a_folder_with_something_in_it_is_left_alone(flags, train, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    for more in ([], ["--overwrite-output-dir"]):
+        assert train([*flags(tmp_path), *more]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: --output-dir {tmp_path} is not empty.")
+        assert message.count("\n") == 1
+    assert listed(tmp_path) == ["thesis.txt"]
+
+
+def test_an_earlier_run_is_begun_anew_only_when_asked(flags, train, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train(flags(folder, max_steps=2)) == 0
+    assert train(flags(folder, max_steps=1)) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert record_of(folder)["steps_taken"] == 2
+    assert train([*flags(folder, max_steps=1), "--overwrite-output-dir"]) == 0
+    assert (record_of(folder)["steps_taken"], len(losses_of(folder))) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "missing.csv"}, "There is no file missing.csv"),
+        ({"recipe": "quickstrat"}, "Did you mean 'quickstart'?"),
+        ({"recipe": "missing.yaml"}, "There is no recipe file missing.yaml"),
+        ({"size": "smal"}, "Did you mean 'small'?"),
+        ({"num_heads": 7}, "d_model (32) must be a multiple of num_heads (7)"),
+        ({"vocab_size": 300}, "vocab_size (300) must be more than 524"),
+        ({"max_target_tokens": 1}, "--max-target-tokens (1)"),
+        ({"validation_fraction": 1}, "validation_fraction (1.0) must be at least 0 and less than 1"),
+        ({"data_sha256": "0" * 64}, "is not the file that was expected"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_what_cannot_be_is_told_in_one_line(flags, train, tmp_path, capsys, changes, message):
+    assert train(flags(tmp_path / "run", **changes)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "There is no data to train on: name it with --data"),
+        (["--data", "a.csv"], "Say where the model is to be written: --output-dir DIR"),
+        (["--data", "a.csv", "--output-dir", "nowhere", "--resume"], "There is nothing to resume: nowhere"),
+    ],
+)
+def test_what_is_left_out_is_told_in_one_line(train, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert train(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {message}")
+    assert captured.err.count("\n") == 1
+    assert listed(tmp_path) == []
+
+
+def test_a_dry_run_writes_nothing(flags, train, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train([*flags(tmp_path / "run", max_steps=50), "--dry-run"]) == 0
+    assert listed(tmp_path) == []
+    output = capsys.readouterr().out
+    for name in ("learning_rate", "training_exchanges", "steps_per_epoch", "estimated_minutes", "estimated_memory"):
+        assert name in output
+
+
+def test_bad_rows_stop_a_run_unless_they_are_to_be_skipped(flags, train, conversations_file, tmp_path, capsys):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(conversations_file.read_text("utf-8") + '{"messages": []}\n', "utf-8")
+    plan = {"data": broken, "max_steps": 1}
+    assert train(flags(tmp_path / "stopped", **plan)) == 2
+    assert "broken.jsonl, row 101" in capsys.readouterr().err
+    assert train([*flags(tmp_path / "skipped", **plan), "--skip-bad-rows"]) == 0
+    bad_row = json.loads((tmp_path / "skipped/bad_rows.jsonl").read_text("utf-8"))
+    assert (Path(bad_row["file"]).name, bad_row["row"]) == ("broken.jsonl", 101)
+
+
+def test_without_validation_data_the_last_model_is_published(flags, train, tmp_path):
+    folder = tmp_path / "run"
+    assert train(flags(folder, max_steps=3, validation_fraction=0)) == 0
+    assert_same_weights(folder, folder / "checkpoint-last")
+    assert evaluations_of(folder) == []
+
+
+def test_the_model_with_the_best_validation_is_the_published_one(flags, train, tmp_path):
+    folder = tmp_path / "run"
+    # So high a rate that it gets worse from some step on.
+    plan = {"max_steps": 30, "eval_steps": 1, "learning_rate": 0.1, "lr_scheduler_type": "constant"}
+    assert train(flags(folder, **plan)) == 0
+    evaluations = evaluations_of(folder)
+    best = min(evaluations, key=lambda line: line["eval_loss"])
+    assert best["step"] < 30
+    assert record_of(folder)["best"]["step"] == best["step"]
+
+    again = tmp_path / "again"
+    assert train(flags(again, **plan | {"max_steps": best["step"]})) == 0
+    assert_same_weights(folder, again)
