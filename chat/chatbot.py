@@ -96,7 +96,9 @@ class PieceStreamer(BaseStreamer):
     def put(self, value: torch.Tensor) -> None:
         self.ids.extend(value.flatten().tolist())
         text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+        last = self.tokenizer.convert_ids_to_tokens(self.ids[-1])
+        # A run of bytes such as "<0xEA>" is read as a whole: as long as it goes on, what it says may still change.
+        if not (last.startswith("<") or text.endswith("\N{REPLACEMENT CHARACTER}")):
             self._tell(text)
 
     def end(self) -> None:

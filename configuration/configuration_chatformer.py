@@ -6,6 +6,20 @@ from transformers import PretrainedConfig
 
 ACTIVATIONS = ("relu", "silu", "swish", "gelu")
 
+# What a saved folder says of itself, so that it loads with `trust_remote_code=True` where chatformer is not installed.
+AUTO_MAP = {
+    "AutoConfig": "configuration_chatformer.ChatformerConfig",
+    "AutoModel": "modeling_chatformer.ChatformerModel",
+    "AutoModelForSeq2SeqLM": "modeling_chatformer.ChatformerForConditionalGeneration",
+}
+CUSTOM_PIPELINES = {
+    "seq2seq-chat": {
+        "impl": "pipeline_chatformer.Seq2SeqChatPipeline",
+        "pt": ["AutoModelForSeq2SeqLM"],
+        "type": "text",
+    }
+}
+
 
 class ChatformerConfig(PretrainedConfig):
     r"""
@@ -64,6 +78,9 @@ class ChatformerConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._reject_misspelt_fields(kwargs)
+        # What a loaded configuration says comes last: it may name the repository that the code is in.
+        kwargs["auto_map"] = AUTO_MAP | (kwargs.get("auto_map") or {})
+        kwargs["custom_pipelines"] = CUSTOM_PIPELINES | (kwargs.get("custom_pipelines") or {})
         super().__post_init__(**kwargs)
         # Only now: d_model may have come under its other name, hidden_size.
         if self.d_ff is None and isinstance(self.d_model, int):

@@ -67,9 +67,9 @@ class Comparison:
 
     def __str__(self) -> str:
         return (
-            f"log-probabilities differ by at most {self.largest_difference:.1e} ({self.mean_difference:.1e} on average; "
-            f"{self.allowed_difference:g} is allowed), and {self.num_equal_replies} of {self.num_sentences} greedy "
-            "replies are equal"
+            f"log-probabilities differ by at most {self.largest_difference:.1e} "
+            f"({self.mean_difference:.1e} on average; {self.allowed_difference:g} is allowed), and "
+            f"{self.num_equal_replies} of {self.num_sentences} greedy replies are equal"
         )
 
 
@@ -190,12 +190,15 @@ def compare(model: Any, sources: Sequence[Sequence[int]], replies: Sequence[Repl
     return comparison
 
 
-def write_record(folder: Path, *, source: str, config: Any, packages: Sequence[str], **facts: Any) -> None:
+def write_record(
+    folder: Path, *, source: str, config: Any, packages: Sequence[str], comparison: Comparison, **facts: str
+) -> None:
     """Write what a folder was converted from, with what, and how near it is to its source."""
     record = {
         "converted_from": source,
         "commit": getattr(config, "_commit_hash", None),
-        **{name: dataclasses.asdict(fact) if dataclasses.is_dataclass(fact) else fact for name, fact in facts.items()},
+        **facts,
+        "comparison": dataclasses.asdict(comparison),
         "versions": {"chatformer": __version__, **{name: metadata.version(name) for name in packages}},
     }
     text = json.dumps(record, indent=2, ensure_ascii=False)

@@ -19,6 +19,7 @@ from chatformer.embedding import sinusoids
 
 from .comparison import MAX_REPLY_TOKENS, Reply, end_tokens
 from .errors import HubError
+from .loading import num_positions
 
 ACTIVATIONS = {
     "relu": common_spec.Activation.RELU,
@@ -29,9 +30,6 @@ ACTIVATIONS = {
 
 ON_CPU = {"float32": "float32", "float16": "float32", "int8": "int8", "int8_float32": "int8_float32"}
 """What each way to store weights is computed in on a CPU, where float16 is not."""
-
-MIN_POSITIONS = 2048
-"""CTranslate2's positions end where its table does; ours go on."""
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:
@@ -79,7 +77,7 @@ def ctranslate2_spec(model: Any) -> transformer_spec.TransformerSpec:
         activation=ACTIVATIONS[config.activation],
     )
     # Given, because the positions that it computes itself are in another order.
-    positions = sinusoids(max(config.max_position_embeddings, MIN_POSITIONS), config.d_model)
+    positions = sinusoids(num_positions(config), config.d_model)
     spec.encoder.position_encodings.encodings = array(positions)
     spec.decoder.position_encodings.encodings = array(positions)
     spec.encoder.embeddings[0].weight = array(model.model.encoder.embedding.weight)

@@ -44,6 +44,8 @@ def export(settings: ExportSettings) -> None:
     from .loading import load_chatformer, load_tokenizer
 
     transformers.utils.logging.disable_progress_bar()
+    # What it would warn of is an error here.
+    transformers.utils.logging.set_verbosity_error()
     check_output_folder(settings.output_dir)
     sentences = read_sentences(settings.sentences)
     model = load_chatformer(settings.model, settings.revision)

@@ -35,6 +35,8 @@ def import_marian(settings: ImportSettings) -> None:
     from .marian import copy_tokenizer, from_marian, load_marian
 
     transformers.utils.logging.disable_progress_bar()
+    # What it would warn of is an error here.
+    transformers.utils.logging.set_verbosity_error()
     check_output_folder(settings.output_dir)
     sentences = read_sentences(settings.sentences)
     marian = load_marian(settings.checkpoint, settings.revision)

@@ -12,6 +12,13 @@ import chatformer  # noqa: F401  (makes its models known to the auto classes)
 
 from .errors import HubError, first_line
 
+MIN_POSITIONS = 1024
+
+
+def num_positions(config: Any) -> int:
+    """Return the length of a table of positions that, unlike ours, cannot grow."""
+    return max(config.max_position_embeddings, MIN_POSITIONS)
+
 
 def load_config(name: str, revision: str | None) -> Any:
     """Return the configuration of a folder or of a model on the Hub."""
@@ -35,7 +42,8 @@ def load_weights(
     """Return a model whose every weight stood in the checkpoint, which holds no others."""
     try:
         model, found = model_class.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    # A broken file of weights raises all kinds of errors.
+    except Exception as error:
         raise HubError(f"The weights of {name} could not be loaded: {first_line(error)}") from error
     missing = sorted(set(found["missing_keys"]) - set(may_lack))
     if missing:

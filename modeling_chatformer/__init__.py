@@ -76,5 +76,7 @@ def _register_models(modeling_chatformer: Any) -> None:
 
     from chatformer.configuration import ChatformerConfig
 
+    modeling_chatformer.ChatformerModel.register_for_auto_class("AutoModel")
+    modeling_chatformer.ChatformerForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
     AutoModel.register(ChatformerConfig, modeling_chatformer.ChatformerModel)
     AutoModelForSeq2SeqLM.register(ChatformerConfig, modeling_chatformer.ChatformerForConditionalGeneration)

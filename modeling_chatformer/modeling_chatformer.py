@@ -5,6 +5,8 @@ The parts stand beside this file, in the order in which data meets them: embeddi
 decoder, loss. Letters behind a tensor's name are its axes: B batch, S source tokens, T target tokens, V vocabulary.
 """
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -16,6 +18,10 @@ from .decoder import Decoder
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of, sinusoids
 from .encoder import Encoder
 from .loss import label_smoothed_cross_entropy
+
+if TYPE_CHECKING:
+    # save_pretrained takes along what is imported here: the folder's own pipeline.
+    from .pipeline_chatformer import Seq2SeqChatPipeline  # noqa: F401
 
 
 class ChatformerPreTrainedModel(PreTrainedModel):

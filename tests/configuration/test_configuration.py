@@ -9,6 +9,7 @@ def test_the_defaults_are_the_papers_base_model():
     base = {"d_model": 512, "d_ff": 2048, "num_heads": 8, "encoder_layers": 6, "decoder_layers": 6, "dropout": 0.1}
     assert {name: getattr(config, name) for name in base} == base
     assert config.attention_dropout == config.activation_dropout == 0
+    assert config.activation == "relu" and not config.output_bias
     assert sized_config("base").to_dict() == config.to_dict()
 
 
@@ -64,6 +65,7 @@ def test_the_ecosystems_names_read_and_set_the_papers():
         ({"dropout": 1.0}, r"dropout is a probability: 0 <= dropout < 1, but it is 1\.0"),
         ({"attention_dropout": -0.1}, r"0 <= attention_dropout < 1, but it is -0\.1"),
         ({"activation_dropout": "0.1"}, r"0 <= activation_dropout < 1, but it is '0\.1'"),
+        ({"activation": "rellu"}, r"activation must be one of relu, silu, swish, gelu, but it is 'rellu'"),
         ({"is_encoder_decoder": False}, r"is_encoder_decoder must stay True"),
         ({"vocab_size": 100, "pad_token_id": 100}, r"pad_token_id \(100\) must be a row .* 0 to .*\(99\)"),
         ({"vocab_size": 100, "decoder_start_token_id": -1}, r"decoder_start_token_id \(-1\) must be a row .*\(99\)"),

@@ -251,15 +251,17 @@ def gradients(model):
 
 # transformers 5.23 has a new name for it, which 5.17 does not know.
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing")
-def test_gradient_checkpointing_gives_the_same_gradients(make_model):
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients(make_model, use_reentrant):
     model = make_model(dropout=0.1).train()
     source, mask = padded(random_rows(9, 1, 5), "right")
     (labels,) = random_rows(7, seed=1)
     num_runs = []
     model.model.decoder.layers[0].feed_forward.register_forward_hook(lambda *_: num_runs.append(1))
     found = []
-    for step in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
-        step()
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
         model.zero_grad()
         torch.manual_seed(0)
         model(source, mask, labels=labels.expand(3, -1)).loss.backward()

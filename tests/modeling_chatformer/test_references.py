@@ -51,7 +51,7 @@ PROJECTIONS_OF_MARIAN = {"query": "q_proj", "key": "k_proj", "value": "v_proj", 
 def places(model):
     """Yield each parameter's name in `model`, then stack, layer, sub-layer, projection ("" outside attention), kind."""
     for name, _ in model.named_parameters():
-        if name != "model.shared.weight":
+        if name not in ("model.shared.weight", "lm_head.bias"):
             _, stack, _, layer, *sublayer, kind = name.split(".")
             projection = sublayer.pop() if sublayer[0].endswith("attention") else ""
             yield name, stack, layer, ".".join(sublayer), projection, kind
@@ -80,6 +80,8 @@ def marians_under_our_names(model, tensors):
     """
     order = torch.arange(D_MODEL).view(2, -1).T.flatten()
     ours = {"model.shared.weight": tensors["model.shared.weight"][:, order]}
+    if model.config.output_bias:
+        ours["lm_head.bias"] = tensors["final_logits_bias"][0]
     for name, stack, layer, sublayer, projection, kind in places(model):
         prefix = f"model.{stack}.layers.{layer}.{SUBLAYERS_OF_MARIAN[stack][sublayer]}"
         tensor = tensors[".".join(filter(None, (prefix, PROJECTIONS_OF_MARIAN.get(projection), kind)))]
@@ -188,8 +190,11 @@ def test_the_model_is_torchs_transformer(attention, num_heads, encoder_layers, d
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize(("encoder_layers", "decoder_layers"), [(3, 2), (1, 4)])
-def test_the_model_is_marian(attention, encoder_layers, decoder_layers):
+@pytest.mark.parametrize(
+    ("encoder_layers", "decoder_layers", "activation", "output_bias"),
+    [(3, 2, "relu", False), (1, 4, "relu", False), (2, 1, "swish", True)],
+)
+def test_the_model_is_marian(attention, encoder_layers, decoder_layers, activation, output_bias):
     torch.manual_seed(0)
     shape = {"vocab_size": VOCAB_SIZE, "d_model": D_MODEL, "encoder_layers": encoder_layers, "dropout": 0.0}
     shape |= {"decoder_layers": decoder_layers, "attn_implementation": attention}
@@ -202,7 +207,7 @@ def test_the_model_is_marian(attention, encoder_layers, decoder_layers):
             decoder_ffn_dim=D_FF,
             encoder_attention_heads=4,
             decoder_attention_heads=4,
-            activation_function="relu",
+            activation_function=activation,
             scale_embedding=True,
             forced_eos_token_id=None,
         )
@@ -211,8 +216,15 @@ def test_the_model_is_marian(attention, encoder_layers, decoder_layers):
         if isinstance(module, nn.Embedding):
             # Its row for padding learns nothing as an input, though that row is its start token too.
             module.padding_idx = None
+    if output_bias:
+        # Marian has zeros there, which it does not train.
+        bias = marian.final_logits_bias
+        del marian.final_logits_bias
+        marian.final_logits_bias = nn.Parameter(bias)
     randomize(marian)
-    model = ChatformerForConditionalGeneration(ChatformerConfig(**shape, **tokens, d_ff=D_FF, num_heads=4))
+    model = ChatformerForConditionalGeneration(
+        ChatformerConfig(**shape, **tokens, d_ff=D_FF, num_heads=4, activation=activation, output_bias=output_bias)
+    )
     load(model, marians_under_our_names(model, dict(marian.named_parameters())))
 
     source, labels = torch.randint(3, VOCAB_SIZE, (3, 9)), torch.randint(3, VOCAB_SIZE, (3, 8))

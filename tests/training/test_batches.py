@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -150,7 +152,7 @@ def test_a_conversation_is_cut_by_whole_exchanges_and_no_more_than_needed(tokeni
     opening = said(system=system)
     # What is left of seven turns is seven, five, three or one.
     kept = [encode_conversation(tokenizer, opening + turns[begin:]) for begin in (0, 2, 4, 6)]
-    for longer, shorter in zip(kept, kept[1:], strict=False):
+    for longer, shorter in itertools.pairwise(kept):
         for max_tokens in (len(longer) - 1, len(shorter)):
             assert encode_conversation(tokenizer, opening + turns, max_tokens) == shorter
     assert encode_conversation(tokenizer, opening + turns, len(kept[0])) == kept[0]

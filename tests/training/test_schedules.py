@@ -9,9 +9,7 @@ PEAK = 0.5
 def rates(name, *, num_steps=200, warmup_steps=20, d_model=64):
     """Return the rate at each optimizer step of a run."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
-    scheduler = make_scheduler(
-        name, optimizer, d_model=d_model, warmup_steps=warmup_steps, num_steps=num_steps
-    )
+    scheduler = make_scheduler(name, optimizer, d_model=d_model, warmup_steps=warmup_steps, num_steps=num_steps)
     used = []
     for _ in range(num_steps):
         used.append(optimizer.param_groups[0]["lr"])

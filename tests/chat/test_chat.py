@@ -1,0 +1,238 @@
+import os
+import pty
+import random
+import select
+import subprocess
+import sys
+import time
+import unicodedata
+
+import pytest
+import torch
+import transformers
+
+from chatformer.chat.chatbot import Chatbot, Conversation, ModelNotFound, PieceStreamer
+from chatformer.chat.settings import ReplySettings
+from chatformer.chat.terminal import main
+from chatformer.conversation import encode_conversation
+from chatformer.training.batches import encode_exchanges
+
+GREEDY = ReplySettings()
+DARING = ReplySettings(temperature=3.0, max_new_tokens=30)
+
+
+@pytest.fixture(scope="module")
+def chatbot(trained):
+    torch.set_num_threads(1)
+    return Chatbot.from_pretrained(str(trained), device="cpu")
+
+
+@pytest.fixture
+def heard(chatbot):
+    """Return the list of the sources that the model gets to read, in ids."""
+    sources = []
+    hook = chatbot.model.get_encoder().register_forward_pre_hook(
+        lambda _, args, named: sources.append((args[0] if args else named["input_ids"])[0].tolist()), with_kwargs=True
+    )
+    yield sources
+    hook.remove()
+
+
+@pytest.mark.parametrize("text", ["따라 해 1 2", "again!", "처음 보는 말 🤖", "x" * 500])
+def test_a_reply_is_that_of_the_stock_generate_whole_and_in_pieces(chatbot, text):
+    messages = [{"role": "user", "content": text}]
+    pieces = []
+    reply = chatbot.reply(messages, GREEDY, pieces.append)
+    assert "".join(pieces) == reply == chatbot.reply(messages, GREEDY)
+
+    ids = encode_conversation(chatbot.tokenizer, messages, 40)
+    generated = chatbot.model.generate(torch.tensor([ids]), do_sample=False)
+    assert chatbot.tokenizer.decode(generated[0], skip_special_tokens=True) == reply
+
+
+def test_drawn_replies_come_whole_in_pieces_too(chatbot):
+    messages = [{"role": "user", "content": "따라 해 1 2"}]
+    replies = set()
+    for seed in range(30):
+        pieces = []
+        transformers.set_seed(seed)
+        reply = chatbot.reply(messages, DARING, pieces.append)
+        assert "".join(pieces) == reply
+        transformers.set_seed(seed)
+        assert chatbot.reply(messages, DARING) == reply
+        replies.add(reply)
+    assert len(replies) > 20
+
+
+def test_whatever_tokens_are_drawn_the_pieces_are_the_text(tokenizer):
+    chance = random.Random(0)
+    spelt = tokenizer("안녕 🤖👍🏽 쀍뷁 ok", add_special_tokens=False)["input_ids"]
+    drawn = [[chance.randrange(len(tokenizer)) for _ in range(20)] for _ in range(500)]
+    for ids in [spelt, *drawn]:
+        pieces = []
+        streamer = PieceStreamer(tokenizer, pieces.append)
+        streamer.put(torch.tensor([tokenizer.bos_token_id]))
+        for token in ids:
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+        assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
+        assert all(pieces)
+    pieces = []
+    streamer = PieceStreamer(tokenizer, pieces.append)
+    for token in spelt:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert len(pieces) > 3 and not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+def test_a_search_over_beams_tells_its_reply_at_once(chatbot):
+    messages = [{"role": "user", "content": "따라 해 1 2"}]
+    pieces = []
+    reply = chatbot.reply(messages, ReplySettings(num_beams=3), pieces.append)
+    assert pieces == [reply]
+
+
+@pytest.mark.parametrize("system", [None, "짧게 <|end|>"])
+def test_chatting_and_training_read_the_same_ids(chatbot, heard, system):
+    conversation = Conversation(chatbot, system)
+    for text in ("따라 해 1 2", " again! <|user|> ", "끝"):
+        conversation.say(text, GREEDY)
+    # Nothing is cut yet, or equal cuts could hide unequal conversations.
+    whole = encode_exchanges([{"messages": conversation.messages}], chatbot.tokenizer, 10_000, 10_000)
+    as_trained = encode_exchanges([{"messages": conversation.messages}], chatbot.tokenizer, 40, 10_000)
+    assert heard == [as_trained.source(index).tolist() for index in range(3)]
+    assert heard[0] == whole.source(0).tolist()
+    begin = 1 if system else 0
+    for index, ids in enumerate(heard):
+        said = conversation.messages[: begin + 2 * index + 1]
+        assert ids == encode_conversation(chatbot.tokenizer, said, chatbot.max_source_tokens)
+
+
+def test_the_history_is_kept_and_cut_by_whole_exchanges(chatbot, heard):
+    conversation = Conversation(chatbot, "짧게")
+    replies = [conversation.say(f"따라 해 {number} {number}", GREEDY) for number in range(8)]
+    assert [message["role"] for message in conversation.messages] == ["system", *["user", "assistant"] * 8]
+    assert [message["content"] for message in conversation.messages[2::2]] == replies
+
+    assert chatbot.max_source_tokens == chatbot.tokenizer.model_max_length == 40
+    assert max(map(len, heard)) <= 40
+    system, *turns = conversation.messages[:-1]
+    # The longest end of the conversation that begins with a question and fits.
+    ends = [encode_conversation(chatbot.tokenizer, [system, *turns[begin:]]) for begin in range(0, len(turns), 2)]
+    assert len(ends[0]) > 40
+    assert heard[-1] == next(ids for ids in ends if len(ids) <= 40)
+    assert heard[1] == encode_conversation(chatbot.tokenizer, conversation.messages[:4])
+
+
+def test_reset_forgets_all_but_the_system_message(chatbot, heard):
+    conversation = Conversation(chatbot, "짧게")
+    first = conversation.say("따라 해 3 4", GREEDY)
+    conversation.say("again!", GREEDY)
+    conversation.reset()
+    assert conversation.messages == [{"role": "system", "content": "짧게"}]
+    assert conversation.say("따라 해 3 4", GREEDY) == first
+    assert heard[0] == heard[2]
+    assert len(conversation.messages) == 3
+
+
+def test_decomposed_text_is_read_as_composed_text_is(chatbot, heard):
+    for form in ("NFC", "NFD"):
+        Conversation(chatbot, unicodedata.normalize(form, "짧게")).say(unicodedata.normalize(form, "안녕"), GREEDY)
+    assert heard[0] == heard[1]
+
+
+def test_a_reply_that_is_stopped_is_not_remembered(chatbot):
+    conversation = Conversation(chatbot)
+    conversation.say("따라 해 1 2", GREEDY)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conversation.say("again!", GREEDY, on_text=stop)
+    assert len(conversation.messages) == 2
+
+
+@pytest.mark.parametrize("what", ["empty", "missing"])
+def test_a_folder_without_a_model_is_told(tmp_path, capsys, monkeypatch, what):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path if what == "empty" else tmp_path / "missing"
+    assert main([str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and str(folder) in captured.err
+    assert captured.out == ""
+    with pytest.raises(ModelNotFound, match="holds no model: it has no config.json" if what == "empty" else "missing"):
+        Chatbot.from_pretrained(str(folder))
+
+
+def test_lines_through_a_pipe_are_answered_line_by_line(trained, environment, chatbot):
+    command = [sys.executable, "-m", "chatformer.cli.main", "chat", str(trained), "--device", "cpu"]
+    process = subprocess.run(
+        command, input="안녕\nhello\n", env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert process.returncode == 0, process.stderr
+    conversation = Conversation(chatbot)
+    expected = [" ".join(conversation.say(text, GREEDY).split()) for text in ("안녕", "hello")]
+    assert process.stdout.split("\n") == [*expected, ""]
+    assert process.stderr == ""
+
+
+class Terminal:
+    """A program in a terminal of its own, to type into and to read from."""
+
+    def __init__(self, command, environment):
+        self.screen, keyboard = pty.openpty()
+        self.process = subprocess.Popen(command, stdin=keyboard, stdout=keyboard, stderr=keyboard, env=environment)
+        os.close(keyboard)
+
+    def read(self, mark="you> ", seconds=120):
+        """Return what appears, up to `mark`, or to the program's end."""
+        shown, until = b"", time.monotonic() + seconds
+        while not shown.decode("utf-8", "ignore").endswith(mark):
+            assert time.monotonic() < until, shown
+            if select.select([self.screen], [], [], 1)[0]:
+                try:
+                    shown += os.read(self.screen, 4096)
+                except OSError:
+                    # So Linux tells that the program has gone.
+                    break
+        return shown.decode("utf-8")
+
+    def type(self, line):
+        os.write(self.screen, f"{line}\n".encode())
+        return self.read()
+
+
+@pytest.fixture
+def terminal(trained, environment):
+    command = [sys.executable, "-m", "chatformer.cli.main", "chat", str(trained), "--device", "cpu"]
+    terminal = Terminal(command, environment | {"TERM": "dumb", "COLUMNS": "200"})
+    yield terminal
+    terminal.process.kill()
+    terminal.process.wait()
+    os.close(terminal.screen)
+
+
+def test_a_conversation_in_a_terminal(terminal, chatbot):
+    assert "/help shows the commands, /quit leaves" in terminal.read()
+    help_ = terminal.type("/help")
+    assert all(command in help_ for command in ("/reset", "/settings", "/set NAME VALUE", "/quit"))
+
+    conversation = Conversation(chatbot)
+    for text in ("따라 해 1 2", "again!"):
+        assert f"bot> {conversation.say(text, GREEDY)}" in terminal.type(text)
+    assert "new conversation" in terminal.type("/reset")
+    conversation.reset()
+    assert f"bot> {conversation.say('again!', GREEDY)}" in terminal.type("again!")
+
+    assert "temperature = 0.0" in terminal.type("/settings")
+    terminal.type("/set temperature 0.5")
+    refused = terminal.type("/set temprature 1")
+    assert "temprature" in refused and "--temperature" in refused
+    assert "warm" in terminal.type("/set temperature warm")
+    shown = terminal.type("/settings")
+    assert "temperature = 0.5" in shown and "num_beams = 1" in shown
+    assert "There is no command /rest" in terminal.type("/rest")
+
+    terminal.type("/quit")
+    assert terminal.process.wait(timeout=60) == 0
