@@ -8,6 +8,8 @@ VERBS = {
     "quickstart": ("chatformer.cli.quickstart", "train a small chatbot on the starter corpus, then talk to it"),
     "train": ("chatformer.cli.train", "train a model on your conversations"),
     "chat": ("chatformer.cli.chat", "talk to a trained model"),
+    "import": ("chatformer.cli.import_", "turn a MarianMT checkpoint into a Chatformer model"),
+    "export": ("chatformer.cli.export", "write a model for Marian, CTranslate2 or ONNX"),
 }
 
 
