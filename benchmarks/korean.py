@@ -1,0 +1,136 @@
+"""
+The recipe `korean` beside a peer of the lecture's size, on the same split, measured by the same evaluation.
+
+    python benchmarks/korean.py peer --data ChatbotData.csv --output-dir runs/peer
+    chatformer train --recipe korean --data ChatbotData.csv --output-dir runs/korean
+    python benchmarks/korean.py table runs/peer runs/korean
+
+The peer is transformers' MarianMTModel with 2 + 2 layers, d_model 256, 8 heads, d_ff 512, a vocabulary of 8,000 and
+dropout 0.1, in a bare loop: batches of 64 random exchanges, padded, float32, Adam with the paper's betas, the paper's
+schedule with 4,000 steps of warm-up, label smoothing 0.1.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from transformers import MarianConfig, MarianMTModel
+
+from chatformer.training.batches import collate, encode_exchanges
+from chatformer.training.conversations import load_conversations, split_conversations
+from chatformer.training.evaluation import evaluate
+from chatformer.training.schedules import make_scheduler
+from chatformer.training.tokenizer import train_tokenizer
+from chatformer.training.train import evaluation_figures, evaluation_line, texts_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerSettings:
+    """Train the peer."""
+
+    data: str
+    """The conversations."""
+    output_dir: Path
+    """Folder of the log."""
+    num_train_epochs: int = 15
+    """Passes over the data; evaluated after each."""
+    seed: int = 42
+    """Of the split and of all that is random."""
+
+
+def peer(settings: PeerSettings) -> None:
+    torch.manual_seed(settings.seed)
+    settings.output_dir.mkdir(parents=True)
+    training, validation = split_conversations(
+        load_conversations(settings.data), validation_fraction=0.05, seed=settings.seed
+    )
+    tokenizer = train_tokenizer(texts_of(training), 8000)
+    train_exchanges = encode_exchanges(training, tokenizer, 128, 128)
+    eval_exchanges = encode_exchanges(validation, tokenizer, 128, 128)
+    model = MarianMTModel(
+        MarianConfig(
+            vocab_size=len(tokenizer),
+            d_model=256,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=8,
+            decoder_attention_heads=8,
+            encoder_ffn_dim=512,
+            decoder_ffn_dim=512,
+            activation_function="relu",
+            dropout=0.1,
+            scale_embedding=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+            forced_eos_token_id=None,
+        )
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.0, betas=(0.9, 0.98), eps=1e-9)
+    scheduler = make_scheduler("noam", optimizer, d_model=256, warmup_steps=4000, num_steps=0)
+    scorer = PlainLoss(model)
+    seconds, step = 0.0, 0
+    for epoch in range(settings.num_train_epochs):
+        model.train()
+        began = time.perf_counter()
+        order = np.random.default_rng((settings.seed, epoch)).permutation(len(train_exchanges))
+        for indices in np.array_split(order, len(order) // 64):
+            batch = collate(train_exchanges, indices, tokenizer.pad_token_id)
+            logits = model(**batch).logits
+            loss = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100, label_smoothing=0.1
+            )
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            step += 1
+        seconds += time.perf_counter() - began
+        evaluation, _ = evaluate(scorer, tokenizer, eval_exchanges, max_replies=1000, with_chrf=True)
+        with (settings.output_dir / "training_log.jsonl").open("a") as log:
+            log.write(json.dumps({"step": step, "seconds": seconds, **evaluation_figures(evaluation)}) + "\n")
+        print(f"{seconds:.0f} s, {evaluation_line(step, evaluation, is_best=False)}", flush=True)
+
+
+class PlainLoss:
+    """Marian with the summed loss that the evaluation asks for, which it does not offer itself."""
+
+    def __init__(self, model: MarianMTModel):
+        self.model = model
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
+
+    def __call__(self, labels: torch.Tensor, num_items_in_batch: int, **batch: torch.Tensor):
+        output = self.model(labels=labels, **batch)
+        output.loss = (
+            torch.nn.functional.cross_entropy(
+                output.logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
+            )
+            / num_items_in_batch
+        )
+        return output
+
+
+def table(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
+    """Print each run's evaluation of the best loss and that of the best score."""
+    print("| run | chosen by | seconds | bits per character | chrF | exact match | distinct replies |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for run in runs:
+        lines = [json.loads(line) for line in (run / "training_log.jsonl").read_text("utf-8").splitlines()]
+        evaluations = [line for line in lines if "eval_chrf" in line]
+        for name, figure in (("loss", lambda line: -line["eval_loss"]), ("score", lambda line: line["eval_score"])):
+            best = max(evaluations, key=figure)
+            print(
+                f"| {run.name} | {name} | {best['seconds']:.0f} | {best['eval_bits_per_character']:.2f} | "
+                f"{best['eval_chrf']:.1f} | {best['eval_exact_match']:.1f}% | {best['eval_distinct_replies']} |"
+            )
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"peer": peer, "table": table})
