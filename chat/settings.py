@@ -1,9 +1,11 @@
 """The settings of a chat, each a flag of `chatformer chat`."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
+
+EngineName = Literal["transformers", "ctranslate2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class ChatSettings:
     model: Annotated[str, tyro.conf.Positional]
     """Folder of a trained model, or a model's id on the Hub."""
     reply: tyro.conf.OmitArgPrefixes[ReplySettings] = ReplySettings()
+    engine: EngineName = "transformers"
+    """What computes the replies; ctranslate2 runs a folder that `chatformer export --to ctranslate2` wrote."""
     system: str | None = None
     """A message that stands before the conversation."""
     revision: str | None = None

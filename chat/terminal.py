@@ -27,13 +27,16 @@ def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
     # After the flags are known to be right: these take seconds to import.
     import transformers
 
-    from .chatbot import Chatbot, Conversation, ModelNotFound
+    from .chatbot import Chatbot, Conversation
+    from .engines import ModelNotFound
 
     transformers.utils.logging.disable_progress_bar()
     if settings.seed is not None:
         transformers.set_seed(settings.seed)
     try:
-        chatbot = Chatbot.from_pretrained(settings.model, revision=settings.revision, device=settings.device)
+        chatbot = Chatbot.from_pretrained(
+            settings.model, engine=settings.engine, revision=settings.revision, device=settings.device
+        )
     except ModelNotFound as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers
 
-from chatformer.chat.chatbot import Chatbot, Conversation, ModelNotFound, PieceStreamer
+from chatformer.chat.chatbot import Chatbot, Conversation, Pieces
+from chatformer.chat.engines import ModelNotFound
 from chatformer.chat.settings import ReplySettings
 from chatformer.chat.terminal import main
 from chatformer.conversation import encode_conversation
@@ -31,7 +32,7 @@ def chatbot(trained):
 def heard(chatbot):
     """Return the list of the sources that the model gets to read, in ids."""
     sources = []
-    hook = chatbot.model.get_encoder().register_forward_pre_hook(
+    hook = chatbot.engine.model.get_encoder().register_forward_pre_hook(
         lambda _, args, named: sources.append((args[0] if args else named["input_ids"])[0].tolist()), with_kwargs=True
     )
     yield sources
@@ -46,7 +47,7 @@ def test_a_reply_is_that_of_the_stock_generate_whole_and_in_pieces(chatbot, text
     assert "".join(pieces) == reply == chatbot.reply(messages, GREEDY)
 
     ids = encode_conversation(chatbot.tokenizer, messages, 40)
-    generated = chatbot.model.generate(torch.tensor([ids]), do_sample=False)
+    generated = chatbot.engine.model.generate(torch.tensor([ids]), do_sample=False)
     assert chatbot.tokenizer.decode(generated[0], skip_special_tokens=True) == reply
 
 
@@ -70,18 +71,16 @@ def test_whatever_tokens_are_drawn_the_pieces_are_the_text(tokenizer):
     drawn = [[chance.randrange(len(tokenizer)) for _ in range(20)] for _ in range(500)]
     for ids in [spelt, *drawn]:
         pieces = []
-        streamer = PieceStreamer(tokenizer, pieces.append)
-        streamer.put(torch.tensor([tokenizer.bos_token_id]))
-        for token in ids:
-            streamer.put(torch.tensor([token]))
-        streamer.end()
+        told = Pieces(tokenizer, pieces.append)
+        for token in [tokenizer.bos_token_id, *ids]:
+            told.add(token)
+        told.tell(tokenizer.decode(ids, skip_special_tokens=True))
         assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
         assert all(pieces)
     pieces = []
-    streamer = PieceStreamer(tokenizer, pieces.append)
+    told = Pieces(tokenizer, pieces.append)
     for token in spelt:
-        streamer.put(torch.tensor([token]))
-    streamer.end()
+        told.add(token)
     assert len(pieces) > 3 and not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
@@ -236,3 +235,22 @@ def test_a_conversation_in_a_terminal(terminal, chatbot):
 
     terminal.type("/quit")
     assert terminal.process.wait(timeout=60) == 0
+
+
+def test_ctranslate2_gives_the_same_replies_token_by_token(chatbot, trained, tmp_path):
+    pytest.importorskip("ctranslate2")
+    from chatformer.cli.export import main as export
+
+    folder = tmp_path / "ctranslate2"
+    assert export([str(trained), "--to", "ctranslate2", "--output-dir", str(folder)]) == 0
+    other = Chatbot.from_pretrained(str(folder), engine="ctranslate2", device="cpu")
+    for text in ("따라 해 1 2", "따라 해 7 3", "again!"):
+        messages = [{"role": "user", "content": text}]
+        pieces = []
+        reply = other.reply(messages, GREEDY, pieces.append)
+        assert reply == "".join(pieces) == chatbot.reply(messages, GREEDY)
+        assert len(pieces) > 1
+    assert other.reply(messages, ReplySettings(num_beams=3)) == chatbot.reply(messages, ReplySettings(num_beams=3))
+    for name, engine in ((trained, "ctranslate2"), (folder, "transformers")):
+        with pytest.raises(ModelNotFound, match="CTranslate2"):
+            Chatbot.from_pretrained(str(name), engine=engine)
