@@ -43,7 +43,7 @@ class PeerSettings:
     """Of the split and of all that is random."""
 
 
-def peer(settings: PeerSettings) -> None:
+def peer(settings: tyro.conf.OmitArgPrefixes[PeerSettings]) -> None:
     torch.manual_seed(settings.seed)
     settings.output_dir.mkdir(parents=True)
     training, validation = split_conversations(

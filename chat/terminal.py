@@ -47,10 +47,14 @@ def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
 
 
 def answer_lines(conversation: "Conversation", settings: ReplySettings) -> int:
-    """Answer each line of standard input with one line of standard output."""
-    for line in sys.stdin:
-        if line.strip():
-            print(" ".join(conversation.say(line, settings).split()), flush=True)
+    """Answer each line of standard input with one line of standard output; a blank one with a blank one."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            print(f"error: line {number} of standard input is not UTF-8, which it must be.", file=sys.stderr)
+            return 2
+        print(" ".join(conversation.say(text, settings).split()) if text.strip() else "", flush=True)
     return 0
 
 

@@ -136,9 +136,10 @@ def _padded(sequences: Sequence[np.ndarray], padding: int) -> torch.Tensor:
 def padding_share(exchanges: EncodedExchanges, steps: Sequence[np.ndarray], num_parts: int) -> float:
     """Return the share of padding in the batches of an epoch, 0 to 1."""
     real = padded = 0
+    sources, targets = exchanges.source_lengths, exchanges.target_lengths
     for step in steps:
         for part in split_step(step, num_parts):
-            for lengths in (exchanges.source_lengths[part], exchanges.target_lengths[part]):
+            for lengths in (sources[part], targets[part]):
                 if len(part):
                     real += int(lengths.sum())
                     padded += int(lengths.max()) * len(part)

@@ -1,5 +1,6 @@
 """What a run leaves on disk: the published model, the checkpoint to resume from, the log, the record, the curves."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ LOG_FILE = "training_log.jsonl"
 RECORD_FILE = "training_record.json"
 CURVES_FILE = "training_curves.png"
 CHECKPOINT_FOLDER = "checkpoint-last"
+BAD_ROWS_FILES = ("bad_rows.jsonl", "bad_validation_rows.jsonl")
 
 
 class RunFolder:
@@ -44,14 +46,28 @@ class RunFolder:
                     f"--output-dir {folder.path} is not empty. Choose another folder, go on with --resume, "
                     "or begin an earlier run anew with --overwrite-output-dir."
                 )
-            if accelerator.is_main_process:
-                shutil.rmtree(folder.path)
+        # Nobody may look before everyone has, or one process would find what another has just written.
         accelerator.wait_for_everyone()
         folder.path.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def begin(self, settings: TrainingSettings, overview: dict[str, Any], data: dict[str, Any], tokenizer: Any) -> None:
-        """Write down what is about to run."""
+    def begin(
+        self,
+        settings: TrainingSettings,
+        overview: dict[str, Any],
+        data: dict[str, Any],
+        tokenizer: Any,
+        steps_done: int,
+    ) -> None:
+        """Write down what is about to run, in the place of an earlier run or of what it did after its checkpoint."""
+        if settings.run.resume:
+            self._cut_log(steps_done)
+        elif settings.run.overwrite_output_dir:
+            for entry in self.path.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                elif entry.name not in BAD_ROWS_FILES:
+                    entry.unlink()
         self._write(SETTINGS_FILE, yaml.safe_dump(recipe_of(settings), allow_unicode=True, sort_keys=False))
         self.record: dict[str, Any] = {"data": data, "overview": overview, "environment": environment()}
         self._write(RECORD_FILE, json.dumps(self.record, ensure_ascii=False, indent=2))
@@ -61,6 +77,16 @@ class RunFolder:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.path)
+
+    def _cut_log(self, steps_done: int) -> None:
+        log = self.path / LOG_FILE
+        kept = []
+        for line in log.read_text("utf-8").splitlines() if log.is_file() else []:
+            # The last line of a killed run may be torn.
+            with contextlib.suppress(json.JSONDecodeError):
+                if json.loads(line)["step"] <= steps_done:
+                    kept.append(line + "\n")
+        self._write(LOG_FILE, "".join(kept))
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to the log."""
@@ -101,7 +127,8 @@ class RunFolder:
         """Draw the curves, complete the record, and say what was written and what comes next."""
         from rich.console import Console
 
-        console = Console(soft_wrap=True, highlight=False)
+        # Beside the progress bar: standard output is for what a command is asked for.
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
         self.record |= {
             "finished": progress.step == num_steps,
             "steps_taken": progress.step,

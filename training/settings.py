@@ -241,35 +241,52 @@ def recipe_names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
-def read_recipe(recipe: str) -> TrainingSettings:
+def read_recipe(recipe: str, *, based_on_it: tuple[str, ...] = ()) -> TrainingSettings:
     """
     Return the settings of a recipe, by name or by path of a YAML file.
 
-    A recipe that names another one under `recipe` changes only what it says itself.
+    A recipe that names another one under `recipe`, its file beside its own, changes only what it says itself.
+    `based_on_it` are the recipes that led here, and cannot be its base in turn.
     """
-    if recipe.endswith((".yaml", ".yml")):
-        path = Path(recipe)
-        if not path.is_file():
-            raise SettingsError(f"There is no recipe file {recipe}.")
-        text = path.read_text("utf-8")
-    elif recipe in recipe_names():
-        text = resources.files("chatformer.training").joinpath(f"recipes/{recipe}.yaml").read_text("utf-8")
-    else:
-        nearest = difflib.get_close_matches(recipe, recipe_names(), n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise SettingsError(
-            f"There is no recipe {recipe!r}; the recipes are {', '.join(recipe_names())}, or the path of a .yaml file."
-            f"{hint}"
-        )
     where = f"recipe {recipe}"
+    if recipe in based_on_it:
+        raise SettingsError(f"{where} is based on itself: {' -> '.join([*based_on_it, recipe])}.")
+    text = _recipe_text(recipe)
     try:
         stated = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SettingsError(f"{where} is not valid YAML: {error}") from error
-    if not isinstance(stated, dict):
+    if not isinstance(stated, dict) or not all(isinstance(name, str) for name in stated):
         raise SettingsError(f"{where} must be a list of settings such as `size: small`.")
-    base = read_recipe(stated["recipe"]) if stated.get("recipe") else TrainingSettings()
+    base_name = stated.get("recipe")
+    if base_name is None:
+        base = TrainingSettings()
+    elif not isinstance(base_name, str):
+        raise SettingsError(f"{where}: recipe must be the name or the file of another recipe, but it is {base_name!r}.")
+    else:
+        if _is_file_name(base_name):
+            base_name = str(Path(recipe).parent / base_name)
+        base = read_recipe(base_name, based_on_it=(*based_on_it, recipe))
     return base.changed({**stated, "recipe": recipe}, where=where)
+
+
+def _is_file_name(recipe: str) -> bool:
+    return recipe.endswith((".yaml", ".yml"))
+
+
+def _recipe_text(recipe: str) -> str:
+    if _is_file_name(recipe):
+        path = Path(recipe)
+        if not path.is_file():
+            raise SettingsError(f"There is no recipe file {recipe}.")
+        return path.read_text("utf-8")
+    if recipe in recipe_names():
+        return resources.files("chatformer.training").joinpath(f"recipes/{recipe}.yaml").read_text("utf-8")
+    nearest = difflib.get_close_matches(recipe, recipe_names(), n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise SettingsError(
+        f"There is no recipe {recipe!r}; the recipes are {', '.join(recipe_names())}, or the path of a .yaml file.{hint}"
+    )
 
 
 def parse_settings(arguments: Sequence[str], *, program: str) -> TrainingSettings:

@@ -1,6 +1,7 @@
 """The tokenizer: byte-pair encoding learnt from the training conversations, kept in the stock fast class."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from importlib import resources
 
@@ -35,12 +36,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.normalizer = normalizers.Prepend(" ")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    texts = list(texts)
+    # Writing systems with many thousands of characters must leave room for merges. Chosen here, as the trainer would
+    # break ties between equally rare characters by chance.
+    counts = Counter(" ")
+    for text in texts:
+        counts.update(text)
+    most_frequent = sorted(counts, key=lambda character: (-counts[character], character))
+    alphabet = most_frequent[: (vocab_size - num_reserved) // 2]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - NUM_BYTES,
         min_frequency=2,
         special_tokens=list(CONTROL_TOKENS),
-        # Writing systems with many thousands of characters must leave room for merges.
-        limit_alphabet=(vocab_size - num_reserved) // 2,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

@@ -29,7 +29,7 @@ from chatformer import ChatformerForConditionalGeneration, sized_config
 from .batches import EncodedExchanges, collate, encode_exchanges, padding_share, plan_epoch, split_step
 from .conversations import DataError, load_conversations, split_conversations
 from .evaluation import Evaluation, evaluate
-from .records import RunFolder, describe_data
+from .records import BAD_ROWS_FILES, RunFolder, describe_data
 from .schedules import make_scheduler
 from .settings import ModelSettings, OptimizationSettings, SettingsError, TrainingSettings, parse_settings
 from .tokenizer import train_tokenizer
@@ -147,7 +147,8 @@ def train(settings: TrainingSettings) -> int:
     if run.resume:
         folder.load_checkpoint(accelerator)
     if accelerator.is_main_process:
-        folder.begin(settings, overview, describe_data(training, validation, settings), tokenizer)
+        data = describe_data(training, validation, settings)
+        folder.begin(settings, overview, data, tokenizer, steps_done=progress.step)
 
     def step_once(step: int) -> dict[str, float]:
         """Take one optimizer step; return its figures."""
@@ -267,11 +268,11 @@ def conversations_of(settings: TrainingSettings, folder: "RunFolder | None") -> 
         return folder.path / name if folder is not None and data.skip_bad_rows else None
 
     conversations = load_conversations(
-        paths_of(data.data), sha256=data.data_sha256, skip_bad_rows=bad_rows("bad_rows.jsonl"), **common
+        paths_of(data.data), sha256=data.data_sha256, skip_bad_rows=bad_rows(BAD_ROWS_FILES[0]), **common
     )
     if data.validation_data:
         return conversations, load_conversations(
-            paths_of(data.validation_data), skip_bad_rows=bad_rows("bad_validation_rows.jsonl"), **common
+            paths_of(data.validation_data), skip_bad_rows=bad_rows(BAD_ROWS_FILES[1]), **common
         )
     return split_conversations(
         conversations, validation_fraction=data.validation_fraction, seed=settings.optimization.seed
