@@ -14,6 +14,9 @@ from .conversations import exchanges
 IGNORED = -100
 """A label that has no loss."""
 
+ROWS_OF_A_BATCH = 8
+"""The number of exchanges in a batch is a multiple of this, but for the last."""
+
 
 @dataclass(frozen=True)
 class EncodedExchanges:
@@ -99,6 +102,8 @@ def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epo
     # The same number of steps in every epoch, as the sorted lengths are the same.
     num_steps = max(1, round(tokens[-1] / tokens_per_step))
     ends = np.searchsorted(tokens, np.linspace(0, tokens[-1], num_steps + 1)[1:-1])
+    # Batches of a few sizes only: hardware has, or compiles, its kernels by shape.
+    ends = (ends + ROWS_OF_A_BATCH // 2) // ROWS_OF_A_BATCH * ROWS_OF_A_BATCH
     steps = [step for step in np.split(order, ends) if len(step)]
     return [steps[index] for index in generator.permutation(len(steps))]
 
