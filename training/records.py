@@ -40,16 +40,19 @@ class RunFolder:
         if settings.run.resume:
             if not checkpoint.is_dir():
                 raise SettingsError(f"There is nothing to resume: {folder.path} has no {CHECKPOINT_FOLDER}.")
-        elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            if not settings.run.overwrite_output_dir or not (folder.path / SETTINGS_FILE).is_file():
-                raise SettingsError(
-                    f"--output-dir {folder.path} is not empty. Choose another folder, go on with --resume, "
-                    "or begin an earlier run anew with --overwrite-output-dir."
-                )
+        elif folder.is_taken() and not (settings.run.overwrite_output_dir and (folder.path / SETTINGS_FILE).is_file()):
+            raise SettingsError(
+                f"--output-dir {folder.path} is not empty. Choose another folder, go on with --resume, "
+                "or begin an earlier run anew with --overwrite-output-dir."
+            )
         # Nobody may look before everyone has, or one process would find what another has just written.
         accelerator.wait_for_everyone()
         folder.path.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def is_taken(self) -> bool:
+        """Return whether something stands where the folder is to be."""
+        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
 
     def begin(
         self,

@@ -284,9 +284,8 @@ def _recipe_text(recipe: str) -> str:
         return resources.files("chatformer.training").joinpath(f"recipes/{recipe}.yaml").read_text("utf-8")
     nearest = difflib.get_close_matches(recipe, recipe_names(), n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise SettingsError(
-        f"There is no recipe {recipe!r}; the recipes are {', '.join(recipe_names())}, or the path of a .yaml file.{hint}"
-    )
+    names = ", ".join(recipe_names())
+    raise SettingsError(f"There is no recipe {recipe!r}; the recipes are {names}, or the path of a .yaml file.{hint}")
 
 
 def parse_settings(arguments: Sequence[str], *, program: str) -> TrainingSettings:

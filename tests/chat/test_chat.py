@@ -81,6 +81,7 @@ def test_whatever_tokens_are_drawn_the_pieces_are_the_text(tokenizer):
     told = Pieces(tokenizer, pieces.append)
     for token in spelt:
         told.add(token)
+    told.tell(tokenizer.decode(spelt))
     assert len(pieces) > 3 and not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 

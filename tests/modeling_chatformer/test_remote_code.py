@@ -46,7 +46,7 @@ model.eval()
 after = model(**ids, labels=ids["input_ids"]).loss.item()
 model.save_pretrained(again)
 tokenizer.save_pretrained(again)
-print("RESULT", json.dumps({
+print(); print("RESULT", json.dumps({
     "logits": logits.flatten()[:50].tolist(), "replies": replies, "after": after,
     "model": type(model).__module__, "headless": type(headless).__name__, "config": type(config).__name__,
 }))

@@ -8,6 +8,7 @@ from chatformer import ChatformerForConditionalGeneration, sized_config
 from chatformer.conversation import encode_conversation
 from chatformer.training.batches import (
     IGNORED,
+    ROWS_OF_A_BATCH,
     EncodedExchanges,
     collate,
     encode_exchanges,
@@ -80,12 +81,13 @@ def test_a_step_has_about_as_many_tokens_as_it_should(realistic, tokens_per_step
     lengths = realistic.source_lengths + realistic.target_lengths
     tokens = [lengths[step].sum() for step in plan_epoch(realistic, tokens_per_step, seed=0, epoch=0)]
     assert np.mean(tokens) == pytest.approx(tokens_per_step, rel=0.05)
-    assert max(abs(np.array(tokens) - np.mean(tokens))) <= lengths.max()
+    # Steps are cut between exchanges, and have a multiple of eight of them.
+    assert max(abs(np.array(tokens) - np.mean(tokens))) <= ROWS_OF_A_BATCH * lengths.max()
 
 
 def test_little_of_a_batch_is_padding(realistic):
-    steps = plan_epoch(realistic, 2000, seed=0, epoch=0)
-    assert padding_share(realistic, steps, num_parts=1) < 0.15
+    steps = plan_epoch(realistic, 1000, seed=0, epoch=0)
+    assert padding_share(realistic, steps, num_parts=1) < 0.1
     assert padding_share(realistic, steps, num_parts=4) < 0.05
     at_random = np.array_split(np.random.default_rng(0).permutation(len(realistic)), len(steps))
     assert padding_share(realistic, at_random, num_parts=1) > 0.5

@@ -111,9 +111,9 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(flags, t
     log = halves / "training_log.jsonl"
     until(lambda: process.poll() is not None or (log.exists() and log.read_text("utf-8").count("\n") > 40))
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert f"chatformer train --output-dir {halves} --resume" in output
+    assert f"chatformer train --output-dir {halves} --resume" in errors
     stopped_at = record_of(halves)["steps_taken"]
     assert 30 < stopped_at < 150
     assert not record_of(halves)["finished"]
@@ -127,7 +127,8 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(flags, t
 
 
 def test_a_run_that_is_made_longer_equals_one_that_was_long_from_the_start(flags, train, tmp_path):
-    plan = {"ema_decay": 0.9, "lr_scheduler_type": "noam", "learning_rate": 2}
+    # Both are evaluated at the same steps, of which the best is published.
+    plan = {"ema_decay": 0.9, "lr_scheduler_type": "noam", "learning_rate": 2, "eval_steps": 15}
     long, longer = tmp_path / "long", tmp_path / "longer"
     assert train(flags(long, max_steps=30, **plan)) == 0
     assert train(flags(longer, max_steps=15, **plan)) == 0
