@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class ChatformerPreTrainedModel(PreTrainedModel):
     """What every Chatformer shares: its configuration, its first weights, and what transformers may do with it."""
 
+    config: ChatformerConfig
     config_class = ChatformerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True

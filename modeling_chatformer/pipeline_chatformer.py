@@ -15,10 +15,10 @@ class Seq2SeqChatPipeline(Pipeline):
     Further keywords, such as `num_beams` or `temperature`, go to `generate()`.
     """
 
-    _load_tokenizer = True
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
+    _load_tokenizer = True  # type: ignore[assignment]
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
 
     def __call__(self, conversation, **kwargs):
         if isinstance(conversation, tuple):
