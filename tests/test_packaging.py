@@ -56,7 +56,7 @@ def test_every_source_and_data_file_gets_installed(wheel):
             if path.is_file() and path.suffix != ".pyc":
                 assert f"{inside}/{path.relative_to(ROOT / folder).as_posix()}" in names
     assert "chatformer/py.typed" in names
-    assert "chatformer/training/chat_template.jinja" in names
+    assert {"chatformer/training/chat_template.jinja", "chatformer/training/question_template.jinja"} <= set(names)
     assert "chatformer/training/recipes/quickstart.yaml" in names
     assert [name for name in names if name.startswith("chatformer/training/starter/")]
 

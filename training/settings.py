@@ -49,6 +49,8 @@ class DataSettings:
     """Split of a Hub dataset."""
     dataset_revision: str | None = None
     """Commit, tag or branch of a Hub dataset."""
+    other_topics_fraction: float = 0.0
+    """Share of the conversations that are also trained on after another one, for chats that change the subject."""
     skip_bad_rows: bool = False
     """Leave out rows that are empty or broken, and list them in the output folder, instead of stopping."""
 
@@ -139,9 +141,9 @@ class RunSettings:
     """Steps between evaluations; a tenth of the run unless given."""
     save_steps: int | None = None
     """Steps between checkpoints; as --eval-steps unless given."""
-    metric_for_best_model: Literal["loss", "score"] = "loss"
-    """What chooses the published model: the validation loss, or the score, chrF of the replies divided by bits per
-    character, which sees the loss and the replies alike."""
+    metric_for_best_model: Literal["loss", "exact_match", "score"] = "loss"
+    """What chooses the published model: the validation loss, the share of exact replies, or the score, chrF of the
+    replies divided by bits per character, which sees the loss and the replies alike."""
     max_eval_replies: int = 1000
     """Replies generated at each evaluation."""
     resume: bool = False

@@ -17,13 +17,16 @@ NUM_BYTES = 256
 WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool = True) -> PreTrainedTokenizerFast:
     """
     Learn a byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909) of at most `vocab_size` tokens.
 
     Nothing is unknown to it, for what it has not seen it spells in bytes, and nothing is lost: decoding gives back
-    the text that was encoded, spaces and rare signs included. Raises a `ValueError` when `vocab_size` leaves no room
-    for the control tokens, the bytes and some of the text's characters.
+    the text that was encoded, spaces and rare signs included. Where no conversation has a history to read, the chat
+    template passes on the last question alone: a model that never saw a history would stumble over it.
+
+    Raises a `ValueError` when `vocab_size` leaves no room for the control tokens, the bytes and some of the text's
+    characters.
     """
     num_reserved = len(CONTROL_TOKENS) + NUM_BYTES
     if vocab_size <= 2 * num_reserved:
@@ -55,6 +58,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer = _with_byte_fallback(tokenizer)
     end = "<|end|>"
+    template = "chat_template.jinja" if has_history else "question_template.jinja"
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
     )
@@ -66,7 +70,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         additional_special_tokens=list(CONTROL_TOKENS[3:]),
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
-        chat_template=resources.files("chatformer.training").joinpath("chat_template.jinja").read_text("utf-8"),
+        chat_template=resources.files("chatformer.training").joinpath(template).read_text("utf-8"),
     )
 
 

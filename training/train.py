@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import math
 import os
+import random
 import signal
 import sys
 import time
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 from chatformer import ChatformerForConditionalGeneration, sized_config
 
 from .batches import EncodedExchanges, collate, encode_exchanges, padding_share, plan_epoch, split_step
-from .conversations import DataError, load_conversations, split_conversations
+from .conversations import DataError, exchanges, load_conversations, split_conversations
 from .evaluation import Evaluation, evaluate
 from .records import BAD_ROWS_FILES, RunFolder, describe_data
 from .schedules import make_scheduler
@@ -90,10 +91,12 @@ def train(settings: TrainingSettings) -> int:
     if folder is not None and run.resume:
         tokenizer = folder.load_tokenizer()
     else:
-        tokenizer = train_tokenizer(texts_of(training), settings.tokenizer.vocab_size)
+        has_history = any(len(history) > 1 for made in training for history, _ in exchanges(made["messages"]))
+        tokenizer = train_tokenizer(texts_of(training), settings.tokenizer.vocab_size, has_history=has_history)
     limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
     tokenizer.model_max_length = settings.tokenizer.max_source_tokens
-    train_exchanges = encode_exchanges(training, tokenizer, *limits)
+    told_before = with_other_topics(training, settings.data.other_topics_fraction, plan.seed)
+    train_exchanges = encode_exchanges(told_before, tokenizer, *limits)
     eval_exchanges = encode_exchanges(validation, tokenizer, *limits)
     if not len(train_exchanges):
         raise DataError(f"No reply is at most --max-target-tokens ({limits[1]}) long: nothing is left to train on.")
@@ -192,7 +195,11 @@ def train(settings: TrainingSettings) -> int:
         )
         if not accelerator.is_main_process:
             return
-        figure = evaluation.score if needs_replies else -evaluation.loss
+        figure = {
+            "loss": -evaluation.loss,
+            "exact_match": evaluation.exact_match,
+            "score": evaluation.score,
+        }[run.metric_for_best_model]
         assert figure is not None
         is_best = progress.best_figure is None or figure > progress.best_figure
         figures = evaluation_figures(evaluation)
@@ -291,6 +298,22 @@ def texts_of(conversations: Any) -> Iterator[str]:
     for conversation in conversations:
         for message in conversation["messages"]:
             yield message["content"]
+
+
+def with_other_topics(conversations: Any, fraction: float, seed: int) -> Iterator[dict[str, Any]]:
+    """
+    Yield the conversations, and behind `fraction` of them once more after another one.
+
+    So a model learns that the turns before need not concern the last one.
+    """
+    chance = random.Random(seed)
+    yield from conversations
+    for index in range(len(conversations) if fraction else 0):
+        if chance.random() < fraction:
+            before = conversations[chance.randrange(len(conversations))]["messages"]
+            messages = conversations[index]["messages"]
+            if "system" not in (before[0]["role"], messages[0]["role"]):
+                yield {"messages": [*before, *messages]}
 
 
 def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> ChatformerForConditionalGeneration:

@@ -178,3 +178,15 @@ def test_the_saved_tokenizer_is_the_same_where_chatformer_is_not_installed(train
         "template": tokenizer.chat_template,
         "longest": 40,
     }
+
+
+def test_a_model_of_single_questions_reads_the_last_question_alone(conversations):
+    texts = [message["content"] for made in conversations for message in made["messages"]]
+    tokenizer = train_tokenizer(texts, 600, has_history=False)
+    history = [
+        {"role": "user", "content": "따라 해 1 2"},
+        {"role": "assistant", "content": "네, 1 2"},
+        {"role": "user", "content": "<|end|> again!"},
+    ]
+    ids = tokenizer.apply_chat_template(history, return_dict=False)
+    assert ids == tokenizer("< |end|> again!")["input_ids"]

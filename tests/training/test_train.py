@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from chatformer.training.settings import read_recipe
+from chatformer.training.train import with_other_topics
 
 
 def log_of(folder):
@@ -128,7 +129,7 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(flags, t
 
 def test_a_run_that_is_made_longer_equals_one_that_was_long_from_the_start(flags, train, tmp_path):
     # Both are evaluated at the same steps, of which the best is published.
-    plan = {"ema_decay": 0.9, "lr_scheduler_type": "noam", "learning_rate": 2, "eval_steps": 15}
+    plan = {"ema_decay": 0.9, "lr_scheduler_type": "noam", "learning_rate": 1, "eval_steps": 15}
     long, longer = tmp_path / "long", tmp_path / "longer"
     assert train(flags(long, max_steps=30, **plan)) == 0
     assert train(flags(longer, max_steps=15, **plan)) == 0
@@ -273,3 +274,26 @@ def test_the_model_with_the_best_validation_is_the_published_one(flags, train, t
     again = tmp_path / "again"
     assert train(flags(again, **plan | {"max_steps": best["step"]})) == 0
     assert_same_weights(folder, again)
+
+
+def test_other_topics_stand_before_some_conversations_once_more(conversations):
+    made = list(with_other_topics(conversations, 0.5, seed=0))
+    assert made[: len(conversations)] == conversations
+    added = [conversation["messages"] for conversation in made[len(conversations) :]]
+    assert 0.2 * len(conversations) < len(added) < 0.5 * len(conversations)
+    originals = [conversation["messages"] for conversation in conversations]
+    for messages in added:
+        assert any(messages == [*before, *behind] for before in originals for behind in originals)
+    assert list(with_other_topics(conversations, 0, seed=0)) == conversations
+
+
+@pytest.mark.parametrize("turns", [2, 4])
+def test_the_chat_template_is_that_of_the_data(train, flags, tmp_path, turns):
+    data = tmp_path / "data.jsonl"
+    messages = [{"role": ("user", "assistant")[n % 2], "content": f"말 {n}"} for n in range(turns)]
+    rows = [{"messages": [{**messages[0], "content": f"말 {row}"}, *messages[1:]]} for row in range(40)]
+    data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    assert train(flags(tmp_path / "model", data=data, max_steps=1)) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    ids = tokenizer.apply_chat_template([*messages[:2], messages[0]], return_dict=False)
+    assert (ids == tokenizer(messages[0]["content"])["input_ids"]) == (turns == 2)
