@@ -129,7 +129,7 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(flags, t
 
 def test_a_run_that_is_made_longer_equals_one_that_was_long_from_the_start(flags, train, tmp_path):
     # Both are evaluated at the same steps, of which the best is published.
-    plan = {"ema_decay": 0.9, "lr_scheduler_type": "noam", "learning_rate": 1, "eval_steps": 15}
+    plan = {"ema_decay": 0.9, "lr_scheduler_type": "noam", "learning_rate": 0.1, "eval_steps": 15}
     long, longer = tmp_path / "long", tmp_path / "longer"
     assert train(flags(long, max_steps=30, **plan)) == 0
     assert train(flags(longer, max_steps=15, **plan)) == 0
