@@ -43,7 +43,7 @@ def import_marian(settings: ImportSettings) -> None:
     model = from_marian(marian)
     if marian.config.scale_embedding:
         # Otherwise the weights were multiplied, and half precision would round them once more.
-        model.to(marian.dtype)  # type: ignore[arg-type]
+        model.to(marian.config.dtype)  # type: ignore[arg-type]
     vocab_size = model.config.vocab_size
     with whole_or_nothing(settings.output_dir) as folder:
         model.save_pretrained(folder)
