@@ -208,9 +208,9 @@ def train(settings: TrainingSettings) -> int:
             folder.publish(published, tokenizer)
         samples = sample_replies(eval_exchanges, replies, turn=progress.step // eval_steps)
         folder.log({"step": progress.step, "seconds": round(progress.seconds, 1), **figures, "samples": samples})
-        bar.write(evaluation_line(progress.step, evaluation, is_best))
+        bar.write(evaluation_line(progress.step, evaluation, is_best), file=sys.stderr)
         for sample in samples:
-            bar.write(f"    {shortened(sample['source'])} → {shortened(sample['reply'])}")
+            bar.write(f"    {shortened(sample['source'])} → {shortened(sample['reply'])}", file=sys.stderr)
 
     interrupted = StopRequest()
     bar = tqdm(
