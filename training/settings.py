@@ -192,6 +192,9 @@ class TrainingSettings:
                 nearest = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean {nearest[0]!r}?" if nearest else " `chatformer train --help` lists them."
                 raise SettingsError(f"{where}: there is no setting {name!r}.{hint}")
+        if "data" in changes:
+            # A checksum is of the data that it was stated with.
+            changes = {"data_sha256": None, **changes}
         sections: dict[str, Any] = {"recipe": changes.get("recipe", self.recipe)}
         for section_name, section in self._sections().items():
             types = typing.get_type_hints(type(section))
@@ -304,6 +307,9 @@ def parse_settings(arguments: Sequence[str], *, program: str) -> TrainingSetting
         begun_with = Path(output_dir) / SETTINGS_FILE
         if begun_with.is_file():
             default = read_recipe(str(begun_with))
+    if (data := _value_of("--data", arguments)) is not None:
+        # The flag says it once more; here the recipe's checksum goes with its data.
+        default = default.changed({"data": data}, where="--data")
     return tyro.cli(TrainingSettings, args=list(arguments), default=default, prog=program)
 
 

@@ -159,3 +159,13 @@ def test_settings_cannot_be_changed_by_accident():
 def test_flags_are_read_without_the_seconds_that_torch_takes_to_load():
     code = "import sys, chatformer.training.settings; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_checksum_goes_with_the_data_that_it_was_stated_with(tmp_path):
+    assert read_recipe("korean").data.data_sha256 is not None
+    other = parse_settings(["--recipe", "korean", "--data", "FAQ.csv"], program="train").data
+    assert (other.data, other.data_sha256) == (("FAQ.csv",), None)
+    (tmp_path / "faq.yaml").write_text("recipe: korean\ndata: FAQ.csv\n", "utf-8")
+    assert read_recipe(str(tmp_path / "faq.yaml")).data.data_sha256 is None
+    stated = parse_settings(["--recipe", "korean", "--data", "FAQ.csv", "--data-sha256", "0" * 64], program="train")
+    assert stated.data.data_sha256 == "0" * 64
