@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,11 @@ class EncodedExchanges:
     def __len__(self) -> int:
         return len(self.source_ends)
 
-    @property
+    @cached_property
     def source_lengths(self) -> np.ndarray:
         return np.diff(self.source_ends, prepend=0)
 
-    @property
+    @cached_property
     def target_lengths(self) -> np.ndarray:
         return np.diff(self.target_ends, prepend=0)
 
