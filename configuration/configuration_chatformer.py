@@ -52,6 +52,7 @@ class ChatformerConfig(PretrainedConfig):
         "hidden_size": "d_model",
         "num_attention_heads": "num_heads",
         "num_hidden_layers": "encoder_layers",
+        "layer_norm_epsilon": "layer_norm_eps",
     }
 
     vocab_size: int = 37000
