@@ -21,12 +21,14 @@ import torch
 import tyro
 from transformers import MarianConfig, MarianMTModel
 
-from chatformer.training.batches import collate, encode_exchanges
+from chatformer.training.batches import collate
 from chatformer.training.conversations import load_conversations, split_conversations
+from chatformer.training.encoding import encode_exchanges
 from chatformer.training.evaluation import evaluate
+from chatformer.training.preparation import texts_of
 from chatformer.training.schedules import make_scheduler
 from chatformer.training.tokenizer import train_tokenizer
-from chatformer.training.train import evaluation_figures, evaluation_line, texts_of
+from chatformer.training.train import evaluation_figures, evaluation_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,6 @@ def peer(settings: tyro.conf.OmitArgPrefixes[PeerSettings]) -> None:
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1.0, betas=(0.9, 0.98), eps=1e-9)
     scheduler = make_scheduler("noam", optimizer, d_model=256, warmup_steps=4000, num_steps=0)
-    scorer = PlainLoss(model)
     seconds, step = 0.0, 0
     for epoch in range(settings.num_train_epochs):
         model.train()
@@ -91,30 +92,10 @@ def peer(settings: tyro.conf.OmitArgPrefixes[PeerSettings]) -> None:
             optimizer.zero_grad()
             step += 1
         seconds += time.perf_counter() - began
-        evaluation, _ = evaluate(scorer, tokenizer, eval_exchanges, max_replies=1000, with_chrf=True)
+        evaluation, _ = evaluate(model, tokenizer, eval_exchanges, max_replies=1000)
         with (settings.output_dir / "training_log.jsonl").open("a") as log:
             log.write(json.dumps({"step": step, "seconds": seconds, **evaluation_figures(evaluation)}) + "\n")
         print(f"{seconds:.0f} s, {evaluation_line(step, evaluation, is_best=False)}", flush=True)
-
-
-class PlainLoss:
-    """Marian with the summed loss that the evaluation asks for, which it does not offer itself."""
-
-    def __init__(self, model: MarianMTModel):
-        self.model = model
-
-    def __getattr__(self, name: str):
-        return getattr(self.model, name)
-
-    def __call__(self, labels: torch.Tensor, num_items_in_batch: int, **batch: torch.Tensor):
-        output = self.model(labels=labels, **batch)
-        output.loss = (
-            torch.nn.functional.cross_entropy(
-                output.logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
-            )
-            / num_items_in_batch
-        )
-        return output
 
 
 def table(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:

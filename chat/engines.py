@@ -90,8 +90,11 @@ class CTranslate2Engine:
                 f"{folder} is not a CTranslate2 model. Write one with "
                 f"`chatformer export {folder} --to ctranslate2 --output-dir DIR` and give that folder."
             )
+        kind, _, index = (device or "auto").partition(":")
         # At these sizes CTranslate2 is fastest with one thread.
-        self.translator = ctranslate2.Translator(str(folder), device=device or "auto", intra_threads=1)
+        self.translator = ctranslate2.Translator(
+            str(folder), device=kind, device_index=int(index or 0), intra_threads=1
+        )
         self.tokens = json.loads((folder / "shared_vocabulary.json").read_text("utf-8"))
         self.rows = {token: row for row, token in enumerate(self.tokens)}
         self.max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens
@@ -115,3 +118,30 @@ class CTranslate2Engine:
             **options,
         )[0]
         return [self.rows[token] for token in result.hypotheses[0]]
+
+    def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[float]:
+        """Return the negative log-likelihood, in nats, of each target behind its source; targets end with the end."""
+        # The end is put there once more behind what is given.
+        without_end = [target[:-1] for target in targets]
+        results = self.translator.score_batch(
+            self._in_tokens(sources), self._in_tokens(without_end), max_input_length=0
+        )
+        return [-sum(result.log_probs) for result in results]
+
+    def reply(
+        self, sources: Sequence[Sequence[int]], *, num_beams: int, length_penalty: float, max_new_tokens: int
+    ) -> list[list[int]]:
+        """Return the ids of the reply to each source."""
+        results = self.translator.translate_batch(
+            self._in_tokens(sources),
+            beam_size=num_beams,
+            length_penalty=length_penalty,
+            max_decoding_length=max_new_tokens,
+            min_decoding_length=0,
+            max_input_length=0,
+            return_end_token=True,
+        )
+        return [[self.rows[token] for token in result.hypotheses[0]] for result in results]
+
+    def _in_tokens(self, sequences: Sequence[Sequence[int]]) -> list[list[str]]:
+        return [[self.tokens[row] for row in sequence] for sequence in sequences]

@@ -38,12 +38,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def train(folder: Path, max_steps: int | None) -> int:
+    from chatformer.training.checkpoints import checkpoints
     from chatformer.training.train import main as train
 
     arguments = ["--recipe", "quickstart", "--output-dir", str(folder)]
     if max_steps is not None:
         arguments += ["--max-steps", str(max_steps)]
-    if (folder / "checkpoint-last").is_dir():
+    if checkpoints(folder):
         print(f"Going on with the training in {folder}.", file=sys.stderr)
         arguments.append("--resume")
     return train(arguments, "chatformer quickstart")

@@ -88,6 +88,16 @@ class ChatformerConfig(PretrainedConfig):
             self.d_ff = 4 * self.d_model
         self.validate_architecture()
 
+    @classmethod
+    def from_dict(cls, config_dict, **overrides):
+        """Make a configuration of `config_dict`; `overrides` are the keywords that `from_pretrained` was given."""
+        found = super().from_dict(config_dict, **overrides)
+        # transformers sets them past all checks, and leaves what is not a field for whatever else may want it.
+        config, unknown = found if isinstance(found, tuple) else (found, overrides)
+        config._reject_misspelt_fields(unknown)
+        config.validate_architecture()
+        return found
+
     def _reject_misspelt_fields(self, unknown):
         # transformers keeps a keyword that it does not know, silently and without effect.
         for name in unknown:

@@ -52,6 +52,16 @@ class ChatformerPreTrainedModel(PreTrainedModel):
             # from_pretrained makes the model without memory first; what is not saved must be filled in again.
             init.copy_(module.table, sinusoids(*module.table.shape))
 
+    def load_state_dict(self, *arguments, **options):
+        """Load weights as torch does, also into a model that `to_empty` or `assign=True` gave its memory just now."""
+        keys = super().load_state_dict(*arguments, **options)
+        # Both leave one matrix where there are four names, and to_empty loses the table that is not saved.
+        self.tie_weights()
+        for module in self.modules():
+            if isinstance(module, SinusoidalPositions):
+                self._init_weights(module)
+        return keys
+
 
 class ChatformerModel(ChatformerPreTrainedModel):
     """Encoder and decoder with one embedding for both, without the output layer (Figure 1)."""
@@ -63,6 +73,8 @@ class ChatformerModel(ChatformerPreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
+        # The configuration may have been changed since it was made.
+        config.validate_architecture()
         self.shared = ScaledEmbedding(config.vocab_size, config.d_model)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -196,22 +208,32 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
         decoder_inputs_embeds=None,
         labels=None,
         num_items_in_batch=None,
-        label_smoothing=0.0,
         use_cache=None,
         output_attentions=None,
         output_hidden_states=None,
+        # The loss's `label_smoothing` comes here: the stock Trainer takes any parameter with "label" in its name for
+        # labels, and would evaluate no loss where it is not given.
+        **loss_kwargs,
     ):
         """
         Predict each next target token, and with `labels` the loss of those predictions.
 
         input_ids: (B, S). labels: (B, T), -100 where no loss is wanted; without `decoder_input_ids` the decoder reads
-        them shifted right. num_items_in_batch: the target tokens that the summed loss is divided by. Returns a
-        `Seq2SeqLMOutput`, `logits` (B, T, V).
+        them shifted right. num_items_in_batch: the target tokens that the summed loss is divided by. Further
+        keywords are the loss function's, `label_smoothing`. Returns a `Seq2SeqLMOutput`, `logits` (B, T, V).
         """
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        elif loss_kwargs:
+            raise TypeError(f"forward() takes {', '.join(map(repr, loss_kwargs))} only with labels, or not at all.")
+        elif decoder_input_ids is None and decoder_inputs_embeds is None:
+            raise ValueError(
+                "The decoder has nothing to read: give labels, decoder_input_ids or decoder_inputs_embeds. "
+                "The stock Trainer's label_smoothing_factor takes the labels away: make the collator with the model, "
+                "DataCollatorForSeq2Seq(tokenizer, model=model), and it gives decoder_input_ids."
+            )
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -230,9 +252,7 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
         logits_BTV = self.lm_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:
-            loss = self.loss_function(
-                logits_BTV, labels, num_items_in_batch=num_items_in_batch, label_smoothing=label_smoothing
-            )
+            loss = self.loss_function(logits_BTV, labels, num_items_in_batch=num_items_in_batch, **loss_kwargs)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits_BTV,

@@ -1,88 +1,17 @@
-"""From conversations to steps: exchanges as ids, and batches by token budget from length buckets."""
+"""Batches by token budget: which exchanges share a step, and the tensors of a batch."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from chatformer.conversation import encode_conversation
-
-from .conversations import exchanges
+from .encoding import EncodedExchanges
 
 IGNORED = -100
 """A label that has no loss."""
 
 ROWS_OF_A_BATCH = 8
 """The number of exchanges in a batch is a multiple of this, but for the last."""
-
-
-@dataclass(frozen=True)
-class EncodedExchanges:
-    """
-    Sources and targets as ids, each kind in one flat array, so that millions of them cost no objects.
-
-    `source_ids[source_ends[i - 1]:source_ends[i]]` is the i-th source, and likewise for the targets.
-    """
-
-    source_ids: np.ndarray
-    source_ends: np.ndarray
-    target_ids: np.ndarray
-    target_ends: np.ndarray
-    replies: list[str]
-    histories: list[list[dict[str, str]]]
-    num_too_long: int
-
-    def __len__(self) -> int:
-        return len(self.source_ends)
-
-    @cached_property
-    def source_lengths(self) -> np.ndarray:
-        return np.diff(self.source_ends, prepend=0)
-
-    @cached_property
-    def target_lengths(self) -> np.ndarray:
-        return np.diff(self.target_ends, prepend=0)
-
-    def source(self, index: int) -> np.ndarray:
-        return self.source_ids[self.source_ends[index - 1] if index else 0 : self.source_ends[index]]
-
-    def target(self, index: int) -> np.ndarray:
-        return self.target_ids[self.target_ends[index - 1] if index else 0 : self.target_ends[index]]
-
-
-def encode_exchanges(
-    conversations: Iterable[dict[str, Any]], tokenizer: Any, max_source_tokens: int, max_target_tokens: int
-) -> EncodedExchanges:
-    """
-    Encode each reply of each conversation, with the turns before it as its source.
-
-    Of sources that are too long the oldest turns are left out; exchanges whose reply is too long are left out whole,
-    and counted: a model that is shown cut replies learns to break off.
-    """
-    sources, targets, replies, histories, num_too_long = [], [], [], [], 0
-    for conversation in conversations:
-        for history, reply in exchanges(conversation["messages"]):
-            # What people typed never becomes a control token; the end token comes behind it.
-            target = tokenizer(reply, split_special_tokens=True)["input_ids"]
-            if len(target) > max_target_tokens:
-                num_too_long += 1
-                continue
-            sources.append(encode_conversation(tokenizer, history, max_source_tokens))
-            targets.append(target)
-            replies.append(reply)
-            histories.append(history)
-    source_ids, source_ends = _flat(sources)
-    target_ids, target_ends = _flat(targets)
-    return EncodedExchanges(source_ids, source_ends, target_ids, target_ends, replies, histories, num_too_long)
-
-
-def _flat(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    ends = np.cumsum([len(sequence) for sequence in sequences], dtype=np.int64)
-    ids = np.fromiter((token for sequence in sequences for token in sequence), dtype=np.int32)
-    return ids, ends
 
 
 def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -96,17 +25,40 @@ def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epo
     generator = np.random.default_rng((seed, epoch))
     chance = generator.permutation(len(exchanges))
     sources, targets = exchanges.source_lengths, exchanges.target_lengths
-    # By target length, and within it by source length, up and down in turn, so that neighbours are always alike. The
-    # last key sorts first.
-    order = np.lexsort((chance, np.where(targets % 2, sources, -sources), targets))
-    tokens = (sources + targets)[order].cumsum()
-    # The same number of steps in every epoch, as the sorted lengths are the same.
-    num_steps = max(1, round(tokens[-1] / tokens_per_step))
-    ends = np.searchsorted(tokens, np.linspace(0, tokens[-1], num_steps + 1)[1:-1])
-    # Batches of a few sizes only: hardware has, or compiles, its kernels by shape.
-    ends = (ends + ROWS_OF_A_BATCH // 2) // ROWS_OF_A_BATCH * ROWS_OF_A_BATCH
-    steps = [step for step in np.split(order, ends) if len(step)]
+    # The same number of steps in every epoch, as the lengths are the same.
+    num_steps = max(1, round(int(sources.sum() + targets.sum()) / tokens_per_step))
+    steps = _of_like_length(chance, num_steps, sources, targets)
     return [steps[index] for index in generator.permutation(len(steps))]
+
+
+def _of_like_length(indices: np.ndarray, num_steps: int, sources: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
+    """
+    Share out exchanges to steps of about as many tokens each.
+
+    They are halved, by the source's or the target's length, whichever leaves less padding, and the halves again.
+    Equally long ones keep the order that they come in.
+    """
+    if num_steps == 1 or len(indices) <= ROWS_OF_A_BATCH:
+        return [indices]
+    halvings = []
+    for first, second in ((sources, targets), (targets, sources)):
+        order = indices[np.lexsort((second[indices], first[indices]))]
+        tokens = (sources + targets)[order].cumsum()
+        middle = np.searchsorted(tokens, tokens[-1] * (num_steps // 2) / num_steps)
+        # Batches of a few sizes only: hardware has, or compiles, its kernels by shape.
+        middle = max(1, round(middle / ROWS_OF_A_BATCH)) * ROWS_OF_A_BATCH
+        halvings.append([half for half in np.split(order, [middle]) if len(half)])
+    halves = min(
+        halvings, key=lambda halves: sum(len(half) * (sources[half].max() + targets[half].max()) for half in halves)
+    )
+    if len(halves) == 1:
+        return halves
+    counts = (num_steps // 2, num_steps - num_steps // 2)
+    return [
+        step
+        for half, count in zip(halves, counts, strict=True)
+        for step in _of_like_length(half, count, sources, targets)
+    ]
 
 
 def split_step(step: np.ndarray, num_parts: int) -> list[np.ndarray]:
@@ -114,15 +66,23 @@ def split_step(step: np.ndarray, num_parts: int) -> list[np.ndarray]:
     return np.array_split(step, num_parts)
 
 
-def collate(exchanges: EncodedExchanges, indices: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
+def collate(
+    exchanges: EncodedExchanges,
+    indices: Sequence[int] | np.ndarray,
+    pad_token_id: int,
+    change_source: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> dict[str, torch.Tensor]:
     """
     Return a batch of the exchanges at `indices`: input_ids and attention_mask, (B, S), and labels, (B, T).
 
-    Without indices, a batch of one exchange that has no loss: where a step has fewer exchanges than processes, all
-    processes still compute.
+    `change_source` is given each source and its index, and returns what is to be read in its place. Without indices,
+    a batch of one exchange that has no loss: where a step has fewer exchanges than processes, all processes still
+    compute.
     """
     chosen = [int(index) for index in indices] or [0]
     sources = [exchanges.source(index) for index in chosen]
+    if change_source is not None:
+        sources = [change_source(source, index) for source, index in zip(sources, chosen, strict=True)]
     targets = [exchanges.target(index) for index in chosen]
     input_ids = _padded(sources, pad_token_id)
     labels = _padded(targets, IGNORED)

@@ -6,6 +6,7 @@ a list of {"role": "system" | "user" | "assistant", "content": str} in which use
 that cannot be read so is never dropped in silence: it stops the loading, or it is written to a file of bad rows.
 """
 
+import atexit
 import codecs
 import csv
 import difflib
@@ -13,11 +14,14 @@ import encodings.aliases
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import logging
 import math
 import os
 import re
+import shutil
+import tempfile
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Message = dict[str, str]
+
+CONVERSATIONS_IN_MEMORY = 100_000
+"""Where there are more, they are kept in a file, of which only what is looked at comes into memory."""
 
 
 class DataError(ValueError):
@@ -430,8 +437,11 @@ def _parquet_dataset(file: str, path: Path) -> "datasets.Dataset":
     import pyarrow.parquet
 
     try:
+        if pyarrow.parquet.read_metadata(path).num_rows > CONVERSATIONS_IN_MEMORY:
+            # Kept in a file of the cache, from which only what is looked at comes into memory.
+            return datasets.Dataset.from_parquet(str(path))
         return datasets.Dataset(datasets.table.InMemoryTable(pyarrow.parquet.read_table(path)))
-    except (pyarrow.ArrowException, ValueError, OSError) as error:
+    except (pyarrow.ArrowException, ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(
             f"{file} cannot be read as Parquet ({error}). Write it anew, or pass another format."
         ) from error
@@ -722,7 +732,6 @@ def load_conversations(
     Raises a `DataError` if the data cannot be had or read, and for rows that are no conversation. With
     `skip_bad_rows` those are left out and listed in that file, one JSON object a line.
     """
-    import datasets
 
     source = _open_source(
         data, encoding=encoding, split=split, revision=revision, sha256=sha256, skip_bad_rows=skip_bad_rows
@@ -742,22 +751,42 @@ def load_conversations(
     )
     logger.info("%s: reading %s of the columns %s.", source.name, columns.names(), list(source.columns))
 
-    conversations = []
     bad_rows = []
-    for row in source.read(columns):
-        try:
-            conversations.append(_conversation(row, columns))
-        except _BadRow as reason:
-            bad_rows.append((row, str(reason)))
+
+    def good_rows() -> Iterator[list[Message]]:
+        for row in source.read(columns):
+            try:
+                yield _conversation(row, columns)
+            except _BadRow as reason:
+                bad_rows.append((row, str(reason)))
+
+    conversations = _as_dataset(good_rows())
     if bad_rows:
-        if skip_bad_rows is None or not conversations:
+        if skip_bad_rows is None or not len(conversations):
             raise _bad_rows_error(bad_rows, num_rows)
         _write_bad_rows(bad_rows, Path(skip_bad_rows))
         logger.warning("%d of %d rows cannot be used and are listed in %s.", len(bad_rows), num_rows, skip_bad_rows)
+    return conversations
+
+
+def _as_dataset(conversations: Iterator[list[Message]]) -> "datasets.Dataset":
+    """Return conversations as a dataset: in memory if they are few, otherwise in a file that goes when we do."""
+    import datasets
+    from datasets.arrow_writer import ArrowWriter
+
     message = {"role": datasets.Value("string"), "content": datasets.Value("string")}
-    return datasets.Dataset.from_dict(
-        {"messages": conversations}, features=datasets.Features({"messages": datasets.List(message)})
-    )
+    features = datasets.Features({"messages": datasets.List(message)})
+    first = list(itertools.islice(conversations, CONVERSATIONS_IN_MEMORY))
+    if len(first) < CONVERSATIONS_IN_MEMORY:
+        return datasets.Dataset.from_dict({"messages": first}, features=features)
+    folder = tempfile.mkdtemp(prefix="chatformer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = os.path.join(folder, "conversations.arrow")
+    with ArrowWriter(features=features, path=path) as writer:
+        for messages in itertools.chain(first, conversations):
+            writer.write({"messages": messages})
+        writer.finalize()
+    return datasets.Dataset.from_file(path)
 
 
 def _opening(messages: Sequence[Message]) -> tuple[str, ...]:
@@ -778,9 +807,11 @@ def split_conversations(
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction ({validation_fraction}) must be at least 0 and less than 1.")
-    groups: dict[tuple[str, ...], list[int]] = {}
+    groups: dict[bytes, list[int]] = {}
     for index, messages in enumerate(conversations["messages"]):
-        groups.setdefault(_opening(messages), []).append(index)
+        # A digest draws the lot, and takes less memory than the words.
+        lot = hashlib.sha256(json.dumps([seed, *_opening(messages)]).encode()).digest()
+        groups.setdefault(lot, []).append(index)
     if validation_fraction == 0:
         return conversations, conversations.select([])
     if len(groups) < 2:
@@ -789,10 +820,7 @@ def split_conversations(
             "conversations, validation data of their own, or a validation fraction of 0."
         )
 
-    def draw(opening: tuple[str, ...]) -> bytes:
-        return hashlib.sha256(json.dumps([seed, *opening]).encode()).digest()
-
-    drawn = [groups[opening] for opening in sorted(groups, key=draw)]
+    drawn = [groups[lot] for lot in sorted(groups)]
     wanted = min(max(1, round(validation_fraction * len(conversations))), len(conversations) - 1)
     validation: list[int] = []
     for group in drawn:

@@ -1,39 +1,230 @@
-"""What a model is worth on conversations it has not seen: its loss, and its replies."""
+"""What a model is worth on conversations it has not seen: its loss, and its replies beside two that cost nothing."""
 
 import dataclasses
 import math
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence, Set
+from importlib.util import find_spec
+from operator import itemgetter
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from .batches import EncodedExchanges, collate
+from .batches import IGNORED, EncodedExchanges
+from .settings import EvaluationSettings
 
-EVALUATION_TOKENS = 8000
-"""Source and target tokens of one evaluation batch, padding counted."""
+Ids = Sequence[int] | np.ndarray
+Result = TypeVar("Result")
+
+
+def has_metrics() -> bool:
+    """Return whether the extra `chatformer[metrics]` is installed."""
+    return all(find_spec(package) for package in ("evaluate", "sacrebleu", "sklearn"))
+
+
+class Evaluated(Protocol):
+    """What is evaluated, a batch at a time: ids go in, figures and ids come out."""
+
+    def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
+        """Return the negative log-likelihood, in nats, of each target behind its source; targets end with the end."""
+        ...
+
+    def reply(
+        self, sources: Sequence[Ids], *, num_beams: int, length_penalty: float, max_new_tokens: int
+    ) -> list[list[int]]:
+        """Return the reply to each source, as found by a search without chance; control tokens may stand in it."""
+        ...
+
+
+class EvaluatedModel:
+    """A sequence-to-sequence model of transformers, as it is evaluated."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    @torch.inference_mode()
+    def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
+        input_ids, attention_mask = self._padded(sources)
+        labels_BT = _tensor(targets, IGNORED).to(self.model.device)
+        logits_BTV = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels_BT),
+            use_cache=False,
+        ).logits
+        nats_BT = torch.nn.functional.cross_entropy(
+            logits_BTV.float().transpose(1, 2), labels_BT, ignore_index=IGNORED, reduction="none"
+        )
+        return nats_BT.double().sum(-1).tolist()
+
+    @torch.inference_mode()
+    def reply(
+        self, sources: Sequence[Ids], *, num_beams: int, length_penalty: float, max_new_tokens: int
+    ) -> list[list[int]]:
+        input_ids, attention_mask = self._padded(sources)
+        # A greedy search has no use for the penalty, and would warn of it.
+        beams = {"length_penalty": length_penalty} if num_beams > 1 else {}
+        return self.model.generate(
+            input_ids,
+            attention_mask=attention_mask,
+            do_sample=False,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            # Each process has replies of its own to find, and as many as it has.
+            synced_gpus=False,
+            **beams,
+        ).tolist()
+
+    def _padded(self, sources: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
+        lengths = torch.tensor([[len(source)] for source in sources])
+        input_ids = _tensor(sources, self.model.config.pad_token_id)
+        attention_mask = (torch.arange(input_ids.shape[1]) < lengths).long()
+        return input_ids.to(self.model.device), attention_mask.to(self.model.device)
+
+
+def _tensor(sequences: Sequence[Ids], padding: int) -> torch.Tensor:
+    tensors = [torch.tensor(np.asarray(sequence, dtype=np.int64)) for sequence in sequences]
+    return pad_sequence(tensors, batch_first=True, padding_value=padding)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a model made of exchanges, in their order."""
+
+    nats: np.ndarray
+    """Negative log-likelihood of each target."""
+    nats_without_source: np.ndarray
+    """The same, behind the source of another exchange."""
+    replies: list[str]
+    """The replies to the first of them."""
+
+
+def length_batches(exchanges: EncodedExchanges, count: int, batch_tokens: int) -> list[list[int]]:
+    """Return indices of the first `count` exchanges, those of like length in batches of about `batch_tokens`."""
+    lengths = (exchanges.source_lengths + exchanges.target_lengths)[:count]
+    order = np.argsort(lengths, kind="stable")
+    ends = np.searchsorted(lengths[order].cumsum(), np.arange(batch_tokens, lengths.sum(), batch_tokens))
+    return [batch.tolist() for batch in np.split(order, ends) if len(batch)]
+
+
+def others_of_like_length(exchanges: EncodedExchanges) -> np.ndarray:
+    """Return for each exchange the index of another one, whose source is about as long."""
+    order = np.argsort(exchanges.source_lengths, kind="stable")
+    others = np.empty_like(order)
+    others[order] = np.roll(order, 1)
+    return others
+
+
+def outcome_of(
+    model: Evaluated,
+    tokenizer: Any,
+    exchanges: EncodedExchanges,
+    *,
+    max_replies: int | None,
+    num_beams: int,
+    length_penalty: float,
+    max_new_tokens: int | None,
+    batch_tokens: int,
+    show_progress: bool = False,
+) -> Outcome:
+    """
+    Return what the model makes of the exchanges, and its replies to the first `max_replies` of them, or to all.
+
+    The batches are shared out to the processes that accelerate knows of, and all of them get the whole outcome, which
+    is that of one process.
+    """
+    others = others_of_like_length(exchanges)
+    num_replies = len(exchanges) if max_replies is None else min(max_replies, len(exchanges))
+    if max_new_tokens is None:
+        # Room for half as much again as the longest reference: a young model may repeat itself without end.
+        max_new_tokens = 3 * int(exchanges.target_lengths.max(initial=0)) // 2
+
+    def score(indices: list[int]) -> Iterable[tuple[float, float]]:
+        targets = [exchanges.target(index) for index in indices]
+        nats = model.score([exchanges.source(index) for index in indices], targets)
+        without_source = model.score([exchanges.source(int(others[index])) for index in indices], targets)
+        return zip(nats, without_source, strict=True)
+
+    def reply(indices: list[int]) -> list[str]:
+        sources = [exchanges.source(index) for index in indices]
+        generated = model.reply(
+            sources, num_beams=num_beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens
+        )
+        return tokenizer.batch_decode(generated, skip_special_tokens=True)
+
+    scores = _by_batch(score, length_batches(exchanges, len(exchanges), batch_tokens), "scoring", show_progress)
+    replies = _by_batch(reply, length_batches(exchanges, num_replies, batch_tokens), "replying", show_progress)
+    nats, nats_without_source = np.array(scores).reshape(-1, 2).T
+    return Outcome(nats, nats_without_source, replies)
+
+
+def _by_batch(
+    compute: Callable[[list[int]], Iterable[Result]],
+    batches: list[list[int]],
+    description: str,
+    show_progress: bool,
+) -> list[Result]:
+    """Return what `compute` returns for the indices of all batches, in the indices' order."""
+    state = PartialState()
+    # The longest first: should memory not suffice, that is known at once.
+    mine = batches[::-1][state.process_index :: state.num_processes]
+    found: list[tuple[int, Result]] = []
+    bar = tqdm(
+        total=sum(map(len, mine)),
+        desc=description,
+        unit="exchange",
+        disable=not (show_progress and state.is_main_process),
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+        dynamic_ncols=True,
+    )
+    with bar:
+        for batch in mine:
+            found += zip(batch, compute(batch), strict=True)
+            bar.update(len(batch))
+    return [result for _, result in sorted(gather_object(found), key=itemgetter(0))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The figures of one evaluation; the replies' are None where none were asked for."""
+class ReplyFigures:
+    """What replies are worth beside their references; None where there are none, or a package is missing."""
 
-    loss: float
-    """Mean negative log-likelihood of a target token, in nats, without label smoothing."""
-    bits_per_character: float
-    """The same sum in bits over the characters of the replies, end token counted in: comparable across tokenizers."""
-    source_gain: float
-    """Bits per character that the true source saves against another's; near 0, the model does not listen."""
+    bleu: float | None = None
+    """BLEU of the replies, 0 to 100 (Papineni et al., 2002), as sacreBLEU computes it."""
     chrf: float | None = None
     """Character F-score of the replies, 0 to 100 (Popović, 2015), as sacreBLEU computes it."""
     exact_match: float | None = None
     """Share of replies that equal the reference, in percent."""
+    distinct_1: float | None = None
+    """Different words over all words of the replies, split at white space, in percent (Li et al., 2016)."""
+    distinct_2: float | None = None
+    """The same of pairs of neighbouring words within a reply."""
     distinct_replies: int | None = None
     """How many different replies there were."""
     most_frequent_reply: float | None = None
     """Share of the most frequent reply, in percent."""
+    copied_replies: float | None = None
+    """Share of replies that stand word for word among the replies of the training, in percent."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation(ReplyFigures):
+    """The figures of one evaluation."""
+
+    loss: float
+    """Mean negative log-likelihood of a target token, in nats, without label smoothing."""
+    perplexity: float
+    """e to the power of the loss: among how many equally likely tokens the model chooses. Of this tokenizer alone."""
+    bits_per_character: float
+    """The same sum in bits over the characters of the replies, end token counted in: comparable across tokenizers."""
+    source_gain: float
+    """Bits per character that the true source saves against another's; near 0, the model does not listen."""
 
     @property
     def score(self) -> float | None:
@@ -41,95 +232,177 @@ class Evaluation:
         return None if self.chrf is None else self.chrf / self.bits_per_character
 
 
-def length_batches(exchanges: EncodedExchanges, indices: Sequence[int] | None = None) -> Iterator[np.ndarray]:
-    """Yield indices of exchanges of like length, in batches of about `EVALUATION_TOKENS`."""
-    chosen = np.arange(len(exchanges)) if indices is None else np.asarray(indices)
-    lengths = (exchanges.source_lengths + exchanges.target_lengths)[chosen]
-    order = chosen[np.argsort(lengths, kind="stable")]
-    ends = np.searchsorted(np.sort(lengths).cumsum(), np.arange(EVALUATION_TOKENS, lengths.sum(), EVALUATION_TOKENS))
-    yield from (batch for batch in np.split(order, ends) if len(batch))
+def reply_figures(
+    replies: Sequence[str],
+    references: Sequence[str],
+    *,
+    training_replies: Set[str] | None = None,
+    bleu_tokenize: str = EvaluationSettings.bleu_tokenize,
+) -> ReplyFigures:
+    """
+    Return the figures of replies beside their references.
 
+    BLEU and chrF need the extra `chatformer[metrics]`, copied replies the `training_replies`.
+    """
+    if not replies:
+        return ReplyFigures()
+    counts = Counter(replies)
+    scores = {}
+    if has_metrics():
+        from .metrics import corpus_metrics
 
-@torch.inference_mode()
-def total_loss(model: PreTrainedModel, exchanges: EncodedExchanges, indices: Sequence[int] | None = None) -> float:
-    """Return the negative log-likelihood, in nats, of all target tokens of the exchanges at `indices`, or of all."""
-    total = 0.0
-    for batch_indices in length_batches(exchanges, indices):
-        batch = collate(exchanges, batch_indices, model.config.pad_token_id)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        # Divided by one token, the mean over the batch is its sum.
-        total += model(**batch, num_items_in_batch=1).loss.item()
-    return total
+        results = corpus_metrics(replies, references, bleu_tokenize=bleu_tokenize)
+        scores = {name: result["score"] for name, result in results.items()}
 
+    def share(flags: Iterable[bool]) -> float:
+        return 100 * sum(flags) / len(replies)
 
-def with_other_sources(exchanges: EncodedExchanges) -> EncodedExchanges:
-    """Return the exchanges with each target beside the source of another one, of about the same length."""
-    order = np.argsort(exchanges.source_lengths, kind="stable")
-    other = np.empty_like(order)
-    other[order] = np.roll(order, 1)
-    sources = [exchanges.source(int(index)) for index in other]
-    return dataclasses.replace(
-        exchanges, source_ids=np.concatenate(sources), source_ends=np.cumsum([len(source) for source in sources])
+    return ReplyFigures(
+        **scores,
+        exact_match=share(map(str.__eq__, replies, references)),
+        distinct_1=distinct(replies, 1),
+        distinct_2=distinct(replies, 2),
+        distinct_replies=len(counts),
+        most_frequent_reply=100 * counts.most_common(1)[0][1] / len(replies),
+        copied_replies=None if training_replies is None else share(reply in training_replies for reply in replies),
     )
 
 
-@torch.inference_mode()
-def generate_replies(
-    model: Any, tokenizer: Any, exchanges: EncodedExchanges, indices: Sequence[int], **generation: Any
-) -> list[str]:
-    """Return the model's reply to the history of each exchange at `indices`, in their order."""
-    replies: dict[int, str] = {}
-    for batch_indices in length_batches(exchanges, indices):
-        batch = collate(exchanges, batch_indices, model.config.pad_token_id)
-        generated = model.generate(
-            batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device), **generation
-        )
-        texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-        replies.update(zip(batch_indices.tolist(), texts, strict=True))
-    return [replies[index] for index in indices]
+def distinct(texts: Iterable[str], length: int) -> float | None:
+    """Return in percent how many of the runs of `length` words in the texts are different ones."""
+    runs = [
+        tuple(words[start : start + length])
+        for words in map(str.split, texts)
+        for start in range(len(words) - length + 1)
+    ]
+    return 100 * len(set(runs)) / len(runs) if runs else None
+
+
+def figures_of(
+    exchanges: EncodedExchanges, outcome: Outcome, indices: Sequence[int], **reply_options: Any
+) -> Evaluation:
+    """Return the figures of the exchanges at `indices`, of which there is one at least."""
+    nats, without_source = float(outcome.nats[indices].sum()), float(outcome.nats_without_source[indices].sum())
+    loss = nats / int(exchanges.target_lengths[indices].sum())
+    bits_per_character = nats / math.log(2) / sum(len(exchanges.replies[index]) for index in indices)
+    answered = [index for index in indices if index < len(outcome.replies)]
+    replies = reply_figures(
+        [outcome.replies[index] for index in answered],
+        [exchanges.replies[index] for index in answered],
+        **reply_options,
+    )
+    with np.errstate(over="ignore"):
+        perplexity = float(np.exp(loss))
+    return Evaluation(
+        loss=loss,
+        perplexity=perplexity,
+        bits_per_character=bits_per_character,
+        source_gain=(without_source / nats - 1) * bits_per_character,
+        **dataclasses.asdict(replies),
+    )
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer: Any, exchanges: EncodedExchanges, *, max_replies: int, with_chrf: bool
+    model: PreTrainedModel, tokenizer: Any, exchanges: EncodedExchanges, *, max_replies: int
 ) -> tuple[Evaluation, list[str]]:
     """
-    Return the figures of the model on `exchanges`, and its replies to the first `max_replies` of them.
+    Return the figures of the model on `exchanges`, and its greedy replies to the first `max_replies` of them.
 
-    Replies are greedy. chrF needs sacreBLEU, which the extra `chatformer[metrics]` installs.
+    All processes take part, each with the whole model, and get the same.
     """
     was_training = model.training
     model.eval()
-    nats = total_loss(model, exchanges)
-    bits_per_character = nats / math.log(2) / sum(map(len, exchanges.replies))
-    nats_without_source = total_loss(model, with_other_sources(exchanges))
-    replies: list[str] = []
-    figures: dict[str, Any] = {
-        "loss": nats / int(exchanges.target_lengths.sum()),
-        "bits_per_character": bits_per_character,
-        "source_gain": (nats_without_source / nats - 1) * bits_per_character,
-    }
-    indices = range(min(max_replies, len(exchanges)))
-    if indices:
-        # Room for half as much again as the longest reference: a young model may repeat itself without end.
-        max_new_tokens = 3 * int(exchanges.target_lengths.max()) // 2
-        replies = generate_replies(
-            model, tokenizer, exchanges, indices, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
-        )
-        figures |= reply_figures(replies, exchanges.replies[: len(replies)], with_chrf=with_chrf)
+    outcome = outcome_of(
+        EvaluatedModel(model),
+        tokenizer,
+        exchanges,
+        max_replies=max_replies,
+        num_beams=1,
+        length_penalty=1.0,
+        max_new_tokens=None,
+        batch_tokens=EvaluationSettings.batch_tokens,
+    )
     model.train(was_training)
-    return Evaluation(**figures), replies
+    return figures_of(exchanges, outcome, range(len(exchanges))), outcome.replies
 
 
-def reply_figures(replies: Sequence[str], references: Sequence[str], *, with_chrf: bool) -> dict[str, Any]:
-    """Return the figures of replies beside their references, by the names that `Evaluation` has for them."""
-    counts = Counter(replies)
-    figures: dict[str, Any] = {
-        "exact_match": 100 * sum(map(str.__eq__, replies, references)) / len(replies),
-        "distinct_replies": len(counts),
-        "most_frequent_reply": 100 * counts.most_common(1)[0][1] / len(replies),
-    }
-    if with_chrf:
-        from sacrebleu.metrics import CHRF
+def nearest_answers(questions: Sequence[str], training: Sequence[tuple[str, str]]) -> list[str]:
+    """
+    Return for each question the answer of the training's most similar question, the first of equally similar ones.
 
-        figures["chrf"] = CHRF().corpus_score(list(replies), [list(references)]).score
-    return figures
+    Similar is the cosine of the TF-IDF weights of single characters and pairs, within words. Needs the extra
+    `chatformer[metrics]`.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 2), sublinear_tf=True)
+    known = vectorizer.fit_transform([question for question, _ in training]).T.tocsr()
+    answers = []
+    # As many at once as memory holds similarities of.
+    rows = max(1, 10_000_000 // len(training))
+    for start in range(0, len(questions), rows):
+        similarities = vectorizer.transform(questions[start : start + rows]) @ known
+        answers += [training[int(index)][1] for index in np.asarray(similarities.argmax(axis=1)).ravel()]
+    return answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A model's figures on all exchanges, on those whose answer it has seen and on the others, beside baselines'."""
+
+    groups: dict[str, list[int]]
+    """The indices of the exchanges by group: all, seen and unseen, or all alone."""
+    model: dict[str, Evaluation | None]
+    """The model's figures by group; None where a group is empty."""
+    baselines: dict[str, dict[str, ReplyFigures]]
+    """Those of the replies of each baseline, by group."""
+    baseline_replies: dict[str, list[str]]
+    """What each baseline replies, where the model was to reply."""
+
+
+def compare(
+    exchanges: EncodedExchanges,
+    outcome: Outcome,
+    training: Sequence[tuple[str, str]] | None,
+    *,
+    bleu_tokenize: str = EvaluationSettings.bleu_tokenize,
+) -> Comparison:
+    """
+    Return the figures of an outcome, by group and beside baselines where the `training`'s questions and answers are
+    given.
+
+    An answer is seen if it stands word for word among the training's. Of a longer history the question is the last
+    turn. The baselines are the answer of the nearest training question, and the most frequent answer.
+    """
+    indices = list(range(len(exchanges)))
+    groups = {"all": indices}
+    baseline_replies: dict[str, list[str]] = {}
+    options: dict[str, Any] = {"bleu_tokenize": bleu_tokenize}
+    if training is not None:
+        answers = Counter(answer for _, answer in training)
+        groups["seen"] = [index for index in indices if exchanges.replies[index] in answers]
+        groups["unseen"] = [index for index in indices if exchanges.replies[index] not in answers]
+        options["training_replies"] = answers.keys()
+        questions = [history[-1]["content"] for history in exchanges.histories[: len(outcome.replies)]]
+        if has_metrics():
+            baseline_replies["nearest question"] = nearest_answers(questions, training)
+        baseline_replies["most frequent answer"] = [answers.most_common(1)[0][0]] * len(questions)
+
+    def baseline_figures(replies: list[str], chosen: list[int]) -> ReplyFigures:
+        answered = [index for index in chosen if index < len(replies)]
+        return reply_figures(
+            [replies[index] for index in answered], [exchanges.replies[index] for index in answered], **options
+        )
+
+    return Comparison(
+        groups=groups,
+        model={
+            name: figures_of(exchanges, outcome, chosen, **options) if chosen else None
+            for name, chosen in groups.items()
+        },
+        baselines={
+            baseline: {name: baseline_figures(replies, chosen) for name, chosen in groups.items()}
+            for baseline, replies in baseline_replies.items()
+        },
+        baseline_replies=baseline_replies,
+    )

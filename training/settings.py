@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
@@ -20,23 +20,35 @@ SETTINGS_FILE = "training_settings.yaml"
 """What a run was begun with, in its output folder: a recipe that runs it again."""
 
 
+Metric = Literal[
+    "loss",
+    "perplexity",
+    "bits_per_character",
+    "source_gain",
+    "chrf",
+    "bleu",
+    "distinct_1",
+    "distinct_2",
+    "exact_match",
+    "distinct_replies",
+    "score",
+]
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_character")
+METRICS_OF_THE_LOSS = (*LOWER_IS_BETTER, "source_gain")
+"""Metrics that need no replies."""
+
+
 class SettingsError(ValueError):
     """A setting that cannot be: the message says where it stands, what was expected and what was found."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Where the conversations come from."""
+class ReadingSettings:
+    """Which conversations are read, and how."""
 
     data: tuple[str, ...] = ()
     """The conversations: a CSV, TSV, JSON, JSON Lines or Parquet file, a URL, a Hub dataset id, or two text
     files, line by line question and answer; "starter" is the corpus that comes with chatformer."""
-    data_sha256: str | None = None
-    """What the data file's SHA-256 must be; another file is refused."""
-    validation_data: tuple[str, ...] = ()
-    """Conversations to validate on, instead of a fraction of --data."""
-    validation_fraction: float = 0.05
-    """Share of the conversations that is kept for validation. Equal questions stay on one side."""
     question_column: str | None = None
     """Column of the question; found by the usual names unless given."""
     answer_column: str | None = None
@@ -49,10 +61,31 @@ class DataSettings:
     """Split of a Hub dataset."""
     dataset_revision: str | None = None
     """Commit, tag or branch of a Hub dataset."""
+    skip_bad_rows: bool = False
+    """Leave out rows that are empty or broken, and list them beside what is written, instead of stopping."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings(ReadingSettings):
+    """Where the conversations come from."""
+
+    data_sha256: str | None = None
+    """What the data file's SHA-256 must be; another file is refused."""
+    validation_data: tuple[str, ...] = ()
+    """Conversations to validate on, instead of a fraction of --data."""
+    validation_fraction: float = 0.05
+    """Share of the conversations that is kept for validation. Equal questions stay on one side."""
     other_topics_fraction: float = 0.0
     """Share of the conversations that are also trained on after another one, for chats that change the subject."""
-    skip_bad_rows: bool = False
-    """Leave out rows that are empty or broken, and list them in the output folder, instead of stopping."""
+    token_dropout: float = 0.0
+    """Share of the sources' tokens that are left out, others each time: noise against learning by heart."""
+    word_swap: float = 0.0
+    """Share of the sources' words that change places with their neighbour, others each time."""
+    bpe_dropout: float = 0.0
+    """Share of merges that are skipped when sources are split into tokens, others each time (Provilkov et al.,
+    2020)."""
+    preprocessing_num_workers: int | None = None
+    """Processes that encode the data; as many as there are cores and data for unless given."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,9 +95,13 @@ class TokenizerSettings:
     vocab_size: int = 8000
     """Most tokens that the byte-pair encoding may have; small data gives fewer."""
     max_source_tokens: int = 128
-    """Longest input; of longer conversations the oldest turns are left out."""
+    """Longest input; --too-long says what becomes of longer ones."""
     max_target_tokens: int = 128
-    """Longest reply; exchanges with longer ones are left out, and counted."""
+    """Longest reply; --too-long says what becomes of longer ones."""
+    too_long: Literal["truncate", "drop", "refuse"] = "truncate"
+    """What becomes of what is too long: "truncate" leaves out the oldest turns of an input, and exchanges whose reply
+    is too long; "drop" leaves out every exchange of which a part is too long; "refuse" stops. What is left out is
+    counted."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,8 +158,13 @@ class OptimizationSettings:
     """Gradients are scaled down to this norm; 0 leaves them alone."""
     label_smoothing_factor: float = 0.1
     """Probability spread evenly over the vocabulary (Section 5.4)."""
+    rdrop_alpha: float = 0.0
+    """Weight of R-Drop (Liang et al., 2021), which reads each batch twice and asks for equal predictions under other
+    dropout; against overfitting on small data, at twice the time. The paper takes 1 to 5."""
     ema_decay: float = 0.0
     """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none."""
+    average_checkpoints: int = 0
+    """Evaluate and publish the mean of the weights at this many last checkpoints (Section 6.1); 0 takes the last."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Precision of the arithmetic; "auto" takes bf16 where the hardware has it."""
     seed: int = 42
@@ -141,17 +183,62 @@ class RunSettings:
     """Steps between evaluations; a tenth of the run unless given."""
     save_steps: int | None = None
     """Steps between checkpoints; as --eval-steps unless given."""
-    metric_for_best_model: Literal["loss", "exact_match", "score"] = "loss"
-    """What chooses the published model: the validation loss, the share of exact replies, or the score, chrF of the
-    replies divided by bits per character, which sees the loss and the replies alike."""
+    save_total_limit: int = 2
+    """Checkpoints that are kept; the one before the last is there in case the last is damaged."""
+    metric_for_best_model: Metric = "loss"
+    """What chooses the published model, on the validation data. The score is chrF of the replies divided by bits per
+    character, which sees the replies and the loss alike: the loss alone chooses a dull bot."""
+    early_stopping_patience: int | None = None
+    """Stop after this many evaluations without a better one."""
     max_eval_replies: int = 1000
     """Replies generated at each evaluation."""
     resume: bool = False
-    """Go on from the output folder's checkpoint."""
+    """Go on from the output folder's last checkpoint."""
+    resume_changed: bool = False
+    """Go on although settings or data differ from those that the run was begun with."""
     overwrite_output_dir: bool = False
     """Begin anew in a folder that holds an earlier run."""
     dry_run: bool = False
     """Say what would run, try a few steps for an estimate of time and memory, and write nothing."""
+    verify_resume: bool = False
+    """Prove, in a few minutes, that a run of these settings that is killed and resumed ends with the same bits."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(ReadingSettings):
+    """Measure a trained model on conversations: its loss, and its replies beside two free baselines."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a trained model, or a model's id on the Hub."""
+    data: tuple[str, ...] = ()
+    """Conversations to measure on, in any form that training takes; those that the run was validated on unless
+    given."""
+    training_data: tuple[str, ...] = ()
+    """What the model was trained on, read as --data is, to tell answers that it has seen from others; the run's own
+    unless given."""
+    max_target_tokens: int | None = None
+    """Longest reference answer; exchanges with longer ones are left out, and counted. The run's limit unless given."""
+    max_replies: int | None = None
+    """Replies generated, to the first exchanges; to all of them unless given."""
+    num_beams: int = 1
+    """Beams of the search for replies; 1 is greedy."""
+    length_penalty: float = 1.0
+    """Exponent of the length that the score of a beam is divided by; above 0 favours long replies."""
+    max_new_tokens: int | None = None
+    """Longest reply in tokens; half as much again as the longest reference unless given."""
+    bleu_tokenize: Literal["13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"] = "13a"
+    """What sacreBLEU counts as words. ko-mecab needs pip install 'sacrebleu[ko]', ja-mecab 'sacrebleu[ja]'."""
+    engine: Literal["transformers", "ctranslate2"] = "transformers"
+    """What computes; ctranslate2 runs a folder that `chatformer export --to ctranslate2` wrote."""
+    batch_tokens: int = 8000
+    """Source and target tokens of one batch."""
+    revision: str | None = None
+    """Commit, tag or branch of a model on the Hub."""
+    device: str | None = None
+    """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
+    output_file: str | None = None
+    """The JSON file with all figures and replies; evaluation.json in the model's folder unless given, in the current
+    one for a model on the Hub."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,35 +5,44 @@ The training loop, on accelerate, readable from top to bottom.
 """
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import logging
 import math
-import os
-import random
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
 
-from .batches import EncodedExchanges, collate, encode_exchanges, padding_share, plan_epoch, split_step
-from .conversations import DataError, exchanges, load_conversations, split_conversations
+from .augmentation import SourceNoise
+from .averaging import CheckpointAverage, MovingAverage, copy_weights
+from .batches import collate, padding_share, plan_epoch, split_step
+from .conversations import DataError
+from .encoding import EncodedExchanges
 from .evaluation import Evaluation, evaluate
-from .records import BAD_ROWS_FILES, RunFolder, describe_data
+from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
+from .objective import training_loss
+from .preparation import PreparedData, prepare_data
+from .records import RunFolder, describe_data
 from .schedules import make_scheduler
-from .settings import ModelSettings, OptimizationSettings, SettingsError, TrainingSettings, parse_settings
-from .tokenizer import train_tokenizer
+from .settings import (
+    LOWER_IS_BETTER,
+    METRICS_OF_THE_LOSS,
+    ModelSettings,
+    OptimizationSettings,
+    SettingsError,
+    TrainingSettings,
+    parse_settings,
+)
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m chatformer.training.train") -> int:
@@ -44,10 +53,72 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m chatf
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         settings = parse_settings(sys.argv[1:] if arguments is None else arguments, program=program)
+        if settings.run.verify_resume:
+            from .verify_resume import verify_resume
+
+            return verify_resume(settings)
         return train(settings)
-    except (SettingsError, DataError, OSError, ValueError) as error:
+    except (SettingsError, DataError, TrainingFailed, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+class TrainingFailed(RuntimeError):
+    """A run that cannot go on as it is: the message says at which step and what to try."""
+
+
+def train(settings: TrainingSettings) -> int:
+    """Train a model as the settings say and write it to their output folder; return the exit status."""
+    check_settings(settings)
+    accelerator = Accelerator(mixed_precision=chosen_precision(settings.optimization.mixed_precision))
+    set_seed(settings.optimization.seed)
+    folder = None if settings.run.dry_run else RunFolder.prepared(accelerator, settings)
+    data = prepare_data(settings, accelerator, folder)
+    run = Run(settings, accelerator, data)
+    if folder is None:
+        estimate = run.try_out()
+        if accelerator.is_main_process:
+            print_dry_run(settings, run.overview() | estimate)
+        return 0
+    description = describe_data(data.training, data.validation, settings)
+    if settings.run.resume:
+        if not settings.run.resume_changed:
+            folder.check_data(description)
+        folder.load_checkpoint(accelerator)
+    if accelerator.is_main_process:
+        folder.begin(settings, run.overview(), description, data.tokenizer, steps_done=run.progress.step)
+    finished = run.go(folder)
+    if accelerator.is_main_process:
+        folder.finish(run.progress, finished=finished)
+    accelerator.end_training()
+    return 0 if finished else 130
+
+
+def check_settings(settings: TrainingSettings) -> None:
+    """Raise a `SettingsError` for settings that cannot work together."""
+    run = settings.run
+    if not settings.data.data:
+        raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
+    if run.output_dir is None and not (run.dry_run or run.verify_resume):
+        raise SettingsError("Say where the model is to be written: --output-dir DIR.")
+    if run.metric_for_best_model not in METRICS_OF_THE_LOSS:
+        chosen = f"--metric-for-best-model {run.metric_for_best_model}"
+        if not run.max_eval_replies:
+            raise SettingsError(f"{chosen} needs replies, but --max-eval-replies is 0.")
+        if run.metric_for_best_model in ("chrf", "bleu", "score") and not has_sacrebleu():
+            raise SettingsError(
+                f"{chosen} needs sacreBLEU: pip install 'chatformer[metrics]', "
+                "or choose by --metric-for-best-model loss."
+            )
+    if settings.optimization.ema_decay and settings.optimization.average_checkpoints:
+        raise SettingsError("--ema-decay and --average-checkpoints are two ways to average the weights: choose one.")
+    if not settings.data.validation_data and settings.data.validation_fraction == 0:
+        for flag, wanted in (
+            (f"--metric-for-best-model {run.metric_for_best_model}", run.metric_for_best_model != "loss"),
+            ("--early-stopping-patience", run.early_stopping_patience is not None),
+        ):
+            if wanted:
+                raise SettingsError(f"{flag} needs validation data, but --validation-fraction is 0.")
 
 
 @dataclasses.dataclass
@@ -55,11 +126,21 @@ class Progress:
     """How far a run has come; saved with every checkpoint."""
 
     step: int = 0
+    micro_batches: int = 1
+    """Parts that each process splits its share of a step into."""
     seconds: float = 0.0
+    training_seconds: float = 0.0
+    """Of those, the seconds between evaluations and checkpoints."""
     target_tokens: int = 0
+    losses: list[float] = dataclasses.field(default_factory=list)
+    """Of the steps since the last line of the log."""
+    lowest_loss: float = math.inf
+    """The lowest mean loss of a line of the log."""
+    evaluated_step: int = 0
     best_figure: float | None = None
     best_step: int | None = None
     best_evaluation: dict[str, Any] | None = None
+    evaluations_since_best: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -69,251 +150,325 @@ class Progress:
             setattr(self, name, value)
 
 
-def train(settings: TrainingSettings) -> int:
-    """Train a model as the settings say and write it to their output folder; return the exit status."""
-    plan, run = settings.optimization, settings.run
-    if not settings.data.data:
-        raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
-    if run.output_dir is None and not run.dry_run:
-        raise SettingsError("Say where the model is to be written: --output-dir DIR.")
-    needs_replies = run.metric_for_best_model == "score"
-    if needs_replies and not has_sacrebleu():
-        raise SettingsError(
-            "metric_for_best_model score needs sacreBLEU: pip install 'chatformer[metrics]', "
-            "or choose by --metric-for-best-model loss."
+class Run:
+    """A model, what trains it, and how far it has come."""
+
+    def __init__(self, settings: TrainingSettings, accelerator: Accelerator, data: PreparedData):
+        self.settings, self.accelerator, self.data = settings, accelerator, data
+        plan = settings.optimization
+        self.plans = EpochPlans(data.train_exchanges, plan)
+        self.num_steps = plan.max_steps or max(1, math.ceil(plan.num_train_epochs * self.plans.steps_per_epoch))
+        self.eval_steps = settings.run.eval_steps or math.ceil(self.num_steps / 10)
+        self.save_steps = settings.run.save_steps or self.eval_steps
+
+        model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
+        if accelerator.device.type == "cpu":
+            # On CPUs the fused attention is slower to train at the lengths of conversations.
+            model.set_attn_implementation("eager")
+        # What is evaluated and published: a plain model, however the trained one is wrapped, averaged or sharded.
+        self.published = copy.deepcopy(model).to(accelerator.device).eval()
+        optimizer = make_optimizer(model, plan)
+        self.scheduler = make_scheduler(
+            plan.lr_scheduler_type,
+            optimizer,
+            d_model=model.config.d_model,
+            warmup_steps=plan.warmup_steps,
+            num_steps=self.num_steps,
         )
-    accelerator = Accelerator(mixed_precision=chosen_precision(plan.mixed_precision))
-    set_seed(plan.seed)
-    folder = None if run.dry_run else RunFolder.prepared(accelerator, settings)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        noise = {name: getattr(settings.data, name) for name in ("token_dropout", "word_swap", "bpe_dropout")}
+        self.noise = SourceNoise(data.tokenizer, **noise, seed=plan.seed) if any(noise.values()) else None
+        self.progress = Progress(micro_batches=plan.gradient_accumulation_steps)
+        # The schedule counts optimizer steps; accelerate's own wrapper would count one for each process.
+        accelerator.register_for_checkpointing(self.scheduler, self.progress)
+        plain_model = accelerator.unwrap_model(self.model)
+        self.moving_average = MovingAverage(plain_model, plan.ema_decay) if plan.ema_decay else None
+        self.checkpoint_average = CheckpointAverage(plan.average_checkpoints) if plan.average_checkpoints else None
+        for average in (self.moving_average, self.checkpoint_average):
+            if average is not None:
+                accelerator.register_for_checkpointing(average)
+        self.stop = StopRequest()
+        self.unread: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    # The data.
-    training, validation = conversations_of(settings, folder)
-    if folder is not None and run.resume:
-        tokenizer = folder.load_tokenizer()
-    else:
-        has_history = any(len(history) > 1 for made in training for history, _ in exchanges(made["messages"]))
-        tokenizer = train_tokenizer(texts_of(training), settings.tokenizer.vocab_size, has_history=has_history)
-    limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
-    tokenizer.model_max_length = settings.tokenizer.max_source_tokens
-    told_before = with_other_topics(training, settings.data.other_topics_fraction, plan.seed)
-    train_exchanges = encode_exchanges(told_before, tokenizer, *limits)
-    eval_exchanges = encode_exchanges(validation, tokenizer, *limits)
-    if not len(train_exchanges):
-        raise DataError(f"No reply is at most --max-target-tokens ({limits[1]}) long: nothing is left to train on.")
+    def overview(self) -> dict[str, Any]:
+        """Return the figures of what is about to run."""
+        train_exchanges, eval_exchanges = self.data.train_exchanges, self.data.eval_exchanges
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.published.parameters()),
+            "vocabulary": len(self.data.tokenizer),
+            "training_exchanges": len(train_exchanges),
+            "validation_exchanges": len(eval_exchanges),
+            "exchanges_left_out_as_too_long": train_exchanges.num_too_long + eval_exchanges.num_too_long,
+            "target_tokens_per_epoch": int(train_exchanges.target_lengths.sum()),
+            "steps_per_epoch": self.plans.steps_per_epoch,
+            "steps": self.num_steps,
+            "padding": round(padding_share(train_exchanges, self.plans.steps(0), self.num_parts()), 4),
+            "processes": self.accelerator.num_processes,
+            "device": str(self.accelerator.device),
+            "mixed_precision": self.accelerator.mixed_precision,
+        }
 
-    # The model, and what trains it.
-    model = new_model(settings.model, tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
-    if accelerator.device.type == "cpu":
-        # On CPUs the fused attention is slower to train at the lengths of conversations.
-        model.set_attn_implementation("eager")
-    epoch_plans = EpochPlans(train_exchanges, plan)
-    num_steps = plan.max_steps or max(1, math.ceil(plan.num_train_epochs * epoch_plans.steps_per_epoch))
-    eval_steps = run.eval_steps or math.ceil(num_steps / 10)
-    save_steps = run.save_steps or eval_steps
-    optimizer = make_optimizer(model, plan)
-    scheduler = make_scheduler(
-        plan.lr_scheduler_type,
-        optimizer,
-        d_model=model.config.d_model,
-        warmup_steps=plan.warmup_steps,
-        num_steps=num_steps,
-    )
-    average = AveragedModel(model, multi_avg_fn=averaging(plan.ema_decay)) if plan.ema_decay else None
-    model, optimizer = accelerator.prepare(model, optimizer)
-    if average is not None:
-        average.to(accelerator.device)
-        accelerator.register_for_checkpointing(average)
-    progress = Progress()
-    # The schedule counts optimizer steps; accelerate's own wrapper would count one for each process.
-    accelerator.register_for_checkpointing(scheduler, progress)
-    published: Any = accelerator.unwrap_model(model) if average is None else average.module
+    def num_parts(self) -> int:
+        """Return how many parts a step is split into, over all processes and micro-batches."""
+        return self.accelerator.num_processes * self.progress.micro_batches
 
-    overview = {
-        "parameters": sum(parameter.numel() for parameter in published.parameters()),
-        "vocabulary": len(tokenizer),
-        "training_exchanges": len(train_exchanges),
-        "validation_exchanges": len(eval_exchanges),
-        "exchanges_left_out_as_too_long": train_exchanges.num_too_long + eval_exchanges.num_too_long,
-        "target_tokens_per_epoch": int(train_exchanges.target_lengths.sum()),
-        "steps_per_epoch": epoch_plans.steps_per_epoch,
-        "steps": num_steps,
-        "padding": round(padding_share(train_exchanges, epoch_plans.steps(0), num_parts(accelerator, plan)), 4),
-        "processes": accelerator.num_processes,
-        "device": str(accelerator.device),
-        "mixed_precision": accelerator.mixed_precision,
-    }
-    if folder is None:
-        estimate = try_out(accelerator, model, optimizer, train_exchanges, epoch_plans, plan, num_steps)
-        if accelerator.is_main_process:
-            print_dry_run(settings, overview | estimate)
-        return 0
-    if run.resume:
-        folder.load_checkpoint(accelerator)
-    if accelerator.is_main_process:
-        data = describe_data(training, validation, settings)
-        folder.begin(settings, overview, data, tokenizer, steps_done=progress.step)
+    def try_out(self, tries: int = 5) -> dict[str, Any]:
+        """Take a few real steps, to estimate the run's time and memory."""
+        import resource
 
-    def step_once(step: int) -> dict[str, float]:
-        """Take one optimizer step; return its figures."""
-        indices = epoch_plans.step(step)
-        parts = split_step(indices, num_parts(accelerator, plan))
-        mine = parts[accelerator.process_index :: accelerator.num_processes]
+        self.model.train()
+        seconds = []
+        for _ in range(tries):
+            self.clock = time.perf_counter()
+            self.take_step()
+            self.read_losses()
+            seconds.append(time.perf_counter() - self.clock)
+        if self.accelerator.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated()
+        else:
+            # Kibibytes on Linux, bytes on macOS.
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {
+            "estimated_minutes_without_evaluation": round(self.num_steps * sorted(seconds)[tries // 2] / 60, 1),
+            "estimated_memory_gib": round(memory / 2**30, 2),
+        }
+
+    def go(self, folder: RunFolder) -> bool:
+        """Train to the end, or until a stop is asked for; return whether the end was reached."""
+        progress, run = self.progress, self.settings.run
+        self.model.train()
+        bar = tqdm(
+            total=self.num_steps,
+            initial=progress.step,
+            desc="training",
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+        )
+        self.clock = time.perf_counter()
+        with bar, self.stop:
+            while not self.stop.agreed(self.accelerator):
+                # First of all, as a run that was stopped in the middle of an evaluation begins with it.
+                if self.is_evaluation_due():
+                    self.evaluate(folder, bar)
+                elif self.is_finished():
+                    break
+                else:
+                    self.take_step()
+                    bar.update()
+                    if progress.step % run.logging_steps == 0 or progress.step == self.num_steps:
+                        self.log(folder, bar)
+                if progress.step % self.save_steps == 0 and not (self.is_evaluation_due() or self.is_finished()):
+                    self.save(folder)
+            self.save(folder)
+        return self.is_finished() and not self.is_evaluation_due()
+
+    def is_finished(self) -> bool:
+        patience = self.settings.run.early_stopping_patience
+        return self.progress.step == self.num_steps or (
+            patience is not None and self.progress.evaluations_since_best >= patience
+        )
+
+    def is_evaluation_due(self) -> bool:
+        step = self.progress.step
+        is_its_turn = step % self.eval_steps == 0 or step == self.num_steps
+        return is_its_turn and self.progress.evaluated_step < step
+
+    def take_step(self) -> None:
+        """Take one optimizer step."""
+        indices = self.plans.step(self.progress.step)
         # Everyone knows the whole step, so nobody needs to ask how many tokens the others have.
-        num_tokens = int(train_exchanges.target_lengths[indices].sum())
+        num_tokens = int(self.data.train_exchanges.target_lengths[indices].sum())
+        loss = self.accumulate_gradients(indices, num_tokens)
+        norm = self.accelerator.clip_grad_norm_(
+            self.model.parameters(), self.settings.optimization.max_grad_norm or math.inf
+        )
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        if self.moving_average is not None:
+            self.moving_average.update(self.accelerator.unwrap_model(self.model))
+        self.progress.step += 1
+        if self.checkpoint_average is not None and self.progress.step % self.save_steps == 0:
+            self.checkpoint_average.add(self.accelerator.unwrap_model(self.model))
+        self.progress.target_tokens += num_tokens
+        # Read later: reading at once would have a GPU wait for the next step's work.
+        self.unread.append((loss, norm))
+
+    def accumulate_gradients(self, indices: Any, num_tokens: int) -> torch.Tensor:
+        """Leave the gradients of a step; return this process's share of the loss. Halves what memory cannot hold."""
+        while True:
+            try:
+                return self.try_to_accumulate_gradients(indices, num_tokens)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.halve_micro_batches(len(indices))
+
+    def try_to_accumulate_gradients(self, indices: Any, num_tokens: int) -> torch.Tensor:
+        accelerator, plan = self.accelerator, self.settings.optimization
+        mine = split_step(indices, self.num_parts())[accelerator.process_index :: accelerator.num_processes]
         total = torch.zeros((), device=accelerator.device)
         for number, part in enumerate(mine, start=1):
-            batch = collate(train_exchanges, part, tokenizer.pad_token_id)
-            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
             is_last = number == len(mine)
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-                loss = model(**batch, num_items_in_batch=num_tokens, label_smoothing=plan.label_smoothing_factor).loss
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
+                loss = training_loss(
+                    self.model,
+                    self.batch(part),
+                    num_items_in_batch=num_tokens,
+                    label_smoothing=plan.label_smoothing_factor,
+                    rdrop_alpha=plan.rdrop_alpha,
+                )
                 # Gradients are averaged over the processes, but each process has only its share of the sum.
                 accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
-        norm = accelerator.clip_grad_norm_(model.parameters(), plan.max_grad_norm or math.inf)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        if average is not None:
-            average.update_parameters(accelerator.unwrap_model(model))
-        loss = accelerator.reduce(total, reduction="sum").item()
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"The loss is {loss} at step {step + 1}. Try a lower --learning-rate, more --warmup-steps or "
-                "--mixed-precision no."
-            )
-        return {"loss": loss, "grad_norm": float(norm), "target_tokens": num_tokens}
+        return total
 
-    def evaluate_and_publish() -> None:
+    def batch(self, indices: Any) -> dict[str, torch.Tensor]:
+        """Return some exchanges as tensors on the device, with the noise of the present epoch."""
+        exchanges, epoch = self.data.train_exchanges, self.progress.step // self.plans.steps_per_epoch
+        noise = None if self.noise is None else functools.partial(self.noise, epoch=epoch)
+        batch = collate(exchanges, indices, self.data.tokenizer.pad_token_id, noise)
+        return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+
+    def halve_micro_batches(self, num_exchanges: int) -> None:
+        """Split steps into twice as many parts, or raise a `TrainingFailed` where that is no way out."""
+        step, parts = self.progress.step + 1, self.progress.micro_batches
+        if self.accelerator.num_processes > 1:
+            # The others are waiting for this process's gradients, and cannot be told.
+            raise TrainingFailed(
+                f"Out of memory at step {step}. Take --gradient-accumulation-steps {2 * parts}: the step keeps its "
+                "tokens, and the result is the same."
+            )
+        if parts >= num_exchanges:
+            raise TrainingFailed(
+                f"Out of memory at step {step}, even with one exchange at a time. Lower --max-source-tokens and "
+                "--max-target-tokens, or take a smaller --size."
+            )
+        self.optimizer.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.progress.micro_batches = 2 * parts
+        print(f"\nOut of memory at step {step}: going on with {2 * parts} micro-batches a step.", file=sys.stderr)
+
+    def read_losses(self) -> float:
+        """
+        Wait for the steps taken so far, and add their losses to the progress; return the last gradient's norm.
+
+        Raises a `TrainingFailed` when a loss shows that the training has gone astray.
+        """
+        if not self.unread:
+            return math.nan
+        losses = self.accelerator.reduce(torch.stack([loss for loss, _ in self.unread]), reduction="sum").tolist()
+        norm = float(self.unread[-1][1])
+        self.unread.clear()
+        first_step = self.progress.step - len(losses)
+        wrong = what_is_wrong(losses, self.progress.lowest_loss, len(self.data.tokenizer))
+        if wrong is not None:
+            number, reason = wrong
+            raise TrainingFailed(
+                f"{reason} at step {first_step + number + 1}, whose exchanges are, among others:\n"
+                f"{self.shown_exchanges(first_step + number)}\n"
+                "Try a lower --learning-rate, more --warmup-steps or --mixed-precision no. The checkpoints before "
+                "are kept."
+            )
+        self.progress.losses += losses
+        return norm
+
+    def shown_exchanges(self, step: int, count: int = 3) -> str:
+        exchanges = self.data.train_exchanges
+        lines = []
+        for index in self.plans.step(step)[:count]:
+            row = exchanges.rows[int(index)]
+            lines.append(f"    {index}: {shortened(row['history'][-1]['content'])} → {shortened(row['reply'])}")
+        return "\n".join(lines)
+
+    def pass_time(self, *, training: bool) -> None:
+        """Count the seconds since the last call."""
+        now = time.perf_counter()
+        self.progress.seconds += now - self.clock
+        self.progress.training_seconds += (now - self.clock) if training else 0.0
+        self.clock = now
+
+    def log(self, folder: RunFolder, bar: Any) -> None:
+        """Write a line about the steps since the last one."""
+        progress = self.progress
+        norm = self.read_losses()
+        self.pass_time(training=True)
+        mean = sum(progress.losses) / len(progress.losses)
+        progress.lowest_loss = min(progress.lowest_loss, mean)
+        progress.losses = []
+        rate = self.scheduler.get_last_lr()[0]
+        bar.set_postfix(loss=f"{mean:.3f}", rate=f"{rate:.1e}")
+        if self.accelerator.is_main_process:
+            folder.log(
+                {
+                    "step": progress.step,
+                    "epoch": round(progress.step / self.plans.steps_per_epoch, 3),
+                    "loss": mean,
+                    "grad_norm": norm,
+                    "learning_rate": rate,
+                    "tokens_per_second": round(progress.target_tokens / progress.training_seconds),
+                    "seconds": round(progress.seconds, 1),
+                }
+            )
+
+    def evaluate(self, folder: RunFolder, bar: Any) -> None:
         """Evaluate, log, and publish the model if it is the best so far."""
-        if not len(eval_exchanges):
-            if accelerator.is_main_process:
-                folder.publish(published, tokenizer)
-            return
-        evaluation, replies = evaluate(
-            published, tokenizer, eval_exchanges, max_replies=run.max_eval_replies, with_chrf=has_sacrebleu()
-        )
-        if not accelerator.is_main_process:
-            return
-        figure = {
-            "loss": -evaluation.loss,
-            "exact_match": evaluation.exact_match,
-            "score": evaluation.score,
-        }[run.metric_for_best_model]
-        assert figure is not None
-        is_best = progress.best_figure is None or figure > progress.best_figure
+        self.read_losses()
+        self.pass_time(training=True)
+        if self.moving_average is not None:
+            self.moving_average.copy_to(self.published)
+        elif self.checkpoint_average is not None and self.checkpoint_average.checkpoints:
+            self.checkpoint_average.copy_to(self.published)
+        else:
+            copy_weights(self.accelerator.unwrap_model(self.model), self.published)
+        if len(self.data.eval_exchanges):
+            # Where others take part, stopping at once would have them wait for ever.
+            stopping = self.stop.at_once() if self.accelerator.num_processes == 1 else contextlib.nullcontext()
+            try:
+                with stopping:
+                    evaluation, replies = evaluate(
+                        self.published,
+                        self.data.tokenizer,
+                        self.data.eval_exchanges,
+                        max_replies=self.settings.run.max_eval_replies,
+                    )
+            except Interrupted:
+                return
+            self.judge(evaluation, replies, folder, bar)
+        elif self.accelerator.is_main_process:
+            folder.publish(self.published, self.data.tokenizer)
+        self.progress.evaluated_step = self.progress.step
+        self.pass_time(training=False)
+
+    def judge(self, evaluation: Evaluation, replies: Sequence[str], folder: RunFolder, bar: Any) -> None:
+        """Publish the evaluated model if it is the best so far, and log what was found."""
+        progress, metric = self.progress, self.settings.run.metric_for_best_model
         figures = evaluation_figures(evaluation)
+        figure = figures[f"eval_{metric}"] * (-1 if metric in LOWER_IS_BETTER else 1)
+        is_best = progress.best_figure is None or figure > progress.best_figure
+        progress.evaluations_since_best = 0 if is_best else progress.evaluations_since_best + 1
         if is_best:
             progress.best_figure, progress.best_step, progress.best_evaluation = figure, progress.step, figures
-            folder.publish(published, tokenizer)
-        samples = sample_replies(eval_exchanges, replies, turn=progress.step // eval_steps)
+        if not self.accelerator.is_main_process:
+            return
+        if is_best:
+            folder.publish(self.published, self.data.tokenizer)
+        exchanges = self.data.eval_exchanges
+        samples = sample_replies(exchanges, replies, turn=progress.step // self.eval_steps)
         folder.log({"step": progress.step, "seconds": round(progress.seconds, 1), **figures, "samples": samples})
         bar.write(evaluation_line(progress.step, evaluation, is_best), file=sys.stderr)
         for sample in samples:
             bar.write(f"    {shortened(sample['source'])} → {shortened(sample['reply'])}", file=sys.stderr)
 
-    interrupted = StopRequest()
-    bar = tqdm(
-        total=num_steps,
-        initial=progress.step,
-        desc="training",
-        unit="step",
-        disable=not accelerator.is_main_process,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-        dynamic_ncols=True,
-    )
-    model.train()
-    recent: list[dict[str, float]] = []
-    with bar, interrupted:
-        while progress.step < num_steps and not interrupted:
-            began = time.perf_counter()
-            recent.append(step_once(progress.step))
-            progress.step += 1
-            progress.seconds += time.perf_counter() - began
-            progress.target_tokens += int(recent[-1]["target_tokens"])
-            bar.update()
-            is_end = progress.step == num_steps
-            if progress.step % run.logging_steps == 0 or is_end:
-                line = {
-                    "step": progress.step,
-                    "epoch": round(progress.step / epoch_plans.steps_per_epoch, 3),
-                    "loss": sum(figures["loss"] for figures in recent) / len(recent),
-                    "grad_norm": recent[-1]["grad_norm"],
-                    "learning_rate": scheduler.get_last_lr()[0],
-                    "tokens_per_second": round(progress.target_tokens / progress.seconds),
-                    "seconds": round(progress.seconds, 1),
-                }
-                recent.clear()
-                bar.set_postfix(loss=f"{line['loss']:.3f}", rate=f"{line['learning_rate']:.1e}")
-                if accelerator.is_main_process:
-                    folder.log(line)
-            if progress.step % eval_steps == 0 or is_end:
-                began = time.perf_counter()
-                evaluate_and_publish()
-                progress.seconds += time.perf_counter() - began
-            if progress.step % save_steps == 0 or is_end or interrupted:
-                folder.save_checkpoint(accelerator)
-    if accelerator.is_main_process:
-        folder.finish(progress, num_steps)
-    accelerator.end_training()
-    return 130 if interrupted and progress.step < num_steps else 0
-
-
-def conversations_of(settings: TrainingSettings, folder: "RunFolder | None") -> tuple[Any, Any]:
-    """Load the training and validation conversations."""
-    data = settings.data
-    common: dict[str, Any] = {
-        "question_column": data.question_column,
-        "answer_column": data.answer_column,
-        "messages_column": data.messages_column,
-        "encoding": data.encoding,
-        "split": data.dataset_split,
-        "revision": data.dataset_revision,
-    }
-
-    def bad_rows(name: str) -> Path | None:
-        return folder.path / name if folder is not None and data.skip_bad_rows else None
-
-    conversations = load_conversations(
-        paths_of(data.data), sha256=data.data_sha256, skip_bad_rows=bad_rows(BAD_ROWS_FILES[0]), **common
-    )
-    if data.validation_data:
-        return conversations, load_conversations(
-            paths_of(data.validation_data), skip_bad_rows=bad_rows(BAD_ROWS_FILES[1]), **common
-        )
-    return split_conversations(
-        conversations, validation_fraction=data.validation_fraction, seed=settings.optimization.seed
-    )
-
-
-def paths_of(data: tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return where `data` lies; "starter" is the corpus that comes with the package."""
-    if data == ("starter",):
-        return str(resources.files("chatformer.training").joinpath("starter/conversations.jsonl"))
-    return data[0] if len(data) == 1 else data
-
-
-def texts_of(conversations: Any) -> Iterator[str]:
-    """Yield what the tokenizer learns from: every message."""
-    for conversation in conversations:
-        for message in conversation["messages"]:
-            yield message["content"]
-
-
-def with_other_topics(conversations: Any, fraction: float, seed: int) -> Iterator[dict[str, Any]]:
-    """
-    Yield the conversations, and behind `fraction` of them once more after another one.
-
-    So a model learns that the turns before need not concern the last one.
-    """
-    chance = random.Random(seed)
-    yield from conversations
-    for index in range(len(conversations) if fraction else 0):
-        if chance.random() < fraction:
-            before = conversations[chance.randrange(len(conversations))]["messages"]
-            messages = conversations[index]["messages"]
-            if "system" not in (before[0]["role"], messages[0]["role"]):
-                yield {"messages": [*before, *messages]}
+    def save(self, folder: RunFolder) -> None:
+        """Save a checkpoint, unless the losses show that it would not be worth resuming."""
+        self.read_losses()
+        self.pass_time(training=True)
+        folder.save_checkpoint(self.accelerator, self.progress.step, limit=self.settings.run.save_total_limit)
+        self.pass_time(training=False)
 
 
 def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> ChatformerForConditionalGeneration:
@@ -350,21 +505,6 @@ def make_optimizer(model: torch.nn.Module, plan: OptimizationSettings) -> torch.
         eps=plan.adam_epsilon,
         fused=True,
     )
-
-
-def averaging(decay: float) -> Any:
-    """
-    Return how `AveragedModel` averages: exponentially with `decay`, faster over the first steps.
-
-    The decay at the n-th update is min(decay, (1 + n) / (10 + n)), so that the random first weights are soon forgotten.
-    """
-
-    @torch.no_grad()
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], num_averaged: torch.Tensor | int) -> None:
-        n = int(num_averaged)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update
 
 
 class EpochPlans:
@@ -408,35 +548,6 @@ def has_sacrebleu() -> bool:
     return True
 
 
-class StopRequest:
-    """
-    While entered, turns Ctrl-C and SIGTERM into a request to stop after the step; a second Ctrl-C stops at once.
-
-    True once a stop is wanted.
-    """
-
-    def __init__(self) -> None:
-        self.wanted = False
-
-    def __bool__(self) -> bool:
-        return self.wanted
-
-    def __enter__(self) -> "StopRequest":
-        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: object) -> None:
-        if self.wanted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.wanted = True
-        # Written directly: the handler may run in the middle of a print.
-        os.write(2, b"\nstopping after this step; the checkpoint is being saved\n")
-
-
 def evaluation_figures(evaluation: Evaluation) -> dict[str, Any]:
     """Return the figures by the names they have in the log."""
     figures = dataclasses.asdict(evaluation) | {"score": evaluation.score}
@@ -472,41 +583,6 @@ def sample_replies(
 def shortened(text: str, width: int = 60) -> str:
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def try_out(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: Any,
-    exchanges: EncodedExchanges,
-    plans: EpochPlans,
-    plan: OptimizationSettings,
-    num_steps: int,
-    tries: int = 5,
-) -> dict[str, Any]:
-    """Take a few real steps, to estimate the run's time and memory."""
-    import resource
-
-    seconds = []
-    for number in range(tries):
-        began = time.perf_counter()
-        for part in split_step(plans.step(number), num_parts(accelerator, plan)):
-            batch = collate(exchanges, part, accelerator.unwrap_model(model).config.pad_token_id)
-            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-            accelerator.backward(model(**batch).loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - began)
-    if accelerator.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated()
-    else:
-        # Kibibytes on Linux, bytes on macOS.
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    median = sorted(seconds)[tries // 2]
-    return {
-        "estimated_minutes_without_evaluation": round(num_steps * median / 60, 1),
-        "estimated_memory_gib": round(memory / 2**30, 2),
-    }
 
 
 def print_dry_run(settings: TrainingSettings, overview: dict[str, Any]) -> None:

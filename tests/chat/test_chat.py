@@ -16,7 +16,7 @@ from chatformer.chat.engines import ModelNotFound
 from chatformer.chat.settings import ReplySettings
 from chatformer.chat.terminal import main
 from chatformer.conversation import encode_conversation
-from chatformer.training.batches import encode_exchanges
+from chatformer.training.encoding import encode_exchanges
 
 GREEDY = ReplySettings()
 DARING = ReplySettings(temperature=3.0, max_new_tokens=30)

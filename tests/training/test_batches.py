@@ -1,35 +1,33 @@
 import itertools
 
+import datasets
 import numpy as np
 import pytest
 import torch
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
 from chatformer.conversation import encode_conversation
+from chatformer.training import encoding
 from chatformer.training.batches import (
     IGNORED,
     ROWS_OF_A_BATCH,
-    EncodedExchanges,
     collate,
-    encode_exchanges,
     padding_share,
     plan_epoch,
     split_step,
 )
+from chatformer.training.conversations import DataError
+from chatformer.training.encoding import EncodedExchanges, encode_exchanges
 
 
 def of_lengths(source_lengths, target_lengths):
     """Return exchanges of these lengths, every token of the i-th having the id i."""
-    number = np.arange(len(source_lengths), dtype=np.int32)
-    return EncodedExchanges(
-        source_ids=np.repeat(number, source_lengths),
-        source_ends=np.cumsum(source_lengths),
-        target_ids=np.repeat(number, target_lengths),
-        target_ends=np.cumsum(target_lengths),
-        replies=[""] * len(number),
-        histories=[[]] * len(number),
-        num_too_long=0,
-    )
+    features = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")})
+    rows = {
+        name: [[number] * length for number, length in enumerate(lengths)]
+        for name, lengths in (("input_ids", source_lengths), ("labels", target_lengths))
+    }
+    return EncodedExchanges(datasets.Dataset.from_dict(rows, features))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +85,7 @@ def test_a_step_has_about_as_many_tokens_as_it_should(realistic, tokens_per_step
 
 def test_little_of_a_batch_is_padding(realistic):
     steps = plan_epoch(realistic, 1000, seed=0, epoch=0)
-    assert padding_share(realistic, steps, num_parts=1) < 0.1
+    assert padding_share(realistic, steps, num_parts=1) < 0.05
     assert padding_share(realistic, steps, num_parts=4) < 0.05
     at_random = np.array_split(np.random.default_rng(0).permutation(len(realistic)), len(steps))
     assert padding_share(realistic, at_random, num_parts=1) > 0.5
@@ -141,6 +139,43 @@ def test_replies_that_are_too_long_are_left_out_and_counted(tokenizer):
     assert (encoded.replies, encoded.num_too_long) == (["네"], 2)
     # It stays what the model is asked after.
     assert encoded.histories == [messages[:3]]
+
+
+def test_too_long_sources_can_be_left_out_or_refused_as_well(tokenizer):
+    conversations = [{"messages": said("1", "네", "가" * 50, "응")}]
+    whole = encode_exchanges(conversations, tokenizer, 1000, 100)
+    limit = int(whole.source_lengths[0])
+    cut = encode_exchanges(conversations, tokenizer, limit, 100)
+    assert (cut.replies, cut.source_lengths.tolist()) == (["네", "응"], [limit, limit])
+    dropped = encode_exchanges(conversations, tokenizer, limit, 100, too_long="drop")
+    assert (dropped.replies, dropped.num_too_long) == (["네"], 1)
+    with pytest.raises(DataError, match="too long"):
+        encode_exchanges(conversations, tokenizer, limit, 100, too_long="refuse")
+    assert len(encode_exchanges(conversations, tokenizer, 1000, 100, too_long="refuse")) == 2
+
+
+def same(one, other):
+    return one.rows.to_list() == other.rows.to_list() and one.num_too_long == other.num_too_long
+
+
+def test_what_was_encoded_once_is_read_from_its_file(conversations, tokenizer, tmp_path, monkeypatch):
+    encoded = encode_exchanges(conversations, tokenizer, 100, 4, cache_folder=tmp_path)
+    assert encoded.num_too_long and same(encoded, encode_exchanges(conversations, tokenizer, 100, 4))
+    monkeypatch.setattr(encoding, "_encode_batch", None)
+    assert same(encoded, encode_exchanges(conversations, tokenizer, 100, 4, cache_folder=tmp_path))
+    # Anything else is another file's.
+    for others, limits in ((conversations[1:], (100, 4)), (conversations, (100, 6))):
+        with pytest.raises(TypeError):
+            encode_exchanges(others, tokenizer, *limits, cache_folder=tmp_path)
+
+
+def test_several_processes_encode_what_one_does(conversations, tokenizer, tmp_path):
+    one = encode_exchanges(conversations, tokenizer, 100, 4)
+    several = encode_exchanges(conversations, tokenizer, 100, 4, num_processes=2, cache_folder=tmp_path)
+    assert same(one, several)
+    assert [one.source(index).tolist() for index in range(len(one))] == [
+        several.source(index).tolist() for index in range(len(one))
+    ]
 
 
 def test_when_no_exchange_is_left_that_is_no_error(tokenizer):

@@ -16,6 +16,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from chatformer.training import conversations
 from chatformer.training.conversations import DataError, exchanges, load_conversations, split_conversations
 
 SONGYS = Path(__file__).parents[2].parent / "shared" / "data" / "songys_chatbot" / "ChatbotData.csv"
@@ -706,3 +707,19 @@ def test_the_songys_file():
     assert abs(len(validation) - 562) <= 1
     questions = [{question.casefold() for question, _ in pairs_of(side)} for side in (training, validation)]
     assert not questions[0] & questions[1]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_many_conversations_are_kept_in_a_file_and_are_the_same(tmp_path, monkeypatch, suffix):
+    records = [{"Q": f"질문 {number}", "A": f"답 {number}"} for number in range(50)] + [{"Q": "끝", "A": None}]
+    path, bad_rows = tmp_path / f"chats.{suffix}", tmp_path / "bad.jsonl"
+    dataset = datasets.Dataset.from_list(records)
+    dataset.to_parquet(path) if suffix == "parquet" else dataset.to_json(path, force_ascii=False)
+    in_memory = load_conversations(path, skip_bad_rows=bad_rows)
+    monkeypatch.setattr(conversations, "CONVERSATIONS_IN_MEMORY", 20)
+    in_file = load_conversations(path, skip_bad_rows=bad_rows)
+    assert not in_memory.cache_files and in_file.cache_files
+    assert in_file.to_list() == in_memory.to_list() and len(in_file) == 50
+    assert "row 51" in error_of(path) or "51" in error_of(path)
+    parts = [split_conversations(made, validation_fraction=0.2, seed=1) for made in (in_memory, in_file)]
+    assert [part.to_list() for part in parts[0]] == [part.to_list() for part in parts[1]]

@@ -8,7 +8,7 @@ import pytest
 from jinja2 import TemplateError
 
 from chatformer.conversation import encode_conversation
-from chatformer.training.batches import encode_exchanges
+from chatformer.training.encoding import encode_exchanges
 from chatformer.training.tokenizer import CONTROL_TOKENS, train_tokenizer
 
 TEXTS = [

@@ -7,13 +7,15 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import datasets
 import pytest
 import safetensors.torch
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from chatformer.training.checkpoints import checkpoints
+from chatformer.training.preparation import with_other_topics
 from chatformer.training.settings import read_recipe
-from chatformer.training.train import with_other_topics
 
 
 def log_of(folder):
@@ -62,12 +64,13 @@ def test_a_run_writes_what_it_promises(trained, flags, train, tmp_path):
         "training_log.jsonl",
         "training_record.json",
         "training_settings.yaml",
-        "checkpoint-last",
+        "checkpoint-100",
+        "checkpoint-150",
         *(["training_curves.png"] if find_spec("matplotlib") else []),
     ]
     found = listed(trained)
     assert set(promised) <= set(found)
-    assert not [name for name in found if "partial" in name or "previous" in name]
+    assert not [name for name in found if "partial" in name or "outdated" in name]
 
     assert [line["step"] for line in log_of(trained) if "loss" in line] == list(range(1, 151))
     evaluations = evaluations_of(trained)
@@ -121,7 +124,7 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(flags, t
 
     assert train(["--output-dir", halves, "--resume"]) == 0
     assert_same_weights(whole, halves)
-    assert_same_weights(whole / "checkpoint-last", halves / "checkpoint-last")
+    assert_same_weights(whole / "checkpoint-150", halves / "checkpoint-150")
     assert evaluations_of(whole) == evaluations_of(halves)
     assert losses_of(whole) == losses_of(halves)
     assert record_of(halves)["best"] == record_of(whole)["best"]
@@ -133,37 +136,37 @@ def test_a_run_that_is_made_longer_equals_one_that_was_long_from_the_start(flags
     long, longer = tmp_path / "long", tmp_path / "longer"
     assert train(flags(long, max_steps=30, **plan)) == 0
     assert train(flags(longer, max_steps=15, **plan)) == 0
-    assert train(["--output-dir", longer, "--resume", "--max-steps", 30]) == 0
+    assert train(["--output-dir", longer, "--resume", "--max-steps", 30, "--resume-changed"]) == 0
     assert_same_weights(long, longer)
     assert losses_of(long) == losses_of(longer)
 
     # What is published is the average, and not the last state of what is trained.
     published = safetensors.torch.load_file(long / "model.safetensors")
-    last = safetensors.torch.load_file(long / "checkpoint-last/model.safetensors")
+    last = safetensors.torch.load_file(long / "checkpoint-30/model.safetensors")
     assert not any(torch.equal(published[name], last[name]) for name in published)
     evaluations = evaluations_of(long)
     assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"]
 
 
 @pytest.fixture(scope="module")
-def ten_steps(flags, train, tmp_path_factory):
-    """Return the flags of ten steps without dropout, and the losses of one process."""
-    folder = tmp_path_factory.mktemp("ten") / "one"
-    plan = {"max_steps": 10, "dropout": 0}
+def fifty_steps(flags, train, tmp_path_factory):
+    """Return the flags of fifty steps without dropout, and the losses of one process."""
+    folder = tmp_path_factory.mktemp("fifty") / "one"
+    plan = {"max_steps": 50, "dropout": 0}
     assert train(flags(folder, **plan)) == 0
     return plan, losses_of(folder)
 
 
 # A step here has about twenty exchanges, so that some of forty parts have none.
 @pytest.mark.parametrize("num_parts", [4, 40])
-def test_accumulating_changes_nothing(flags, train, tmp_path, ten_steps, num_parts):
-    plan, losses = ten_steps
+def test_accumulating_changes_nothing(flags, train, tmp_path, fifty_steps, num_parts):
+    plan, losses = fifty_steps
     assert train(flags(tmp_path / "parts", **plan, gradient_accumulation_steps=num_parts)) == 0
     assert losses_of(tmp_path / "parts") == pytest.approx(losses, rel=2e-5)
 
 
-def test_two_processes_equal_one(flags, environment, tmp_path, ten_steps):
-    plan, losses = ten_steps
+def test_two_processes_equal_one(flags, environment, tmp_path, fifty_steps):
+    plan, losses = fifty_steps
     # `accelerate launch --cpu` starts one process, whatever number it is told.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "chatformer.training.train", *flags(tmp_path / "two", **plan)]
@@ -257,14 +260,14 @@ def test_bad_rows_stop_a_run_unless_they_are_to_be_skipped(flags, train, convers
 def test_without_validation_data_the_last_model_is_published(flags, train, tmp_path):
     folder = tmp_path / "run"
     assert train(flags(folder, max_steps=3, validation_fraction=0)) == 0
-    assert_same_weights(folder, folder / "checkpoint-last")
+    assert_same_weights(folder, checkpoints(folder)[0])
     assert evaluations_of(folder) == []
 
 
 def test_the_model_with_the_best_validation_is_the_published_one(flags, train, tmp_path):
     folder = tmp_path / "run"
     # So high a rate that it gets worse from some step on.
-    plan = {"max_steps": 6, "eval_steps": 1, "learning_rate": 0.5, "lr_scheduler_type": "constant", "warmup_steps": 1}
+    plan = {"max_steps": 6, "eval_steps": 1, "learning_rate": 0.2, "lr_scheduler_type": "constant", "warmup_steps": 1}
     assert train(flags(folder, **plan)) == 0
     evaluations = evaluations_of(folder)
     best = min(evaluations, key=lambda line: line["eval_loss"])
@@ -277,14 +280,15 @@ def test_the_model_with_the_best_validation_is_the_published_one(flags, train, t
 
 
 def test_other_topics_stand_before_some_conversations_once_more(conversations):
-    made = list(with_other_topics(conversations, 0.5, seed=0))
+    dataset = datasets.Dataset.from_list(conversations)
+    made = with_other_topics(dataset, 0.5, seed=0).to_list()
     assert made[: len(conversations)] == conversations
     added = [conversation["messages"] for conversation in made[len(conversations) :]]
     assert 0.2 * len(conversations) < len(added) < 0.5 * len(conversations)
     originals = [conversation["messages"] for conversation in conversations]
     for messages in added:
         assert any(messages == [*before, *behind] for before in originals for behind in originals)
-    assert list(with_other_topics(conversations, 0, seed=0)) == conversations
+    assert with_other_topics(dataset, 0, seed=0).to_list() == conversations
 
 
 @pytest.mark.parametrize("turns", [2, 4])

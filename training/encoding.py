@@ -1,0 +1,235 @@
+"""From conversations to ids: each reply with the turns before it, encoded once and kept in Arrow's files."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from chatformer.conversation import encode_conversation
+
+from .conversations import DataError, Message, exchanges
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow
+
+TooLong = Literal["truncate", "drop", "refuse"]
+
+EXCHANGES_PER_PROCESS = 20_000
+"""Where there are fewer conversations, starting another process takes longer than it saves."""
+
+
+class Sequences:
+    """Lists of ids, read where Arrow has them: in memory, or in a file that is larger than it."""
+
+    def __init__(self, column: "pyarrow.ChunkedArray"):
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        self.chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
+        self.starts = np.cumsum([0, *map(len, chunks)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        offsets, values = self.chunks[number]
+        place = index - self.starts[number]
+        return values[offsets[place] : offsets[place + 1]]
+
+    def lengths(self) -> np.ndarray:
+        parts = [np.diff(offsets) for offsets, _ in self.chunks]
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class EncodedExchanges:
+    """
+    Sources and targets as ids.
+
+    `rows` has the columns input_ids, labels, history (the messages before the reply) and reply; `num_too_long` more
+    were left out.
+    """
+
+    rows: "datasets.Dataset"
+    num_too_long: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def sources(self) -> Sequences:
+        return Sequences(self.rows.data.column("input_ids"))
+
+    @cached_property
+    def targets(self) -> Sequences:
+        return Sequences(self.rows.data.column("labels"))
+
+    @cached_property
+    def source_lengths(self) -> np.ndarray:
+        return self.sources.lengths()
+
+    @cached_property
+    def target_lengths(self) -> np.ndarray:
+        return self.targets.lengths()
+
+    @cached_property
+    def replies(self) -> list[str]:
+        return list(self.rows["reply"])
+
+    @cached_property
+    def histories(self) -> list[list[Message]]:
+        return list(self.rows["history"])
+
+    def source(self, index: int) -> np.ndarray:
+        return self.sources[index]
+
+    def target(self, index: int) -> np.ndarray:
+        return self.targets[index]
+
+
+def encode_exchanges(
+    conversations: "datasets.Dataset | Iterable[dict[str, Any]]",
+    tokenizer: Any,
+    max_source_tokens: int,
+    max_target_tokens: int,
+    *,
+    too_long: TooLong = "truncate",
+    num_processes: int | None = None,
+    cache_folder: Path | None = None,
+) -> EncodedExchanges:
+    """
+    Encode each reply of each conversation, with the turns before it as its source.
+
+    What is too long is handled by one rule. "truncate": of sources the oldest turns are left out, and exchanges whose
+    reply is too long are left out whole, and counted, as a model that is shown cut replies learns to break off.
+    "drop": exchanges with a source or a reply that is too long are left out, and counted. "refuse": there is a
+    `DataError`.
+
+    `num_processes` work side by side; as many as there are cores and enough data for, unless given. With a
+    `cache_folder` the result is a file there, named by its content, and the next call with the same content reads it.
+    """
+    import datasets
+
+    if not isinstance(conversations, datasets.Dataset):
+        message = {"role": datasets.Value("string"), "content": datasets.Value("string")}
+        features = datasets.Features({"messages": datasets.List(message)})
+        conversations = datasets.Dataset.from_list(list(conversations), features=features)
+    if not len(conversations):
+        # Of nothing `map` would make nothing, without the columns.
+        return EncodedExchanges(datasets.Dataset.from_dict({name: [] for name in _features()}, _features()))
+    options = {
+        "tokenizer": tokenizer,
+        "max_source_tokens": max_source_tokens,
+        "max_target_tokens": max_target_tokens,
+        "too_long": too_long,
+    }
+    key = _content_key(conversations, {**options, "tokenizer": _tokenizer_state(tokenizer)})
+    if cache_folder is not None:
+        cache_folder.mkdir(parents=True, exist_ok=True)
+    if num_processes is None:
+        num_processes = min(os.cpu_count() or 1, len(conversations) // EXCHANGES_PER_PROCESS)
+    with _progress_bars(shown=len(conversations) >= EXCHANGES_PER_PROCESS):
+        rows = conversations.map(
+            _encode_batch,
+            batched=True,
+            remove_columns=conversations.column_names,
+            fn_kwargs=options,
+            features=_features(),
+            num_proc=num_processes if num_processes > 1 else None,
+            new_fingerprint=key[:32],
+            cache_file_name=None if cache_folder is None else str(cache_folder / f"exchanges-{key[:32]}.arrow"),
+            load_from_cache_file=True,
+            keep_in_memory=cache_folder is None,
+            desc="encoding",
+        )
+        kept = np.flatnonzero(EncodedExchanges(rows).target_lengths)
+        num_too_long = len(rows) - len(kept)
+        if num_too_long:
+            rows = rows.select(kept).flatten_indices(keep_in_memory=cache_folder is None)
+    return EncodedExchanges(rows, num_too_long)
+
+
+@contextlib.contextmanager
+def _progress_bars(*, shown: bool) -> Iterator[None]:
+    """Have datasets show its progress bars, or not."""
+    import datasets
+
+    were_hidden = datasets.are_progress_bars_disabled()
+    if not shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_hidden:
+            datasets.enable_progress_bars()
+
+
+def _features() -> "datasets.Features":
+    import datasets
+
+    message = {"role": datasets.Value("string"), "content": datasets.Value("string")}
+    ids = datasets.List(datasets.Value("int32"))
+    return datasets.Features(
+        {"input_ids": ids, "labels": ids, "history": datasets.List(message), "reply": datasets.Value("string")}
+    )
+
+
+def _encode_batch(
+    batch: dict[str, Sequence[Any]],
+    *,
+    tokenizer: Any,
+    max_source_tokens: int,
+    max_target_tokens: int,
+    too_long: TooLong,
+) -> dict[str, list[Any]]:
+    """Return the rows of some conversations; those that are too long have no ids."""
+    encoded: dict[str, list[Any]] = {"input_ids": [], "labels": [], "history": [], "reply": []}
+    for history, reply in _exchanges_of(batch):
+        # What people typed never becomes a control token; the end token comes behind it.
+        target = tokenizer(reply, split_special_tokens=True)["input_ids"]
+        source = encode_conversation(tokenizer, history, max_source_tokens if too_long == "truncate" else None)
+        if len(target) > max_target_tokens or len(source) > max_source_tokens:
+            if too_long == "refuse":
+                raise DataError(
+                    f"An exchange is too long, and --too-long is refuse: {len(source)} source tokens of "
+                    f"{max_source_tokens}, {len(target)} target tokens of {max_target_tokens}. It ends with "
+                    f"{history[-1]['content'][:80]!r} and {reply[:80]!r}. Raise --max-source-tokens or "
+                    "--max-target-tokens, or take --too-long truncate or drop."
+                )
+            source = target = []
+        for name, value in (("input_ids", source), ("labels", target), ("history", history), ("reply", reply)):
+            encoded[name].append(value)
+    return encoded
+
+
+def _exchanges_of(batch: dict[str, Sequence[Any]]) -> Iterator[tuple[list[Message], str]]:
+    for messages in batch["messages"]:
+        yield from exchanges(messages)
+
+
+def _tokenizer_state(tokenizer: Any) -> str:
+    return tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
+
+
+def _content_key(conversations: "datasets.Dataset", options: dict[str, Any]) -> str:
+    """Return a name for what comes out, which is the same for the same conversations and options alone."""
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True, ensure_ascii=False).encode())
+    digest.update(content_digest(conversations).encode())
+    return digest.hexdigest()
+
+
+def content_digest(conversations: "datasets.Dataset") -> str:
+    """Return the SHA-256 of the conversations, one after the other."""
+    digest = hashlib.sha256()
+    for batch in conversations.with_format("arrow").iter(batch_size=10_000):
+        # Not the bytes in memory, which may hold what lies between the rows that were chosen.
+        for messages in batch.column("messages").to_pylist():
+            digest.update(json.dumps(messages, ensure_ascii=False, sort_keys=True).encode())
+    return digest.hexdigest()

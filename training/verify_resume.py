@@ -1,0 +1,165 @@
+"""The proof that a run which is killed and resumed ends as one that was left alone, on this machine and this data."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm.auto import tqdm
+
+from .checkpoints import checkpoints
+from .records import LOG_FILE, recipe_of
+from .settings import TrainingSettings
+
+NUM_STEPS = 40
+NUM_KILLS = 4
+SAVE_STEPS = 5
+MAX_EVAL_REPLIES = 20
+
+
+def verify_resume(settings: TrainingSettings) -> int:
+    """
+    Train for a few steps twice, once left alone and once killed again and again; return the exit status.
+
+    It is 0 if both end with the same bits: of the weights, of all that the last checkpoint holds, and of the losses
+    in the log. The killed one gets SIGKILL at moments that are drawn anew each time, so that nothing can be put in
+    order.
+    """
+    with tempfile.TemporaryDirectory(prefix="chatformer-verify-resume-") as name:
+        folder = Path(name)
+        recipe = folder / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(_short(recipe_of(settings)), allow_unicode=True), "utf-8")
+        alone, killed = folder / "alone", folder / "killed"
+        began = time.monotonic()
+        _run(recipe, alone, resume=False)
+        seconds = time.monotonic() - began
+        num_kills = _run_and_kill(recipe, killed, seconds)
+        differing = _differing(alone, killed)
+    if differing:
+        print(f"error: After {num_kills} kills {', '.join(differing)} differ from those of the run left alone.")
+        return 1
+    print(
+        f"Killed {num_kills} times and resumed, a run of {NUM_STEPS} steps ended with the same bits as one left alone: "
+        "weights, optimizer, schedule, averages, random states and losses."
+    )
+    return 0
+
+
+def _short(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe of a few steps, with all its moving parts."""
+    left_out = {"output_dir", "early_stopping_patience", "num_train_epochs"}
+    return {name: value for name, value in recipe.items() if value is not None and name not in left_out} | {
+        "max_steps": NUM_STEPS,
+        "warmup_steps": min(recipe["warmup_steps"], NUM_STEPS // 2),
+        "save_steps": SAVE_STEPS,
+        "eval_steps": 2 * SAVE_STEPS,
+        "logging_steps": 1,
+        "max_eval_replies": min(recipe["max_eval_replies"], MAX_EVAL_REPLIES),
+        "metric_for_best_model": "loss",
+    }
+
+
+def _run(recipe: Path, folder: Path, *, resume: bool) -> None:
+    process = _start(recipe, folder, resume=resume)
+    _, errors = process.communicate()
+    if process.returncode:
+        raise ValueError(f"The run to be verified failed:\n{errors.strip()}")
+
+
+def _start(recipe: Path, folder: Path, *, resume: bool) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "chatformer.training.train", "--recipe", str(recipe), "--output-dir", str(folder)]
+    # The order of a sum, and so its last bits, depends on the number of threads.
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return subprocess.Popen(
+        [*command, *(["--resume"] if resume else [])],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def _run_and_kill(recipe: Path, folder: Path, seconds: float) -> int:
+    """Run to the end in spite of SIGKILL; return how often it was killed. `seconds` is what a run takes alone."""
+    chance = random.Random()
+    num_kills = 0
+    for _ in tqdm(range(NUM_KILLS), desc="killing and resuming", unit="kill", disable=not sys.stderr.isatty()):
+        began_with = len(checkpoints(folder))
+        process = _start(recipe, folder, resume=bool(began_with))
+        # Not before the first checkpoint, or there would be nothing to resume.
+        while process.poll() is None and not checkpoints(folder):
+            time.sleep(0.01)
+        try:
+            process.wait(timeout=chance.uniform(0, seconds / NUM_KILLS) + (seconds / 3 if began_with else 0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            num_kills += 1
+        _, errors = process.communicate()
+        if process.returncode > 0:
+            raise ValueError(f"The run to be verified failed:\n{errors.strip()}")
+        if process.returncode == 0:
+            return num_kills
+    _run(recipe, folder, resume=True)
+    return num_kills
+
+
+def _differing(one: Path, other: Path) -> list[str]:
+    """Return the names of what is not the same in two runs."""
+    last, other_last = checkpoints(one)[0], checkpoints(other)[0]
+    names = [] if last.name == other_last.name else ["the last steps"]
+    for path in sorted(last.glob("*")):
+        if not _same(path, other_last / path.name):
+            names.append(path.name)
+    if (one / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes():
+        names.append("the published weights")
+    if _losses(one) != _losses(other):
+        names.append("the losses in the log")
+    return names
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Return whether two files of checkpoints hold the same, but for how long it took."""
+    import torch
+
+    if one.name == "checksums.json" or one.is_dir():
+        return True
+    if one.read_bytes() == other.read_bytes():
+        return True
+    if one.suffix not in (".bin", ".pkl"):
+        return False
+    states = [torch.load(path, weights_only=False) for path in (one, other)]
+    for state in states:
+        if isinstance(state, dict):
+            state.pop("seconds", None)
+            state.pop("training_seconds", None)
+    return _equal(*states)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    import numpy as np
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return isinstance(other, np.ndarray) and np.array_equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other)
+
+
+def _losses(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log without the times."""
+    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text("utf-8").splitlines()]
+    return [
+        {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")} for line in lines
+    ]
