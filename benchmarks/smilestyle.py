@@ -1,8 +1,8 @@
 """
-Conversations of several turns out of SmileStyle's table, to train with the recipe `smilestyle`.
+Conversations of several turns out of SmileStyle's table, to train with recipes/smilestyle.yaml.
 
     python benchmarks/smilestyle.py --data smilestyle_dataset.tsv --output-dir runs/smilestyle-data
-    chatformer train --recipe smilestyle --data runs/smilestyle-data/training.jsonl \
+    chatformer train --recipe benchmarks/recipes/smilestyle.yaml --data runs/smilestyle-data/training.jsonl \
         --validation-data runs/smilestyle-data/validation.jsonl --output-dir runs/smilestyle
 
 The table (Smilegate AI, https://github.com/smilegate-ai/korean_smile_style_dataset; its licence forbids commercial

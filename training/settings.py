@@ -242,6 +242,32 @@ class EvaluationSettings(ReadingSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DoctorSettings(ReadingSettings):
+    """Say in plain words what is wrong with data or with a trained model, and what to do."""
+
+    subject: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """What to look at: the folder of a run or a model, or conversations in any form that training takes. With --data
+    it is a model, and may be one on the Hub."""
+    data: tuple[str, ...] = ()
+    """Conversations to try a model on; those that its run was validated on unless given."""
+    validation_data: tuple[str, ...] = ()
+    """Conversations that training is to be validated on, to find what stands in both; a run has its own."""
+    max_source_tokens: int | None = None
+    """Longest input that training is to take; the run's limit unless given. Without it, data is measured in
+    characters."""
+    max_target_tokens: int | None = None
+    """Longest reply that training is to take, likewise."""
+    max_exchanges: int = 300
+    """Exchanges that a model is tried on, from all over the data."""
+    revision: str | None = None
+    """Commit, tag or branch of a model on the Hub."""
+    device: str | None = None
+    """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
+    output_dir: str | None = None
+    """Folder for doctor.json, with all findings, and lengths.png; nothing is written unless given."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """Train a Chatformer from random weights on conversations."""
 
@@ -325,6 +351,72 @@ def _converted(value: Any, expected: Any, where: str) -> Any:
         return value
     name = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[expected]
     raise SettingsError(f"{where} must be {name}, but it is {value!r}.")
+
+
+AT_LEAST = {
+    "vocab_size": 1,
+    "max_source_tokens": 1,
+    "max_target_tokens": 1,
+    "max_steps": 1,
+    "tokens_per_step": 1,
+    "gradient_accumulation_steps": 1,
+    "preprocessing_num_workers": 1,
+    "logging_steps": 1,
+    "eval_steps": 1,
+    "save_steps": 1,
+    "save_total_limit": 1,
+    "early_stopping_patience": 1,
+    "average_checkpoints": 0,
+    "max_eval_replies": 0,
+    "warmup_steps": 0,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "rdrop_alpha": 0,
+}
+SHARES = (
+    "validation_fraction",
+    "other_topics_fraction",
+    "token_dropout",
+    "word_swap",
+    "bpe_dropout",
+    "label_smoothing_factor",
+    "ema_decay",
+    "adam_beta1",
+    "adam_beta2",
+)
+
+
+def check_settings(settings: TrainingSettings) -> None:
+    """Raise a `SettingsError` for settings that cannot be, or cannot work together."""
+    data, plan, run = settings.data, settings.optimization, settings.run
+    for name, value in settings.flat().items():
+        if name in AT_LEAST and value is not None and not value >= AT_LEAST[name]:
+            raise SettingsError(f"{_flag(name)} must be at least {AT_LEAST[name]}, but it is {value}.")
+        if name in SHARES and not 0 <= value < 1:
+            raise SettingsError(f"{_flag(name)} must be at least 0 and less than 1, but it is {value}.")
+    if plan.max_steps is None and not plan.num_train_epochs > 0:
+        raise SettingsError(f"--num-train-epochs must be more than 0, but it is {plan.num_train_epochs}.")
+    if not data.data:
+        raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
+    if run.output_dir is None and not (run.dry_run or run.verify_resume):
+        raise SettingsError("Say where the model is to be written: --output-dir DIR.")
+    chosen = f"--metric-for-best-model {run.metric_for_best_model}"
+    if run.metric_for_best_model not in METRICS_OF_THE_LOSS and not run.max_eval_replies:
+        raise SettingsError(f"{chosen} needs replies, but --max-eval-replies is 0.")
+    if plan.ema_decay and plan.average_checkpoints:
+        raise SettingsError("--ema-decay and --average-checkpoints are two ways to average the weights: choose one.")
+    if not data.validation_data and data.validation_fraction == 0:
+        for flag, wanted in (
+            (chosen, run.metric_for_best_model != "loss"),
+            ("--early-stopping-patience", run.early_stopping_patience is not None),
+        ):
+            if wanted:
+                raise SettingsError(f"{flag} needs validation data, but --validation-fraction is 0.")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def recipe_names() -> list[str]:

@@ -28,19 +28,20 @@ from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .batches import collate, padding_share, plan_epoch, split_step
 from .conversations import DataError
 from .encoding import EncodedExchanges
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, evaluate, has_metrics
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 from .objective import training_loss
 from .preparation import PreparedData, prepare_data
+from .processes import make_accelerator
 from .records import RunFolder, describe_data
 from .schedules import make_scheduler
 from .settings import (
     LOWER_IS_BETTER,
-    METRICS_OF_THE_LOSS,
     ModelSettings,
     OptimizationSettings,
     SettingsError,
     TrainingSettings,
+    check_settings,
     parse_settings,
 )
 
@@ -70,7 +71,9 @@ class TrainingFailed(RuntimeError):
 def train(settings: TrainingSettings) -> int:
     """Train a model as the settings say and write it to their output folder; return the exit status."""
     check_settings(settings)
-    accelerator = Accelerator(mixed_precision=chosen_precision(settings.optimization.mixed_precision))
+    accelerator = make_accelerator(
+        chosen_precision(settings.optimization.mixed_precision), max_grad_norm=settings.optimization.max_grad_norm
+    )
     set_seed(settings.optimization.seed)
     folder = None if settings.run.dry_run else RunFolder.prepared(accelerator, settings)
     data = prepare_data(settings, accelerator, folder)
@@ -90,35 +93,10 @@ def train(settings: TrainingSettings) -> int:
     finished = run.go(folder)
     if accelerator.is_main_process:
         folder.finish(run.progress, finished=finished)
+    # The first process to end with another status than 0 has the launcher end all the others.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return 0 if finished else 130
-
-
-def check_settings(settings: TrainingSettings) -> None:
-    """Raise a `SettingsError` for settings that cannot work together."""
-    run = settings.run
-    if not settings.data.data:
-        raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
-    if run.output_dir is None and not (run.dry_run or run.verify_resume):
-        raise SettingsError("Say where the model is to be written: --output-dir DIR.")
-    if run.metric_for_best_model not in METRICS_OF_THE_LOSS:
-        chosen = f"--metric-for-best-model {run.metric_for_best_model}"
-        if not run.max_eval_replies:
-            raise SettingsError(f"{chosen} needs replies, but --max-eval-replies is 0.")
-        if run.metric_for_best_model in ("chrf", "bleu", "score") and not has_sacrebleu():
-            raise SettingsError(
-                f"{chosen} needs sacreBLEU: pip install 'chatformer[metrics]', "
-                "or choose by --metric-for-best-model loss."
-            )
-    if settings.optimization.ema_decay and settings.optimization.average_checkpoints:
-        raise SettingsError("--ema-decay and --average-checkpoints are two ways to average the weights: choose one.")
-    if not settings.data.validation_data and settings.data.validation_fraction == 0:
-        for flag, wanted in (
-            (f"--metric-for-best-model {run.metric_for_best_model}", run.metric_for_best_model != "loss"),
-            ("--early-stopping-patience", run.early_stopping_patience is not None),
-        ):
-            if wanted:
-                raise SettingsError(f"{flag} needs validation data, but --validation-fraction is 0.")
 
 
 @dataclasses.dataclass
@@ -165,6 +143,8 @@ class Run:
         if accelerator.device.type == "cpu":
             # On CPUs the fused attention is slower to train at the lengths of conversations.
             model.set_attn_implementation("eager")
+        # Tied weights are sharded together only where they are one module's.
+        model.set_input_embeddings(model.get_input_embeddings())
         # What is evaluated and published: a plain model, however the trained one is wrapped, averaged or sharded.
         self.published = copy.deepcopy(model).to(accelerator.device).eval()
         optimizer = make_optimizer(model, plan)
@@ -312,6 +292,8 @@ class Run:
         total = torch.zeros((), device=accelerator.device)
         for number, part in enumerate(mine, start=1):
             is_last = number == len(mine)
+            # What DeepSpeed goes by: it takes the step with the last backward.
+            accelerator.sync_gradients = is_last
             with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
                 loss = training_loss(
                     self.model,
@@ -538,14 +520,6 @@ def chosen_precision(mixed_precision: str) -> str:
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
-
-
-def has_sacrebleu() -> bool:
-    try:
-        import sacrebleu  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def evaluation_figures(evaluation: Evaluation) -> dict[str, Any]:

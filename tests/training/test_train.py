@@ -206,7 +206,14 @@ def test_an_earlier_run_is_begun_anew_only_when_asked(flags, train, tmp_path, ca
         ({"num_heads": 7}, "d_model (32) must be a multiple of num_heads (7)"),
         ({"vocab_size": 300}, "vocab_size (300) must be more than 524"),
         ({"max_target_tokens": 1}, "--max-target-tokens (1)"),
-        ({"validation_fraction": 1}, "validation_fraction (1.0) must be at least 0 and less than 1"),
+        ({"validation_fraction": 1}, "--validation-fraction must be at least 0 and less than 1, but it is 1.0"),
+        ({"logging_steps": 0}, "--logging-steps must be at least 1, but it is 0"),
+        ({"learning_rate": "nan"}, "--learning-rate must be at least 0, but it is nan"),
+        ({"num_train_epochs": 0}, "--num-train-epochs must be more than 0"),
+        ({"ema_decay": 0.9, "average_checkpoints": 3}, "two ways to average"),
+        ({"metric_for_best_model": "exact_match", "max_eval_replies": 0}, "needs replies"),
+        ({"metric_for_best_model": "score", "validation_fraction": 0}, "needs validation data"),
+        ({"early_stopping_patience": 1, "validation_fraction": 0}, "needs validation data"),
         ({"data_sha256": "0" * 64}, "is not the file that was expected"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
@@ -218,6 +225,8 @@ def test_what_cannot_be_is_told_in_one_line(flags, train, tmp_path, capsys, chan
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+    # Nothing is left of a run that could not begin.
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
