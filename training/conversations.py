@@ -100,11 +100,13 @@ def _is_hub_id(file: str) -> bool:
     )
 
 
-def _load_from_hub(dataset_id: str, *, split: str, revision: str | None) -> "datasets.Dataset":
+def _load_from_hub(
+    dataset_id: str, *, split: str, revision: str | None, streaming: bool
+) -> "datasets.Dataset | datasets.IterableDataset":
     import datasets
 
     try:
-        return datasets.load_dataset(dataset_id, split=split, revision=revision)
+        return datasets.load_dataset(dataset_id, split=split, revision=revision, streaming=streaming)
     # The client raises errors of many libraries, and all of them mean that the dataset could not be had.
     except Exception as error:
         raise DataError(
@@ -447,7 +449,7 @@ def _parquet_dataset(file: str, path: Path) -> "datasets.Dataset":
         ) from error
 
 
-def _dataset_rows(name: str, dataset: "datasets.Dataset") -> Iterator[_Row]:
+def _dataset_rows(name: str, dataset: "datasets.Dataset | datasets.IterableDataset") -> Iterator[_Row]:
     for number, record in enumerate(dataset.with_format(None), start=1):
         yield _Row(file=name, number=number, content=record, fields=record)
 
@@ -595,6 +597,10 @@ def _conversation(row: _Row, columns: _Columns) -> list[Message]:
 _SHOWN_BAD_ROWS = 5
 
 
+def _no_conversations(name: str) -> DataError:
+    return DataError(f"{name} has no conversations. Pass data with at least one.")
+
+
 def _bad_rows_error(bad_rows: Sequence[tuple[_Row, str]], num_rows: int) -> DataError:
     shown = [f"  {row.file}, row {row.number}: {reason}" for row, reason in bad_rows[:_SHOWN_BAD_ROWS]]
     if len(bad_rows) > len(shown):
@@ -634,10 +640,7 @@ class _Source:
     name: str
     columns: Sequence[str]
     rows: Sequence[_Row] = ()
-    dataset: "datasets.Dataset | None" = None
-
-    def num_rows(self) -> int:
-        return len(self.rows) if self.dataset is None else len(self.dataset)
+    dataset: "datasets.Dataset | datasets.IterableDataset | None" = None
 
     def read(self, columns: _Columns) -> Iterable[_Row]:
         if self.dataset is None:
@@ -646,8 +649,10 @@ class _Source:
         return _dataset_rows(self.name, self.dataset.select_columns(columns.names()))
 
 
-def _open_dataset(name: str, dataset: "datasets.Dataset") -> _Source:
-    return _Source(name=name, columns=dataset.column_names, dataset=dataset)
+def _open_dataset(name: str, dataset: "datasets.Dataset | datasets.IterableDataset") -> _Source:
+    # A stream may know its columns only from its first row.
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    return _Source(name=name, columns=columns, dataset=dataset)
 
 
 def _open_file(file: str, *, encoding: str | None, sha256: str | None) -> _Source:
@@ -684,10 +689,11 @@ def _open_source(
     revision: str | None,
     sha256: str | None,
     skip_bad_rows: str | os.PathLike[str] | None,
+    streaming: bool,
 ) -> _Source:
     import datasets
 
-    if isinstance(data, datasets.Dataset):
+    if isinstance(data, datasets.Dataset | datasets.IterableDataset):
         return _open_dataset("the dataset", data)
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
@@ -699,7 +705,8 @@ def _open_source(
     if len(files) == 1 and _is_hub_id(files[0]):
         if sha256 is not None:
             raise DataError(f"{files[0]} is a dataset of the Hub, which has no sha256. Pin it with a revision.")
-        return _open_dataset(files[0], _load_from_hub(files[0], split=split, revision=revision))
+        stored = _load_from_hub(files[0], split=split, revision=revision, streaming=streaming)
+        return _open_dataset(files[0], stored)
     if revision is not None:
         logger.warning("The revision %s is not used: only datasets of the Hub have revisions.", revision)
     if skip_bad_rows is not None and any(Path(file).resolve() == Path(skip_bad_rows).resolve() for file in files):
@@ -710,7 +717,8 @@ def _open_source(
 
 
 def load_conversations(
-    data: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | datasets.Dataset | datasets.DatasetDict",
+    data: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | datasets.Dataset | datasets.DatasetDict | "
+    "datasets.IterableDataset",
     *,
     question_column: str | None = None,
     answer_column: str | None = None,
@@ -720,28 +728,36 @@ def load_conversations(
     revision: str | None = None,
     sha256: str | None = None,
     skip_bad_rows: str | os.PathLike[str] | None = None,
+    streaming: bool = False,
+    max_rows: int | None = None,
 ) -> "datasets.Dataset":
     """
     Return the conversations of `data` as a dataset with the one column `messages`.
 
     `data` is a CSV, TSV, JSON, JSON Lines (each also with .gz) or Parquet file, a URL of one, the id of a dataset on
     the Hub, a dataset, or two files of plain text, where each line of the second answers that line of the first.
-    `split` picks from a Hub dataset or a DatasetDict, `revision` from a Hub dataset's versions. Columns are found by
-    their usual names unless named; the encoding of text is found out unless given.
+    `split` picks from a Hub dataset or a DatasetDict, `revision` from a Hub dataset's versions. With `streaming` a Hub
+    dataset is read row by row, without a copy of its files. Columns are found by their usual names unless named; the
+    encoding of text is found out unless given. At most the first `max_rows` rows are read.
 
     Raises a `DataError` if the data cannot be had or read, and for rows that are no conversation. With
     `skip_bad_rows` those are left out and listed in that file, one JSON object a line.
     """
 
     source = _open_source(
-        data, encoding=encoding, split=split, revision=revision, sha256=sha256, skip_bad_rows=skip_bad_rows
+        data,
+        encoding=encoding,
+        split=split,
+        revision=revision,
+        sha256=sha256,
+        skip_bad_rows=skip_bad_rows,
+        streaming=streaming,
     )
-    num_rows = source.num_rows()
-    if num_rows == 0:
-        raise DataError(f"{source.name} has no conversations. Pass data with at least one.")
-    bad_rows = [(row, row.problem) for row in source.rows if row.problem is not None]
-    if len(bad_rows) == num_rows:
-        raise _bad_rows_error(bad_rows, num_rows)
+    if not source.columns and not source.rows:
+        raise _no_conversations(source.name)
+    broken = [(row, row.problem) for row in source.rows if row.problem is not None]
+    if source.rows and len(broken) == len(source.rows):
+        raise _bad_rows_error(broken, len(broken))
     columns = _choose_columns(
         source.columns,
         source.name,
@@ -754,13 +770,16 @@ def load_conversations(
     bad_rows = []
 
     def good_rows() -> Iterator[list[Message]]:
-        for row in source.read(columns):
+        for row in itertools.islice(source.read(columns), max_rows):
             try:
                 yield _conversation(row, columns)
             except _BadRow as reason:
                 bad_rows.append((row, str(reason)))
 
     conversations = _as_dataset(good_rows())
+    num_rows = len(conversations) + len(bad_rows)
+    if num_rows == 0:
+        raise _no_conversations(source.name)
     if bad_rows:
         if skip_bad_rows is None or not len(conversations):
             raise _bad_rows_error(bad_rows, num_rows)

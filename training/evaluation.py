@@ -32,12 +32,12 @@ def has_metrics() -> bool:
 class Evaluated(Protocol):
     """What is evaluated, a batch at a time: ids go in, figures and ids come out."""
 
-    def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
+    def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[float]:
         """Return the negative log-likelihood, in nats, of each target behind its source; targets end with the end."""
         ...
 
     def reply(
-        self, sources: Sequence[Ids], *, num_beams: int, length_penalty: float, max_new_tokens: int
+        self, sources: Sequence[Sequence[int]], *, num_beams: int, length_penalty: float, max_new_tokens: int
     ) -> list[list[int]]:
         """Return the reply to each source, as found by a search without chance; control tokens may stand in it."""
         ...
@@ -90,7 +90,7 @@ class EvaluatedModel:
 
 
 def _tensor(sequences: Sequence[Ids], padding: int) -> torch.Tensor:
-    tensors = [torch.tensor(np.asarray(sequence, dtype=np.int64)) for sequence in sequences]
+    tensors = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
     return pad_sequence(tensors, batch_first=True, padding_value=padding)
 
 
@@ -146,16 +146,18 @@ def outcome_of(
         # Room for half as much again as the longest reference: a young model may repeat itself without end.
         max_new_tokens = 3 * int(exchanges.target_lengths.max(initial=0)) // 2
 
+    def sources_of(indices: list[int]) -> list[list[int]]:
+        return [exchanges.source(index).tolist() for index in indices]
+
     def score(indices: list[int]) -> Iterable[tuple[float, float]]:
-        targets = [exchanges.target(index) for index in indices]
-        nats = model.score([exchanges.source(index) for index in indices], targets)
-        without_source = model.score([exchanges.source(int(others[index])) for index in indices], targets)
+        targets = [exchanges.target(index).tolist() for index in indices]
+        nats = model.score(sources_of(indices), targets)
+        without_source = model.score(sources_of(others[indices].tolist()), targets)
         return zip(nats, without_source, strict=True)
 
     def reply(indices: list[int]) -> list[str]:
-        sources = [exchanges.source(index) for index in indices]
         generated = model.reply(
-            sources, num_beams=num_beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens
+            sources_of(indices), num_beams=num_beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens
         )
         return tokenizer.batch_decode(generated, skip_special_tokens=True)
 

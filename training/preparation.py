@@ -74,13 +74,18 @@ def conversations_of(
         "encoding": data.encoding,
         "split": data.dataset_split,
         "revision": data.dataset_revision,
+        "streaming": data.dataset_streaming,
     }
 
     def bad_rows(name: str) -> Path | None:
         return folder.path / name if folder is not None and data.skip_bad_rows else None
 
     conversations = load_conversations(
-        paths_of(data.data), sha256=data.data_sha256, skip_bad_rows=bad_rows(BAD_ROWS_FILES[0]), **common
+        paths_of(data.data),
+        sha256=data.data_sha256,
+        skip_bad_rows=bad_rows(BAD_ROWS_FILES[0]),
+        max_rows=data.max_train_samples,
+        **common,
     )
     if data.validation_data:
         return conversations, load_conversations(

@@ -61,6 +61,8 @@ class ReadingSettings:
     """Split of a Hub dataset."""
     dataset_revision: str | None = None
     """Commit, tag or branch of a Hub dataset."""
+    dataset_streaming: bool = False
+    """Read a Hub dataset row by row, without keeping a copy of its files."""
     skip_bad_rows: bool = False
     """Leave out rows that are empty or broken, and list them beside what is written, instead of stopping."""
 
@@ -75,6 +77,8 @@ class DataSettings(ReadingSettings):
     """Conversations to validate on, instead of a fraction of --data."""
     validation_fraction: float = 0.05
     """Share of the conversations that is kept for validation. Equal questions stay on one side."""
+    max_train_samples: int | None = None
+    """Use only the first so many rows of --data."""
     other_topics_fraction: float = 0.0
     """Share of the conversations that are also trained on after another one, for chats that change the subject."""
     token_dropout: float = 0.0
@@ -358,6 +362,7 @@ AT_LEAST = {
     "max_source_tokens": 1,
     "max_target_tokens": 1,
     "max_steps": 1,
+    "max_train_samples": 1,
     "tokens_per_step": 1,
     "gradient_accumulation_steps": 1,
     "preprocessing_num_workers": 1,

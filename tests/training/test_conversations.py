@@ -597,19 +597,34 @@ def test_a_url_that_cannot_be_had(server):
 def test_a_hub_dataset(monkeypatch):
     asked = []
 
-    def load_dataset(dataset_id, *, split, revision):
+    def load_dataset(dataset_id, *, split, revision, streaming):
         asked.append((dataset_id, split, revision))
-        return datasets.Dataset.from_list(RECORDS)
+        stored = datasets.Dataset.from_list(RECORDS)
+        return stored.to_iterable_dataset() if streaming else stored
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert pairs_of(load_conversations("user/chats")) == PAIRS
     assert pairs_of(load_conversations(["user/chats.v2"], split="test", revision="abc")) == PAIRS
     assert asked == [("user/chats", "train", None), ("user/chats.v2", "test", "abc")]
+    assert pairs_of(load_conversations("user/chats", streaming=True)) == PAIRS
     assert "revision" in error_of("user/chats", sha256="0" * 64)
 
 
+def test_a_stream_is_read_no_further_than_wanted():
+    def rows():
+        for number in range(10**9):
+            assert number <= 30
+            yield {"Q": f"질문 {number}", "A": f"답 {number}" if number % 10 else ""}
+
+    stream = datasets.IterableDataset.from_generator(rows)
+    assert "3 of 30 rows cannot be used" in error_of(stream, max_rows=30)
+    short = load_conversations(stream.filter(lambda row: row["A"] != ""), max_rows=20)
+    assert [messages[0]["content"] for messages in short["messages"]][-1] == "질문 22"
+    assert "has no conversations" in error_of(stream.take(0))
+
+
 def test_a_hub_dataset_that_cannot_be_had(monkeypatch):
-    def load_dataset(dataset_id, *, split, revision):
+    def load_dataset(dataset_id, *, split, revision, streaming):
         raise ConnectionError("Couldn't reach the Hub.")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -125,6 +125,7 @@ def test_figures_of_replies_by_hand():
     # 15 words, of which "네," and "좋아요." stand twice; 10 pairs, of which one stands twice.
     assert figures.distinct_1 == pytest.approx(100 * 13 / 15)
     assert figures.distinct_2 == pytest.approx(100 * 9 / 10)
+    assert distinct(["a b a c", "b"], 2) == 100
     assert distinct(["한", "말"], 2) is None
 
 

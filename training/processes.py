@@ -1,0 +1,32 @@
+"""The processes of a run: one, or as many as `accelerate launch` has started, and how they share the model."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from .settings import SettingsError
+
+
+def make_accelerator(mixed_precision: str, *, max_grad_norm: float) -> Accelerator:
+    """Return the accelerator that a run is to have; raise a `SettingsError` where its weights would be out of reach."""
+    # Without the flag, the processes of a machine that has only CPUs would not find each other.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=mixed_precision)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        if not accelerator.is_fsdp2:
+            raise SettingsError("FSDP is supported in its version 2: write fsdp_version: 2 into the --config_file.")
+        if mixed_precision == "bf16":
+            from torch.distributed.fsdp import MixedPrecisionPolicy
+
+            # accelerate would round the gradients before it adds those of the processes, and the loss too.
+            accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+            )
+    elif accelerator.distributed_type == DistributedType.DEEPSPEED:
+        plugin = accelerator.state.deepspeed_plugin
+        if plugin.zero_stage == 3:
+            raise SettingsError(
+                "ZeRO is supported up to its stage 2, but the --config_file says zero_stage: 3. FSDP2 shards as much."
+            )
+        # Clipping is DeepSpeed's own; and it wants to know the size of batches, which here have none, to count them.
+        plugin.deepspeed_config |= {"gradient_clipping": max_grad_norm, "train_micro_batch_size_per_gpu": 1}
+    return accelerator
