@@ -13,8 +13,13 @@ from torch import nn
 class ScaledEmbedding(nn.Embedding):
     """Look up token vectors and multiply them by the square root of d_model (Section 3.4)."""
 
+    @property
+    def embed_scale(self):
+        """The factor, under the name by which peft looks for it when it trains rows of an embedding."""
+        return math.sqrt(self.embedding_dim)
+
     def forward(self, input_ids_BT):
-        return super().forward(input_ids_BT) * math.sqrt(self.embedding_dim)
+        return super().forward(input_ids_BT) * self.embed_scale
 
 
 def sinusoids(num_positions, d_model):

@@ -471,3 +471,19 @@ def test_an_output_layer_trained_apart_leaves_the_embedding_alone(base, tokenize
     for matrix in (merged.model.shared, merged.model.encoder.embedding, merged.model.decoder.embedding):
         assert torch.equal(matrix.weight, embedding)
     assert not torch.allclose(merged.lm_head.weight, embedding, atol=1e-2)
+
+
+def test_rows_of_the_embedding_can_be_trained_alone(base, tokenizer):
+    batch = batch_of(tokenizer, examples(tokenizer, some_numbers(20, seed=5), first_digit))
+    model = AutoModelForSeq2SeqLM.from_pretrained(base)
+    logits = model(**batch).logits
+    rows = sorted({int(token) for token in batch["labels"].flatten() if token > 10})[:2]
+    lora = adapted(model, trainable_token_indices=rows).eval()
+    # peft looks those rows up itself, and must scale them as the model does.
+    torch.testing.assert_close(lora(**batch).logits, logits, rtol=0, atol=1e-5)
+    optimizer = torch.optim.SGD([p for p in lora.parameters() if p.requires_grad], lr=1.0)
+    lora(**batch).loss.backward()
+    optimizer.step()
+    trained = lora(**batch).logits
+    assert (trained - logits).abs().max() > 1e-2
+    torch.testing.assert_close(lora.merge_and_unload()(**batch).logits, trained, rtol=0, atol=1e-4)
