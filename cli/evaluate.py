@@ -38,6 +38,7 @@ ROWS = {
     "perplexity": ("perplexity", ".1f"),
     "bits_per_character": ("bits per character", ".3f"),
     "source_gain": ("  saved by listening", ".3f"),
+    "history_gain": ("  saved by remembering", ".3f"),
     "bleu": ("BLEU", ".1f"),
     "chrf": ("chrF", ".1f"),
     "exact_match": ("exact match, %", ".1f"),
@@ -353,10 +354,11 @@ def table(model: str, comparison: "Comparison") -> "Table":
     counts = [len(comparison.groups[name]) if name in comparison.groups else "" for name in columns]
     made.add_row("exchanges", *map(str, counts), end_section=True)
     for name, (title, form) in ROWS.items():
+        if name == "bleu":
+            made.add_section()
         values = [getattr(figures, name, None) for figures in columns.values()]
         if any(value is not None for value in values):
-            cells = ["" if value is None else format(value, form) for value in values]
-            made.add_row(title, *cells, end_section=name == "source_gain")
+            made.add_row(title, *("" if value is None else format(value, form) for value in values))
     return made
 
 

@@ -17,7 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from .batches import IGNORED, EncodedExchanges
+from chatformer.conversation import encode_conversation
+
+from .batches import IGNORED
+from .conversations import Message
+from .encoding import EncodedExchanges
 from .settings import EvaluationSettings
 
 Ids = Sequence[int] | np.ndarray
@@ -102,6 +106,8 @@ class Outcome:
     """Negative log-likelihood of each target."""
     nats_without_source: np.ndarray
     """The same, behind the source of another exchange."""
+    nats_without_history: np.ndarray
+    """The same, behind the true question and the turns before the question of another exchange; NaN where none are."""
     replies: list[str]
     """The replies to the first of them."""
 
@@ -120,6 +126,31 @@ def others_of_like_length(exchanges: EncodedExchanges) -> np.ndarray:
     others = np.empty_like(order)
     others[order] = np.roll(order, 1)
     return others
+
+
+def sources_with_other_histories(exchanges: EncodedExchanges, tokenizer: Any) -> dict[int, list[int]]:
+    """Return for each exchange with a history its source, but with the history of another one of as many turns."""
+    longest = int(exchanges.source_lengths.max(initial=0))
+    by_turns: dict[int, list[int]] = {}
+    for index, history in enumerate(exchanges.histories):
+        by_turns.setdefault(len(turns_of(history)), []).append(index)
+    sources = {}
+    for num_turns, indices in by_turns.items():
+        if num_turns == 1 or len(indices) == 1:
+            continue
+        # From far away, as neighbours may be the same conversation in other words.
+        others = np.roll(indices, len(indices) // 2)
+        for index, other in zip(indices, others.tolist(), strict=True):
+            history = exchanges.histories[index]
+            opening = history[: len(history) - len(turns_of(history))]
+            turns = [*turns_of(exchanges.histories[other])[:-1], history[-1]]
+            sources[index] = encode_conversation(tokenizer, opening + turns, longest)
+    return sources
+
+
+def turns_of(history: Sequence[Message]) -> Sequence[Message]:
+    """Return the turns without the system's message."""
+    return history[1:] if history[0]["role"] == "system" else history
 
 
 def outcome_of(
@@ -149,11 +180,18 @@ def outcome_of(
     def sources_of(indices: list[int]) -> list[list[int]]:
         return [exchanges.source(index).tolist() for index in indices]
 
-    def score(indices: list[int]) -> Iterable[tuple[float, float]]:
-        targets = [exchanges.target(index).tolist() for index in indices]
-        nats = model.score(sources_of(indices), targets)
-        without_source = model.score(sources_of(others[indices].tolist()), targets)
-        return zip(nats, without_source, strict=True)
+    other_histories = sources_with_other_histories(exchanges, tokenizer)
+
+    def score(indices: list[int]) -> Iterable[tuple[float, float, float]]:
+        targets = {index: exchanges.target(index).tolist() for index in indices}
+        nats = model.score(sources_of(indices), list(targets.values()))
+        without_source = model.score(sources_of(others[indices].tolist()), list(targets.values()))
+        later = [index for index in indices if index in other_histories]
+        without_history = dict.fromkeys(indices, math.nan)
+        if later:
+            scores = model.score([other_histories[index] for index in later], [targets[index] for index in later])
+            without_history.update(zip(later, scores, strict=True))
+        return zip(nats, without_source, without_history.values(), strict=True)
 
     def reply(indices: list[int]) -> list[str]:
         generated = model.reply(
@@ -163,8 +201,8 @@ def outcome_of(
 
     scores = _by_batch(score, length_batches(exchanges, len(exchanges), batch_tokens), "scoring", show_progress)
     replies = _by_batch(reply, length_batches(exchanges, num_replies, batch_tokens), "replying", show_progress)
-    nats, nats_without_source = np.array(scores).reshape(-1, 2).T
-    return Outcome(nats, nats_without_source, replies)
+    nats, nats_without_source, nats_without_history = np.array(scores).reshape(-1, 3).T
+    return Outcome(nats, nats_without_source, nats_without_history, replies)
 
 
 def _by_batch(
@@ -227,6 +265,9 @@ class Evaluation(ReplyFigures):
     """The same sum in bits over the characters of the replies, end token counted in: comparable across tokenizers."""
     source_gain: float
     """Bits per character that the true source saves against another's; near 0, the model does not listen."""
+    history_gain: float | None = None
+    """Bits per character that the true turns before the question save against another conversation's, in replies that
+    have such turns; near 0, the model does not remember."""
 
     @property
     def score(self) -> float | None:
@@ -293,6 +334,11 @@ def figures_of(
         [exchanges.replies[index] for index in answered],
         **reply_options,
     )
+    later = [index for index in indices if not math.isnan(outcome.nats_without_history[index])]
+    history_gain = None
+    if later:
+        saved = float((outcome.nats_without_history[later] - outcome.nats[later]).sum())
+        history_gain = saved / math.log(2) / sum(len(exchanges.replies[index]) for index in later)
     with np.errstate(over="ignore"):
         perplexity = float(np.exp(loss))
     return Evaluation(
@@ -300,6 +346,7 @@ def figures_of(
         perplexity=perplexity,
         bits_per_character=bits_per_character,
         source_gain=(without_source / nats - 1) * bits_per_character,
+        history_gain=history_gain,
         **dataclasses.asdict(replies),
     )
 

@@ -28,7 +28,7 @@ from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .batches import collate, padding_share, plan_epoch, split_step
 from .conversations import DataError
 from .encoding import EncodedExchanges
-from .evaluation import Evaluation, evaluate, has_metrics
+from .evaluation import Evaluation, evaluate
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 from .objective import training_loss
 from .preparation import PreparedData, prepare_data
@@ -531,6 +531,8 @@ def evaluation_figures(evaluation: Evaluation) -> dict[str, Any]:
 def evaluation_line(step: int, evaluation: Evaluation, is_best: bool) -> str:
     parts = [f"step {step}: loss {evaluation.loss:.3f}", f"{evaluation.bits_per_character:.3f} bits per character"]
     parts.append(f"{evaluation.source_gain:.3f} of them saved by listening")
+    if evaluation.history_gain is not None:
+        parts.append(f"{evaluation.history_gain:.3f} by remembering")
     if evaluation.chrf is not None:
         parts.append(f"chrF {evaluation.chrf:.1f}")
     if evaluation.exact_match is not None:

@@ -24,6 +24,8 @@ from chatformer.training.evaluation import (
     others_of_like_length,
     outcome_of,
     reply_figures,
+    sources_with_other_histories,
+    turns_of,
 )
 
 REPLIES = [
@@ -191,6 +193,29 @@ def test_no_source_stands_beside_itself(model, exchanges, outcome):
         with torch.no_grad():
             nats = model(source, labels=target).loss.item() * target.shape[1]
         assert outcome.nats_without_source[index] == pytest.approx(nats, rel=1e-5)
+
+
+def test_a_history_is_exchanged_for_one_of_as_many_turns(model, tokenizer, exchanges, outcome):
+    sources = sources_with_other_histories(exchanges, tokenizer)
+    with_history = [index for index, history in enumerate(exchanges.histories) if len(turns_of(history)) > 1]
+    assert set(sources) <= set(with_history) and len(sources) > len(with_history) / 2
+    for index, source in sources.items():
+        own = exchanges.source(index).tolist()
+        question = tokenizer.encode(exchanges.histories[index][-1]["content"], add_special_tokens=False)
+        # The question stays, and so does the system's message, before which nothing else stands.
+        assert tokenizer.decode(question) in tokenizer.decode(source)
+        assert (exchanges.histories[index][0]["role"] == "system") == (
+            tokenizer.convert_tokens_to_ids("<|system|>") in source
+        )
+        with torch.no_grad():
+            labels = torch.tensor([exchanges.target(index).tolist()])
+            nats = model(torch.tensor([source]), labels=labels).loss.item() * labels.shape[1]
+        assert outcome.nats_without_history[index] == pytest.approx(nats, rel=1e-5)
+        assert (outcome.nats_without_history[index] == outcome.nats[index]) <= (source == own)
+    assert np.isnan(outcome.nats_without_history[[i for i in range(len(exchanges)) if i not in sources]]).all()
+    figures = figures_of(exchanges, outcome, range(len(exchanges)))
+    saved = sum(outcome.nats_without_history[index] - outcome.nats[index] for index in sources) / math.log(2)
+    assert figures.history_gain == pytest.approx(saved / sum(len(exchanges.replies[index]) for index in sources))
 
 
 def test_another_model_of_transformers_can_be_evaluated(tokenizer, exchanges):
