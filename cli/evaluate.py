@@ -197,23 +197,13 @@ def run_settings(folder: Path) -> TrainingSettings | None:
 
 def data_of(settings: EvaluationSettings, run: TrainingSettings | None, output_folder: Path) -> tuple[Any, Any, str]:
     """Return what to measure on, the training conversations or None, and why there are none."""
-    from chatformer.training.conversations import load_conversations
-    from chatformer.training.preparation import paths_of
+    from chatformer.training.preparation import read_conversations
 
-    def load(data: tuple[str, ...]) -> Any:
-        return load_conversations(
-            paths_of(data),
-            question_column=settings.question_column,
-            answer_column=settings.answer_column,
-            messages_column=settings.messages_column,
-            encoding=settings.encoding,
-            split=settings.dataset_split,
-            revision=settings.dataset_revision,
-            skip_bad_rows=output_folder / BAD_ROWS_FILE if settings.skip_bad_rows else None,
-        )
-
-    conversations = load(settings.data) if settings.data else None
-    training = load(settings.training_data) if settings.training_data else None
+    bad_rows = output_folder / BAD_ROWS_FILE if settings.skip_bad_rows else None
+    conversations, training = (
+        read_conversations(data, settings, bad_rows=bad_rows) if data else None
+        for data in (settings.data, settings.training_data)
+    )
     problem = ""
     if conversations is None or training is None:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .conversations import DataError, exchanges, load_conversations, split_conversations
 from .encoding import EncodedExchanges, encode_exchanges
 from .records import BAD_ROWS_FILES, RunFolder
-from .settings import TrainingSettings
+from .settings import ReadingSettings, TrainingSettings
 from .tokenizer import train_tokenizer
 
 if TYPE_CHECKING:
@@ -67,32 +67,35 @@ def conversations_of(
 ) -> "tuple[datasets.Dataset, datasets.Dataset]":
     """Load the training and validation conversations."""
     data = settings.data
-    common: dict[str, Any] = {
-        "question_column": data.question_column,
-        "answer_column": data.answer_column,
-        "messages_column": data.messages_column,
-        "encoding": data.encoding,
-        "split": data.dataset_split,
-        "revision": data.dataset_revision,
-        "streaming": data.dataset_streaming,
-    }
 
     def bad_rows(name: str) -> Path | None:
         return folder.path / name if folder is not None and data.skip_bad_rows else None
 
-    conversations = load_conversations(
-        paths_of(data.data),
-        sha256=data.data_sha256,
-        skip_bad_rows=bad_rows(BAD_ROWS_FILES[0]),
-        max_rows=data.max_train_samples,
-        **common,
+    conversations = read_conversations(
+        data.data, data, bad_rows=bad_rows(BAD_ROWS_FILES[0]), sha256=data.data_sha256, max_rows=data.max_train_samples
     )
     if data.validation_data:
-        return conversations, load_conversations(
-            paths_of(data.validation_data), skip_bad_rows=bad_rows(BAD_ROWS_FILES[1]), **common
-        )
+        return conversations, read_conversations(data.validation_data, data, bad_rows=bad_rows(BAD_ROWS_FILES[1]))
     return split_conversations(
         conversations, validation_fraction=data.validation_fraction, seed=settings.optimization.seed
+    )
+
+
+def read_conversations(
+    data: tuple[str, ...], settings: ReadingSettings, *, bad_rows: Path | None, **options: Any
+) -> "datasets.Dataset":
+    """Load `data` as the settings say; with a file for `bad_rows` those are left out and listed there."""
+    return load_conversations(
+        paths_of(data),
+        question_column=settings.question_column,
+        answer_column=settings.answer_column,
+        messages_column=settings.messages_column,
+        encoding=settings.encoding,
+        split=settings.dataset_split,
+        revision=settings.dataset_revision,
+        streaming=settings.dataset_streaming,
+        skip_bad_rows=bad_rows,
+        **options,
     )
 
 
