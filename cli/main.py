@@ -7,8 +7,12 @@ import sys
 VERBS = {
     "quickstart": ("chatformer.cli.quickstart", "train a small chatbot on the starter corpus, then talk to it"),
     "train": ("chatformer.cli.train", "train a model on your conversations"),
+    "evaluate": ("chatformer.cli.evaluate", "measure a trained model on conversations"),
+    "doctor": ("chatformer.cli.doctor", "say what is wrong with data or a model, and what to do"),
     "chat": ("chatformer.cli.chat", "talk to a trained model"),
     "import": ("chatformer.cli.import_", "turn a MarianMT checkpoint into a Chatformer model"),
+    "push": ("chatformer.cli.push", "publish a model on the Hugging Face Hub"),
+    "space": ("chatformer.cli.space", "write a web page to talk to a model, for Hugging Face Spaces"),
     "export": ("chatformer.cli.export", "write a model for Marian, CTranslate2 or ONNX"),
 }
 

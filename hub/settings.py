@@ -36,3 +36,49 @@ class ExportSettings:
     """Commit, tag or branch of a model on the Hub."""
     sentences: str | None = None
     """A text file, one sentence a line, on which model and export are compared; a few built-in ones unless given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushSettings:
+    """Publish a trained model on the Hugging Face Hub: weights, tokenizer, code, card and record, nothing else."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a trained model."""
+    repo: str
+    """Name of the repository, such as my-bot or my-name/my-bot; it is made where it does not exist."""
+    private: bool = False
+    """Make the repository for your eyes only."""
+    revision: str | None = None
+    """Branch to push to, which is made where it does not exist; main unless given."""
+    create_pr: bool = False
+    """Propose the push as a pull request instead of changing the branch."""
+    commit_message: str = "Upload a Chatformer model"
+    """What the commit says."""
+    language: tuple[str, ...] = ()
+    """Codes of the bot's languages, such as ko en; found from the training data unless given."""
+    license: str | None = None
+    """The model's licence, such as apache-2.0 or mit; that of the training data, where it is known, unless given."""
+    replace_card: bool = False
+    """Write the model card anew, even where somebody has written or edited it."""
+    output_dir: str | None = None
+    """Write what would travel into this folder, new or empty, to read or edit, and push nothing."""
+    dry_run: bool = False
+    """List what would travel, and push nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceSettings:
+    """Write a Gradio Space, a web page on which a model is talked to; it runs at home as on the Hub."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a trained model, which is copied into the Space, or a model's id on the Hub, loaded from there."""
+    output_dir: str
+    """Folder to write, new or empty."""
+    revision: str | None = None
+    """Commit, tag or branch of a model on the Hub; the Space is pinned to the commit that it is at."""
+    title: str | None = None
+    """Title of the page; the model's name unless given."""
+    repo: str | None = None
+    """Name of a Space to push to as well, such as my-name/my-bot; it is made where it does not exist."""
+    private: bool = False
+    """Make the Space for your eyes only."""

@@ -124,6 +124,8 @@ def shown(found: Iterable[Any]) -> tuple[str, ...]:
 
 
 def percent(share: float) -> str:
+    if 0 < share < 1e-4:
+        return "under 0.01%"
     return f"{100 * share:.0f}%" if share >= 0.1 or not share else f"{100 * share:.2g}%"
 
 
@@ -133,6 +135,7 @@ def check_conversations(conversations: Conversations) -> list[Finding]:
         finding
         for check in (
             check_amount,
+            check_labels,
             check_duplicates,
             check_many_answers,
             check_frequent_answers,
@@ -140,7 +143,6 @@ def check_conversations(conversations: Conversations) -> list[Finding]:
             check_empty_answers,
             check_text,
             check_roles,
-            check_labels,
             check_languages,
         )
         for finding in check(conversations)
@@ -456,10 +458,15 @@ def check_text(conversations: Conversations) -> list[Finding]:
     """Find characters that should not be there, and encodings gone wrong."""
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, messages in enumerate(conversations.messages, start=1):
-        for _, kind, find, _ in _KINDS_OF_TEXT:
+        is_broken = False
+        for check, kind, find, _ in _KINDS_OF_TEXT:
+            # What was read in the wrong encoding is full of control characters: it is told of once.
+            if check == "broken text" and is_broken:
+                continue
             pieces = filter(None, (find(message["content"]) for message in messages))
             if (piece := next(pieces, None)) is not None:
                 found[kind].append((number, piece))
+                is_broken = check == "broken text"
     findings = []
     for check, kind, _, advice in _KINDS_OF_TEXT:
         share = len(found[kind]) / len(conversations)
@@ -585,8 +592,8 @@ def scripts_of(texts: Iterable[str]) -> Counter[str]:
 SECOND_SCRIPT = 0.2
 """Share of a conversation's letters from which a second script counts."""
 
-STRAY_SCRIPT = 0.02
-"""Share of the conversations under which a script is too rare to be learnt."""
+STRAY_SCRIPT = 0.001, 0.02
+"""Shares of the conversations between which a script is too rare to be learnt, and too frequent to be a slip."""
 
 
 def check_languages(conversations: Conversations) -> list[Finding]:
@@ -595,14 +602,13 @@ def check_languages(conversations: Conversations) -> list[Finding]:
     first: dict[str, str] = {}
     mixed = num_other_replies = 0
     for number, messages in enumerate(conversations.messages, start=1):
-        # A script of its own for each side: a translator's conversations are no mixture by mistake.
         counts = scripts_of(message["content"] for message in messages)
         if not counts:
             main["no letters"] += 1
             continue
         (script, _), *others = counts.most_common(2)
         main[script] += 1
-        text = messages[-1]["content"]
+        text = max((message["content"] for message in messages), key=lambda text: scripts_of([text])[script])
         first.setdefault(script, f"{script}: conversation {number}, {shortened(text)}")
         mixed += bool(others) and others[0][1] >= SECOND_SCRIPT * counts.total()
         asked, answered = (scripts_of([message["content"]]).most_common(1) for message in messages[-2:])
@@ -611,7 +617,11 @@ def check_languages(conversations: Conversations) -> list[Finding]:
     listed = ", ".join(f"{script} {percent(count / total)}" for script, count in main.most_common())
     found = f"Conversations by their main script: {listed}. {percent(mixed / total)} mix two scripts, "
     found += f"{percent(num_other_replies / total)} are answered in another one than asked."
-    stray = [script for script, count in main.items() if count < STRAY_SCRIPT * total and script in first]
+    stray = [
+        script
+        for script, count in main.items()
+        if script in first and STRAY_SCRIPT[0] <= count / total < STRAY_SCRIPT[1]
+    ]
     if not stray:
         return well("languages", "Languages", found)
     return [
@@ -741,7 +751,6 @@ def draw_lengths(lengths: Lengths, picture: Path, *, limits: Sequence[int | None
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.ticker import ScalarFormatter
     except ImportError:
         return False
     figure = Figure(figsize=(10, 3.6), layout="constrained")
@@ -749,15 +758,16 @@ def draw_lengths(lengths: Lengths, picture: Path, *, limits: Sequence[int | None
     for axes, title, values, limit in zip(
         figure.subplots(1, 2), ("Sources", "Replies"), (lengths.sources, lengths.targets), limits, strict=True
     ):
-        # Lengths are whole numbers: edges between them, one apart where they are small and wider farther out.
-        edges = np.unique(np.geomspace(1, int(values.max()) + 1, 40).round()) - 0.5
-        axes.hist(values, bins=edges)
+        # A few very long ones would press all others into one bar; they stand at the edge.
+        edge = min(int(values.max()), int(1.5 * np.percentile(values, 99.5)) + 1)
+        width = -(-edge // 60)
+        axes.hist(values.clip(max=edge), bins=np.arange(0.5, edge + width + 1, width))
         axes.axvline(float(np.median(values)), color="black", linewidth=1, label=f"median {np.median(values):.0f}")
         if limit is not None and lengths.unit == "tokens":
             axes.axvline(limit, color="tab:red", linestyle="--", label=f"limit {limit}")
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.set(title=title, xlabel=lengths.unit, ylabel="exchanges")
+        if longer := int((values > edge).sum()):
+            title = f"{title} ({longer:,} longer than {edge} stand at the edge)"
+        axes.set(title=title, xlabel=lengths.unit, ylabel="exchanges", xlim=(0, edge + width + 1))
         axes.grid(alpha=0.3)
         axes.legend()
     aside = picture.with_suffix(".partial.png")

@@ -21,7 +21,7 @@ from .doctor import Finding, percent, shortened, shown, well
 from .encoding import EncodedExchanges
 from .evaluation import EvaluatedModel, Evaluation, Outcome, figures_of, length_batches, outcome_of
 from .records import LOG_FILE
-from .settings import SETTINGS_FILE, EvaluationSettings, TrainingSettings, read_recipe
+from .settings import SETTINGS_FILE, EvaluationSettings, OptimizationSettings, TrainingSettings, read_recipe
 
 LISTENING, HARDLY_LISTENING = 0.05, 0.01
 """Share of the loss that the true source saves, against another's, from which a model listens, or hardly does."""
@@ -424,21 +424,26 @@ class Cause:
     what_to_do: str
 
 
+def slower(plan: OptimizationSettings) -> str:
+    """Return flags of a training that begins more gently."""
+    rate, warmup_steps = plan.learning_rate / 2, max(1000, 2 * plan.warmup_steps)
+    if plan.lr_scheduler_type != "noam":
+        # Of the paper's schedule it is a factor; of the others, more than this is rarely good.
+        rate = min(rate, 1e-3)
+    return f"--learning-rate {rate:g} --warmup-steps {warmup_steps}, for {5 * warmup_steps:,} steps or more"
+
+
 @torch.inference_mode()
-def blocked_parts(model: Any, exchanges: EncodedExchanges) -> list[Cause]:
-    """Find the part of a model behind which nothing is left of the source."""
+def blocked_part(model: Any, exchanges: EncodedExchanges) -> str | None:
+    """Return what is wrong with the part of a model behind which nothing is left of the source, if there is one."""
     encoder = model.get_encoder()
     norms = [module for module in encoder.modules() if isinstance(module, nn.LayerNorm)]
     scale = float(norms[-1].weight.abs().mean()) if norms else 1.0
     if scale < COLLAPSED_NORM:
-        return [
-            Cause(
-                f"The encoder's last norm has shrunk to {scale:.2g}, from 1 in the beginning: whatever is asked, next "
-                "to nothing of it reaches the decoder. That happens within the first few hundred steps, when the rate "
-                "is too high for the weights of the beginning, and is never made good.",
-                "Train anew with half the --learning-rate and twice the --warmup-steps; going on does not help.",
-            )
-        ]
+        return (
+            f"The encoder's last norm has shrunk to {scale:.2g}, from 1 in the beginning: whatever is asked, next to "
+            "nothing of it reaches the decoder. That is never made good."
+        )
     encoded = []
     for index in range(min(TRIED_PARTS, len(exchanges))):
         source = _row(exchanges.source(index)).to(model.device)
@@ -446,13 +451,7 @@ def blocked_parts(model: Any, exchanges: EncodedExchanges) -> list[Cause]:
     means_ND = torch.cat([states.mean(1) for states in encoded])
     spread = float(means_ND.std(0).norm() / means_ND.norm(dim=1).mean().clamp(min=1e-9))
     if spread < NOTICEABLE:
-        return [
-            Cause(
-                f"The encoder gives the same for every question (they differ by {spread:.2g} of their size).",
-                "Train anew with half the --learning-rate and twice the --warmup-steps; in a model of your own, check "
-                "that the encoder reads input_ids and that its gradients are not cut.",
-            )
-        ]
+        return f"The encoder gives the same for every question: they differ by {percent(spread)} of their size."
     decoder_ids = _decoder_ids(model, exchanges.target(0)).to(model.device)
     logits = [
         model(encoder_outputs=(states,), decoder_input_ids=decoder_ids, use_cache=False).logits.float()
@@ -460,15 +459,11 @@ def blocked_parts(model: Any, exchanges: EncodedExchanges) -> list[Cause]:
     ]
     effect = max(_moved(logits[0], other) for other in logits[1:])
     if effect < NOTICEABLE:
-        return [
-            Cause(
-                "The encoder tells questions apart, but the decoder does not read them: another question moves its "
-                f"predictions by {effect:.2g} of their spread. The cross-attention lets nothing through.",
-                "Train anew with half the --learning-rate and twice the --warmup-steps; in a model of your own, check "
-                "the cross-attention's weights, and that the decoder is given the encoder's output.",
-            )
-        ]
-    return []
+        return (
+            "The encoder tells questions apart, but the decoder does not read them: the cross-attention lets nothing "
+            f"through, and another question moves the predictions by {percent(effect)} of their spread."
+        )
+    return None
 
 
 def causes(
@@ -479,12 +474,17 @@ def causes(
 
     `most_frequent_answer` is the share of the training's most frequent answer, where it is known.
     """
-    found = blocked_parts(model, exchanges) if len(exchanges) > 1 else []
+    found = []
+    blocked = blocked_part(model, exchanges)
+    never = log is not None and bool(log.gains) and max(log.gains) < HARDLY_LISTENING
+    if blocked is not None:
+        advice = "Train anew with half the --learning-rate and twice the --warmup-steps; going on does not help."
+        found.append(Cause(blocked, "" if never else advice))
     if log is not None and log.gains:
         plan = log.settings.optimization
-        if max(log.gains) < HARDLY_LISTENING:
+        if never:
             begun = f"It did not listen at any of {len(log.gains)} evaluations"
-            if log.num_steps < FEW_STEPS:
+            if log.num_steps < FEW_STEPS and blocked is None:
                 found.append(
                     Cause(
                         f"{begun}, but it has taken only {log.num_steps:,} steps. A model first learns which words "
@@ -499,8 +499,8 @@ def causes(
                         f"{begun}, from the beginning of {log.num_steps:,} steps: the rate (--learning-rate "
                         f"{plan.learning_rate:g}) was too high or its warm-up (--warmup-steps {plan.warmup_steps}) "
                         "too short, and the decoder learnt to speak before the encoder had anything to say.",
-                        f"Train anew with --learning-rate {plan.learning_rate / 2:g} --warmup-steps "
-                        f"{max(1000, 2 * plan.warmup_steps)}, and watch what the log says is saved by listening.",
+                        f"Train anew with {slower(plan)}; going on does not help. The log shows at each evaluation "
+                        "what is saved by listening.",
                     )
                 )
         elif log.gains[-1] < 0.5 * max(log.gains):
@@ -524,7 +524,7 @@ def check_listening(trial: Trial, suspected: Sequence[Cause]) -> list[Finding]:
     """Find a model whose loss is the same whichever source it reads; `suspected` are the causes that are likely."""
     figures = trial.evaluation
     share = figures.source_gain / figures.bits_per_character
-    found = f"The true question saves {percent(share)} of the loss against another one "
+    found = f"The true question saves {percent(max(share, 0))} of the loss against another one "
     found += f"({figures.source_gain:.3f} of {figures.bits_per_character:.3f} bits per character)."
     if share >= LISTENING:
         return well("listening", "It listens", found)
@@ -533,9 +533,29 @@ def check_listening(trial: Trial, suspected: Sequence[Cause]) -> list[Finding]:
             check="listening",
             severity="hint" if share >= HARDLY_LISTENING else "problem",
             title="It hardly listens" if share >= HARDLY_LISTENING else "It does not listen",
-            found=found + "".join(f" {cause.found}" for cause in suspected),
-            what_to_do=" ".join(cause.what_to_do for cause in suspected)
+            found=" ".join([found, *(cause.found for cause in suspected)]),
+            what_to_do=" ".join(cause.what_to_do for cause in suspected if cause.what_to_do)
             or "Train longer, and look whether the answers in the data follow from their questions.",
+        )
+    ]
+
+
+def check_remembering(trial: Trial) -> list[Finding]:
+    """Find a model that reads only the last turn, where there are turns before it."""
+    gain = trial.evaluation.history_gain
+    if gain is None:
+        return []
+    found = f"The turns before the last one save {gain:.3f} bits per character of the later replies."
+    if gain > HARDLY_LISTENING * trial.evaluation.bits_per_character:
+        return well("remembering", "It remembers", found)
+    return [
+        Finding(
+            check="remembering",
+            severity="hint",
+            title="It does not use the turns before",
+            found=found,
+            what_to_do="Give it conversations whose later replies depend on earlier turns, and train longer; look "
+            "whether --max-source-tokens leaves room for them.",
         )
     ]
 
@@ -557,8 +577,8 @@ def check_replies(trial: Trial, suspected: Sequence[Cause]) -> list[Finding]:
             check="same reply",
             severity="problem" if always else "hint",
             title="Every input gets the same answer" if always else "It often says the same",
-            found=found + "".join(f" {cause.found}" for cause in suspected),
-            what_to_do=" ".join(cause.what_to_do for cause in suspected)
+            found=" ".join([found, *(cause.found for cause in suspected)]),
+            what_to_do=" ".join(cause.what_to_do for cause in suspected if cause.what_to_do)
             or "Train longer; in the chat, --temperature 0.7 varies what is said, but does not make it fit better.",
             examples=shown(f"{times:,} times: {shortened(text)}" for text, times in counts.most_common(3)),
         )
@@ -586,7 +606,7 @@ def check_copies(trial: Trial) -> list[Finding]:
 
 
 def check_memory(new: float, known: float) -> list[Finding]:
-    """Find by its loss on new exchanges, and on known ones, a model that knows its training by heart and little else."""
+    """Find, by its loss on new exchanges and on known ones, a model that knows its training by heart."""
     found = f"Loss {known:.3f} on what it was trained on, {new:.3f} on what it was not."
     if new - known < 1 or new < 1.5 * known:
         return well("memory", "It does not know by heart alone", found)
@@ -712,7 +732,11 @@ def check_behaviour(
         most_frequent = Counter(training_replies).most_common(1)[0][1] / len(training_replies)
     suspected = causes(model, tried, log, most_frequent)
     findings += check_knowledge(trial, model.config.vocab_size)
-    findings += check_listening(trial, suspected)
+    (listening,) = check_listening(trial, suspected)
+    findings.append(listening)
+    if listening.severity != "good":
+        suspected = [Cause(f"Why is told under {listening.title!r}.", "What is told there.")]
+    findings += check_remembering(trial)
     findings += check_replies(trial, suspected)
     findings += check_copies(trial)
     if known is not None and len(known):

@@ -1,3 +1,10 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -74,3 +81,124 @@ def saved(make_model, tokenizer, tmp_path):
         return folder, model
 
     return save
+
+
+@pytest.fixture(scope="session")
+def hub_server():
+    """Return the module of the local Hub; tests are no package that it could be imported from."""
+    spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
+    module = importlib.util.module_from_spec(spec)
+    # Where dataclasses look their module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def hub(hub_server, tmp_path_factory):
+    """A Hub of this module's own, with a store for Xet."""
+    with hub_server.HubServer(tmp_path_factory.mktemp("xet")).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client_environment(tmp_path_factory):
+    """Return a function that makes the environment of a new client: its own empty cache, one thread, one Hub."""
+
+    def make(hub, token=None, *, xet=False):
+        left_out = ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_HUB_DISABLE_XET")
+        return {name: value for name, value in os.environ.items() if name not in left_out} | {
+            "CUDA_VISIBLE_DEVICES": "",
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path_factory.mktemp("client")),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUTF8": "1",
+            **({"HF_TOKEN": token} if token else {}),
+            **({} if xet else {"HF_HUB_DISABLE_XET": "1"}),
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_client(client_environment, tmp_path_factory):
+    """Return a function that runs a script in a new client and returns the object that it prints as its last line."""
+
+    def run(hub, script, argument=None, *, token=None, xet=False):
+        process = subprocess.run(
+            [sys.executable, "-c", script, json.dumps(argument)],
+            env=client_environment(hub, token, xet=xet),
+            cwd=tmp_path_factory.mktemp("elsewhere"),
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout.splitlines()[-1])
+
+    return run
+
+
+COMMANDS = """
+import contextlib, io, json, os, sys
+from chatformer.cli.main import main
+
+answers = sys.stdout
+for line in sys.stdin:
+    token, arguments = json.loads(line)
+    os.environ.pop("HF_TOKEN", None)
+    if token:
+        os.environ["HF_TOKEN"] = token
+    sys.argv = ["chatformer", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = main()
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+"""
+
+
+class CommandLine:
+    """A process that runs one command of Chatformer's after another, as it takes seconds to start."""
+
+    def __init__(self, hub, environment):
+        self.hub = hub
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMANDS],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def begin(self, *arguments, token=None):
+        self.process.stdin.write(json.dumps([token, [str(argument) for argument in arguments]]) + "\n")
+        self.process.stdin.flush()
+
+    def run(self, *arguments, token=None):
+        """Return the exit status, the output and the errors of a command."""
+        self.begin(*arguments, token=token)
+        return json.loads(self.process.stdout.readline())
+
+    def stop(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def make_command_line(hub, client_environment):
+    started = []
+
+    def make(**options):
+        started.append(CommandLine(hub, client_environment(hub, **options)))
+        return started[-1]
+
+    yield make
+    for command_line in started:
+        command_line.stop()
+
+
+@pytest.fixture(scope="module")
+def chatformer(make_command_line):
+    """Return a function that runs a command of Chatformer's, its token Alice's unless given, in a client of its own."""
+    return make_command_line()

@@ -1,0 +1,5 @@
+"""`chatformer push`."""
+
+from chatformer.hub.pushing import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""`chatformer space`."""
+
+from chatformer.hub.spaces import main
+
+__all__ = ["main"]

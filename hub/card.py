@@ -1,0 +1,303 @@
+"""The model card: a template filled in with what a training recorded, and with what the model really answers."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from chatformer import __version__
+
+from .bundle import CARD, CURVES, check_no_token, public_name, read_structure
+from .errors import HubError
+
+MAX_SAMPLES = 6
+GREETINGS = {"ko": "안녕하세요!", "en": "Hello!"}
+SEAL = re.compile(r"\n<!-- written by chatformer push, ([0-9a-f]{64}) -->\n$")
+PINNED = re.compile(r'revision="([0-9a-f]{40})"')
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WRITTEN_BY_TRANSFORMERS = "This model card has been automatically generated"
+
+METRICS = {
+    "loss": ("loss", "Loss, nats per token"),
+    "bits_per_character": ("bits_per_character", "Bits per character"),
+    "source_gain": ("source_gain", "Bits per character saved by listening"),
+    "bleu": ("bleu", "BLEU"),
+    "chrf": ("chrf", "chrF"),
+    "exact_match": ("exact_match", "Exact match, %"),
+}
+"""Figures by their names in a record, each with its type and its name on the Hub."""
+
+Sample = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What is known of data that Chatformer has a recipe for."""
+
+    name: str
+    url: str | None
+    license: str
+    languages: tuple[str, ...]
+
+
+KNOWN_DATA = {
+    "starter": Origin(
+        name="the starter corpus that comes with Chatformer",
+        url=None,
+        license="apache-2.0",
+        languages=("ko", "en"),
+    ),
+    "https://raw.githubusercontent.com/songys/Chatbot_data/master/ChatbotData.csv": Origin(
+        name="songys/Chatbot_data",
+        url="https://github.com/songys/Chatbot_data",
+        license="mit",
+        languages=("ko",),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A kind of conversations that a model was measured on."""
+
+    name: str
+    title: str
+    title_ko: str
+
+
+SPLITS = (
+    Split(name="all", title="All", title_ko="전체"),
+    Split(name="seen", title="Answers that stand in the training data", title_ko="답이 학습 데이터에 있던 대화"),
+    Split(name="unseen", title="Answers that do not", title_ko="답이 학습 데이터에 없던 대화"),
+)
+"""As `chatformer evaluate` tells them apart."""
+VALIDATION = Split(name="validation", title="Conversations kept out of training", title_ko="학습에서 뺀 대화")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What a training left in its folder; empty where it left nothing."""
+
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    record: dict[str, Any]
+    log: list[dict[str, Any]]
+    evaluation: dict[str, Any]
+    has_curves: bool
+
+    @classmethod
+    def read(cls, folder: Path) -> "Records":
+        def structure(name: str) -> dict[str, Any]:
+            return read_structure(folder / name) if (folder / name).is_file() else {}
+
+        return cls(
+            config=structure("config.json"),
+            settings=structure("training_settings.yaml"),
+            record=structure("training_record.json"),
+            log=read_log(folder / "training_log.jsonl"),
+            evaluation=structure("evaluation.json"),
+            has_curves=(folder / CURVES).is_file(),
+        )
+
+    def sources(self) -> list[str]:
+        return [public_name(source) for source in self.record.get("data", {}).get("sources", [])]
+
+    def questions(self) -> list[str]:
+        """Return questions out of the last samples in the log, each once."""
+        sampled = [sample["source"] for line in reversed(self.log) for sample in line.get("samples", [])]
+        return list(dict.fromkeys(sampled))
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a training log; of one that is torn, what was written whole."""
+    lines = []
+    for line in file.read_text("utf-8").splitlines() if file.is_file() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def languages_of(records: Records) -> tuple[str, ...]:
+    """Return the languages of known data, or Korean where a tenth of the sampled letters is Hangul, or none."""
+    known = [KNOWN_DATA[source].languages for source in records.sources() if source in KNOWN_DATA]
+    if known:
+        return tuple(dict.fromkeys(language for languages in known for language in languages))
+    texts = [text for line in records.log for sample in line.get("samples", []) for text in sample.values()]
+    letters = [letter for text in texts for letter in text if letter.isalpha()]
+    hangul = sum("가" <= letter <= "힣" or "ㄱ" <= letter <= "ㅣ" for letter in letters)
+    # Other scripts do not tell a language, and a wrong one is worse than none.
+    return ("ko",) if letters and hangul >= len(letters) / 10 else ()
+
+
+def license_of(records: Records) -> str | None:
+    """Return the licence of the training data, where it is known and the same for all of it."""
+    sources = records.sources()
+    known = {KNOWN_DATA[source].license for source in sources if source in KNOWN_DATA}
+    return known.pop() if len(known) == 1 and all(source in KNOWN_DATA for source in sources) else None
+
+
+def sample_conversations(folder: str, records: Records, languages: Sequence[str]) -> list[Sample]:
+    """Return questions that training did not see, where the log has some, and the model's greedy replies to them."""
+    import torch
+
+    from chatformer import ChatformerForConditionalGeneration
+    from chatformer.conversation import encode_conversation
+
+    from .loading import load_tokenizer, load_weights
+
+    greetings = [GREETINGS[name] for name in (*languages, "en") if name in GREETINGS]
+    questions = records.questions()[:MAX_SAMPLES] or greetings
+    model = load_weights(ChatformerForConditionalGeneration, folder, None, dtype=torch.float32)
+    tokenizer = load_tokenizer(folder, None, vocab_size=model.config.vocab_size)
+    longest = tokenizer.model_max_length
+    samples = []
+    for question in dict.fromkeys(questions):
+        messages = [{"role": "user", "content": question}]
+        ids = encode_conversation(tokenizer, messages, longest if longest < 10**9 else None)
+        reply = generated_reply(model, tokenizer, ids)
+        samples.append((question, reply))
+    return samples
+
+
+def generated_reply(model: Any, tokenizer: Any, ids: list[int]) -> str:
+    import torch
+
+    input_ids = torch.tensor([ids])
+    generated = model.generate(
+        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), do_sample=False, num_beams=1
+    )
+    return tokenizer.decode(generated[0], skip_special_tokens=True)
+
+
+def measured(records: Records) -> list[tuple[Split, dict[str, float]]]:
+    """Return the figures of each kind of conversation, by `chatformer evaluate` or else by the training itself."""
+    figures = records.evaluation.get("figures", {})
+    found = [(split, figures[split.name]) for split in SPLITS if figures.get(split.name)]
+    best = {name.removeprefix("eval_"): value for name, value in records.record.get("best", {}).items()}
+    if not found and "loss" in best:
+        found = [(VALIDATION, best)]
+    return [(split, {name: each[name] for name in METRICS if each.get(name) is not None}) for split, each in found]
+
+
+def eval_results(records: Records) -> list[EvalResult]:
+    """Return the figures in the Hub's form, each kind of conversation a split of its own."""
+    evaluated_on = records.evaluation.get("settings", {}).get("data") or records.sources()
+    name = public_name(evaluated_on[0]) if evaluated_on else "conversations"
+    dataset_type = name if HUB_ID.fullmatch(name) else re.sub(r"[^\w.-]+", "-", Path(name).stem)
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Conversation",
+            dataset_type=dataset_type or "conversations",
+            dataset_name=f"{name}: {split.title.lower()}",
+            dataset_split=split.name,
+            metric_type=METRICS[figure][0],
+            metric_name=METRICS[figure][1],
+            metric_value=round(value, 4),
+        )
+        for split, figures in measured(records)
+        for figure, value in figures.items()
+    ]
+
+
+def write_card(
+    records: Records,
+    samples: Sequence[Sample],
+    *,
+    repo_id: str,
+    revision: str,
+    languages: Sequence[str],
+    license: str | None,
+) -> bytes:
+    """Return a model's README.md, which tells people to load `revision`, and is sealed so that edits are seen."""
+    sources = records.sources()
+    results = eval_results(records)
+    data = ModelCardData(
+        language=list(languages) or None,
+        license=license,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["chatformer", "chatbot", "conversational", "seq2seq", "encoder-decoder", "arxiv:1706.03762"],
+        datasets=[source for source in sources if HUB_ID.fullmatch(source)] or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=repo_id.rpartition("/")[2],
+        eval_results=results or None,
+    )
+    if not results:
+        # Without results the name has no place in the metadata.
+        data.pop("model_name")
+    template = resources.files("chatformer.hub").joinpath("model_card.md.jinja").read_text("utf-8")
+    card = ModelCard.from_template(
+        data,
+        template_str=template,
+        repo_id=repo_id,
+        name=repo_id.rpartition("/")[2],
+        revision=revision,
+        is_pinned=PINNED.fullmatch(f'revision="{revision}"') is not None,
+        languages=list(languages),
+        license_id=license,
+        config=records.config,
+        settings=records.settings,
+        data=records.record.get("data", {}),
+        overview=records.record.get("overview", {}),
+        record=records.record,
+        origins=[KNOWN_DATA.get(source) or source for source in sources],
+        measured=measured(records),
+        num_exchanges=records.evaluation.get("exchanges", {}),
+        metric_names={name: label for name, (_, label) in METRICS.items()},
+        questions_are_unseen=bool(records.questions()),
+        example=json.dumps(samples[0][0] if samples else GREETINGS["en"], ensure_ascii=False),
+        data_is_public=all(source in KNOWN_DATA or "/" in source for source in sources),
+        samples=[(one_line(question), one_line(reply)) for question, reply in samples],
+        curves=CURVES if records.has_curves else None,
+        version=__version__,
+    )
+    return sealed(str(card))
+
+
+def one_line(text: str) -> str:
+    """Return a text as a cell of a table holds it."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def sealed(text: str) -> bytes:
+    """Return a card with a last line that no longer fits when anything before it is changed."""
+    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return f"{text}\n<!-- written by chatformer push, {hashlib.sha256(text.encode()).hexdigest()} -->\n".encode()
+
+
+def is_ours(card: bytes) -> bool:
+    """Return whether a card is as Chatformer or transformers made it, and not a person's."""
+    text = card.decode("utf-8", errors="replace")
+    found = SEAL.search(text)
+    if found is None:
+        return WRITTEN_BY_TRANSFORMERS in text
+    return hashlib.sha256(text[: found.start()].encode()).hexdigest() == found[1]
+
+
+def pinned_commit(card: bytes) -> str | None:
+    """Return the commit that a card tells people to load."""
+    found = PINNED.search(card.decode("utf-8", errors="replace"))
+    return found[1] if found else None
+
+
+def own_card(folder: str) -> bytes | None:
+    """Return a folder's card where a person wrote or edited it; raise a `HubError` where it may not be shown."""
+    file = Path(folder) / CARD
+    if not file.is_file():
+        return None
+    card = file.read_bytes()
+    check_no_token(file.name, card)
+    try:
+        card.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise HubError(f"{file} must be UTF-8 text, which it is not: {error}") from error
+    return None if is_ours(card) else card

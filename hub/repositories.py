@@ -1,0 +1,226 @@
+"""A repository on the Hub and one commit to it, by huggingface_hub; and what can go wrong there, for people."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, constants
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
+
+from .bundle import Bundle
+from .errors import HubError, first_line
+
+PULL_REQUEST = "refs/pr/"
+
+
+class Repository:
+    """A repository that somebody who is logged in pushes to."""
+
+    def __init__(self, name: str, *, kind: str = "model"):
+        """Find out whose repository `name` is; raise a `HubError` where nobody is logged in."""
+        check_name(name)
+        self.api = HfApi()
+        self.kind = kind
+        self.user = self.role = None
+        with self._explained(name):
+            account = self.api.whoami()
+        self.user = account["name"]
+        self.role = account.get("auth", {}).get("accessToken", {}).get("role")
+        self.id = name if "/" in name else f"{self.user}/{name}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.api.endpoint}/{'' if self.kind == 'model' else f'{self.kind}s/'}{self.id}"
+
+    def prepare(self, *, private: bool, revision: str, **creation: Any) -> None:
+        """Make repository and branch where they do not exist; raise a `HubError` where they cannot be had."""
+        with self._explained(self.id):
+            try:
+                found = self.api.repo_info(self.id, repo_type=self.kind)
+            except RepositoryNotFoundError:
+                if self.role == "read":
+                    # Also a repository that exists but is closed to the token looks as if there were none.
+                    raise HubError(self._read_only()) from None
+                self.api.create_repo(self.id, repo_type=self.kind, private=private or None, exist_ok=True, **creation)
+            else:
+                if private and not found.private:
+                    raise HubError(
+                        f"{self.id} exists already, and everybody can read it. Make it private in its settings "
+                        f"({self.url}/settings), choose another name, or leave out --private."
+                    )
+            if revision.startswith(PULL_REQUEST) or revision == constants.DEFAULT_REVISION:
+                return
+            try:
+                self.api.repo_info(self.id, repo_type=self.kind, revision=revision)
+            except RevisionNotFoundError:
+                self.api.create_branch(self.id, repo_type=self.kind, branch=revision, exist_ok=True)
+
+    def files(self, revision: str) -> tuple[str, dict[str, RepoFile]]:
+        """Return the commit that a revision is at, and the files in it."""
+        with self._explained(self.id):
+            commit = str(self.api.repo_info(self.id, repo_type=self.kind, revision=revision).sha)
+            entries = self.api.list_repo_tree(self.id, repo_type=self.kind, revision=commit, recursive=True)
+            return commit, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+    def read(self, path: str, revision: str) -> bytes:
+        """Return a file's content."""
+        with self._explained(self.id):
+            return Path(self.api.hf_hub_download(self.id, path, repo_type=self.kind, revision=revision)).read_bytes()
+
+    def commit(
+        self,
+        bundle: Bundle,
+        *,
+        deletions: Sequence[str] = (),
+        parent: str,
+        revision: str,
+        message: str,
+        create_pr: bool,
+    ) -> CommitInfo:
+        """
+        Make one commit of all files, on the commit `parent` and no other.
+
+        Large files are uploaded before it, and those that the Hub has already are not uploaded again.
+        """
+        operations: list[CommitOperationDelete | CommitOperationAdd] = [
+            *(CommitOperationDelete(path) for path in deletions),
+            *(CommitOperationAdd(path, content) for path, content in bundle.items()),
+        ]
+        with self._explained(self.id):
+            return self.api.create_commit(
+                self.id,
+                operations,
+                repo_type=self.kind,
+                revision=revision,
+                commit_message=message,
+                parent_commit=parent,
+                create_pr=create_pr,
+            )
+
+    @contextlib.contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Turn what the Hub or the way to it says into a `HubError` that says what to do."""
+        try:
+            yield
+        except HubError:
+            raise
+        # huggingface_hub lets through the errors of its HTTP client, which is not the same in all its versions, and of
+        # its Xet client; all of them mean that something did not get there.
+        except Exception as error:
+            raise HubError(self._explanation(name, error)) from error
+
+    def _explanation(self, name: str, error: BaseException) -> str:
+        if isinstance(error, LocalTokenNotFoundError):
+            return "You are not logged in to the Hugging Face Hub: log in with `hf auth login`, or set HF_TOKEN."
+        causes = list(chain_of(error))
+        if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
+            return "The Hugging Face Hub is switched off by HF_HUB_OFFLINE; unset it to push."
+        answer = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
+        status = None if answer is None or answer.response is None else answer.response.status_code
+        if status == 401:
+            return (
+                "The Hugging Face Hub does not know your token, which may be mistyped, expired or revoked: log in "
+                "again with `hf auth login --force`, or set another HF_TOKEN."
+            )
+        if status == 403 and self.role == "read":
+            return self._read_only()
+        if status == 403:
+            owner, _, title = name.rpartition("/")
+            if owner in ("", self.user):
+                return (
+                    f"Your token may not write to {name}: {said_by(answer)} Give it that right at "
+                    f"{self.api.endpoint}/settings/tokens."
+                )
+            return (
+                f"{name} belongs to {owner}, where {self.user} may not write. Choose a name of your own, such as "
+                f"{self.user}/{title}, or propose the change with --create-pr where the repository exists."
+            )
+        if status == 412:
+            return f"Somebody else has pushed to {name} in the meantime. Look at it, and push again."
+        if status is not None:
+            return f"The Hub refused a step of the push to {name} with {status}: {said_by(answer)} {UNTOUCHED}"
+        if any(type(cause).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore") for cause in causes):
+            return (
+                f"The Hugging Face Hub ({self.api.endpoint}) cannot be reached: {first_line(causes[-1])}. Check the "
+                f"network. {UNTOUCHED}"
+            )
+        return f"The push to {name} failed: {first_line(error).rstrip('.')}. {UNTOUCHED}"
+
+    def _read_only(self) -> str:
+        return (
+            f"{self.user}'s token can only read. Make one with the role write at {self.api.endpoint}/settings/tokens, "
+            "and log in with it: `hf auth login --force`."
+        )
+
+
+UNTOUCHED = "Nothing half pushed shows; push again, and only what is missing is sent."
+
+
+def check_name(name: str) -> None:
+    """Raise a `HubError` where no repository can be called so."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise HubError(
+            f"--repo {name} must be a name such as my-bot or my-name/my-bot, of letters, digits, '-', '_' and '.': "
+            f"{first_line(error)}"
+        ) from error
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def said_by(error: Any) -> str:
+    """Return the Hub's own words in an error, as a sentence."""
+    words = (getattr(error, "server_message", None) or first_line(error)).strip().splitlines()[0]
+    return words if words.endswith(".") else f"{words}."
+
+
+def changed(bundle: Bundle, remote: dict[str, RepoFile]) -> Bundle:
+    """Return the files that a repository has not, or has otherwise."""
+    return {path: content for path, content in bundle.items() if not is_same(content, remote.get(path))}
+
+
+def is_same(content: Path | bytes, remote: RepoFile | None) -> bool:
+    """Return whether a file equals one in a repository, by its hash."""
+    if remote is None:
+        return False
+    data = content if isinstance(content, bytes) else None
+    if remote.lfs is None:
+        return git_hash(content.read_bytes() if isinstance(content, Path) else content) == remote.blob_id
+    if data is not None:
+        return hashlib.sha256(data).hexdigest() == remote.lfs.sha256
+    with content.open("rb") as file:  # type: ignore[union-attr]
+        return hashlib.file_digest(file, "sha256").hexdigest() == remote.lfs.sha256
+
+
+def is_equal_at(repository: Repository, commit: str, bundle: Bundle) -> bool:
+    """Return whether a repository had all of these files, as they are now, at a commit."""
+    try:
+        return not changed(bundle, repository.files(commit)[1])
+    except HubError:
+        # The commit of a history that was written anew.
+        return False
+
+
+def outdated(bundle: Bundle, remote: dict[str, RepoFile], patterns: Sequence[str]) -> list[str]:
+    """Return the files of a repository that are of the given kinds, and no longer in the bundle."""
+    return sorted(
+        path for path in remote if path not in bundle and any(fnmatchcase(path, pattern) for pattern in patterns)
+    )

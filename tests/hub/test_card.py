@@ -1,0 +1,200 @@
+"""The model card: its metadata, its figures and samples, and how it tells a person's edit from its own text."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import pipeline
+
+from chatformer.hub.card import (
+    MAX_SAMPLES,
+    Records,
+    is_ours,
+    languages_of,
+    license_of,
+    own_card,
+    pinned_commit,
+    sample_conversations,
+    write_card,
+)
+from chatformer.hub.errors import HubError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SONGYS = "https://raw.githubusercontent.com/songys/Chatbot_data/master/ChatbotData.csv"
+
+
+@pytest.fixture
+def records(trained):
+    return Records.read(trained)
+
+
+def card_of(records, samples=(("안녕", "네"),), **changes):
+    options = {"repo_id": "alice/bot", "revision": "main", "languages": (), "license": None}
+    return write_card(records, samples, **{**options, **changes}).decode()
+
+
+def from_data(records, *sources):
+    return dataclasses.replace(
+        records, record={**records.record, "data": {**records.record["data"], "sources": sources}}
+    )
+
+
+def said_in(records, text):
+    return dataclasses.replace(records, log=[{"step": 1, "samples": [{"source": text, "reply": text}]}])
+
+
+FIGURES = {
+    "loss": 2.0,
+    "perplexity": 7.4,
+    "bits_per_character": 1.5,
+    "source_gain": 0.25,
+    "bleu": None,
+    "chrf": 40.5,
+    "exact_match": 12.5,
+    "distinct_replies": 90,
+}
+EVALUATION = {
+    "exchanges": {"all": 30, "seen": 20, "unseen": 10},
+    "figures": {"all": FIGURES, "seen": {**FIGURES, "chrf": 55.25}, "unseen": {**FIGURES, "chrf": 11.125}},
+    "settings": {"data": ["/home/me/test.csv"]},
+}
+
+
+def test_the_metadata_is_what_the_hub_reads(records, hub_server):
+    text = card_of(from_data(records, "user/talks"), languages=("ko", "en"), license="mit", revision=COMMIT)
+    assert hub_server.card_errors(text, "model") == []
+    data = ModelCard(text).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "text-generation", "mit")
+    assert (data.language, data.datasets) == (["ko", "en"], ["user/talks"])
+    assert {"chatformer", "conversational"} < set(data.tags)
+
+
+def test_the_checks_of_the_local_hub_see_what_is_wrong(records, hub_server):
+    text = card_of(records, languages=("ko",), license="mit")
+    assert hub_server.card_errors(text, "model") == []
+    for right, wrong in [
+        ("license: mit", "license: mine"),
+        ("- ko", "- Korean"),
+        ("      type: text-generation\n", ""),
+        ("    - type: loss\n      value: ", "    - type: loss\n      value: about "),
+    ]:
+        assert right in text
+        assert len(hub_server.card_errors(text.replace(right, wrong), "model")) >= 1, wrong
+
+
+def test_figures_of_seen_and_unseen_stand_apart(records, hub_server):
+    text = card_of(dataclasses.replace(records, evaluation=EVALUATION))
+    assert hub_server.card_errors(text, "model") == []
+    results = ModelCard(text).data.eval_results
+    chrf = {result.dataset_split: result.metric_value for result in results if result.metric_type == "chrf"}
+    assert chrf == {"all": 40.5, "seen": 55.25, "unseen": 11.125}
+    assert {result.dataset_name.split(":")[0] for result in results} == {"test.csv"}
+    assert not [result for result in results if result.metric_type == "bleu"]
+    row = next(line for line in text.splitlines() if line.startswith("| chrF |"))
+    assert row == "| chrF | 40.5 | 55.25 | 11.12 |"
+    assert "| | All (30) | Answers that stand in the training data (20) | Answers that do not (10) |" in text
+
+
+def test_without_an_evaluation_the_training_s_own_figures_stand_there(records):
+    results = ModelCard(card_of(records)).data.eval_results
+    assert {result.dataset_split for result in results} == {"validation"}
+    figures = {result.metric_type: result.metric_value for result in results}
+    assert figures["loss"] == pytest.approx(records.record["best"]["eval_loss"], abs=1e-4)
+    assert figures["exact_match"] == pytest.approx(records.record["best"]["eval_exact_match"], abs=1e-4)
+
+
+def test_a_model_without_any_record_has_a_card_too(records, hub_server):
+    bare = dataclasses.replace(records, settings={}, record={}, log=[], evaluation={}, has_curves=False)
+    text = card_of(bare, samples=())
+    assert hub_server.card_errors(text, "model") == []
+    assert "What it was trained on is not recorded." in text and "stated no licence" in text
+    assert "training_curves.png" not in text and "How it was trained" not in text
+
+
+@pytest.mark.parametrize("languages", [(), ("en",), ("ko",), ("ko", "en")])
+def test_the_card_is_whole_in_every_language(records, languages):
+    text = card_of(dataclasses.replace(records, evaluation=EVALUATION), languages=languages)
+    assert ("## 한국어 안내" in text) == ("ko" in languages)
+    for heading in ("What it is for", "What it says", "How to load it", "The model", "The data", "How it was trained"):
+        assert f"\n## {heading}" in text
+    for heading in ("How good it is", "Limits", "How to cite"):
+        assert f"\n## {heading}" in text
+    assert "![Loss, replies and learning rate over the steps](training_curves.png)" in text
+    assert f"| parameters | {records.record['overview']['parameters']:,} |" in text
+    assert "@inproceedings{vaswani2017attention" in text and "author = {{The Chatformer authors}}" in text
+    for wrong in ("More Information Needed", "None", "Undefined", "{%", "}}\n{{", "\n\n\n"):
+        assert wrong not in text, wrong
+    # Tables and code end before the next heading, or Markdown would run them together.
+    assert not re.search(r"\|\n##", text) and text.count("```") % 2 == 0
+
+
+def test_three_ways_to_load_it(records):
+    text = card_of(records, revision=COMMIT)
+    assert "chatformer chat alice/bot" in text
+    assert "chatformer export alice/bot --to ctranslate2 --output-dir bot-ct2" in text
+    assert f'revision="{COMMIT}"' in text and "trust_remote_code=True" in text
+    assert "the revision pins them" in text
+    assert "put the commit that you have read in the place of `main`" in card_of(records)
+
+
+def test_the_samples_are_what_the_model_says(trained, records):
+    samples = sample_conversations(str(trained), records, ("ko",))
+    questions = [question for question, _ in samples]
+    assert questions == records.questions()[:MAX_SAMPLES] and len(questions) > 2
+    last = [line["samples"] for line in records.log if "samples" in line][-1]
+    assert questions[0] == last[0]["source"]
+    torch.set_num_threads(1)
+    chat = pipeline("seq2seq-chat", model=str(trained), trust_remote_code=True, device="cpu")
+    for question, reply in samples:
+        assert chat(question, do_sample=False, num_beams=1)["generated_text"] == reply
+    assert sample_conversations(str(trained), dataclasses.replace(records, log=[]), ("ko",))[0][0] == "안녕하세요!"
+
+
+def test_what_is_said_cannot_break_the_card(records):
+    text = card_of(records, samples=[("a | b\n## c <b>", 'say "hi"\\'), ("```", "")])
+    assert '| a \\| b ## c &lt;b> | say "hi"\\ |' in text
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    compile(code, "card", "exec")
+    assert json.dumps("a | b\n## c <b>") in code
+
+
+@pytest.mark.parametrize(
+    ("sources", "text", "languages", "license"),
+    [
+        (["starter"], "x", ("ko", "en"), "apache-2.0"),
+        ([SONGYS], "x", ("ko",), "mit"),
+        ([SONGYS, "starter"], "x", ("ko", "en"), None),
+        ([SONGYS, "own.csv"], "x", ("ko",), None),
+        (["own.csv"], "안녕 hello hello hello", ("ko",), None),
+        (["own.csv"], "ㅋㅋ", ("ko",), None),
+        (["own.csv"], "Guten Tag 1 2 3", (), None),
+        (["own.csv"], "123 !?", (), None),
+    ],
+)
+def test_languages_and_licence_come_from_the_data(records, sources, text, languages, license):
+    found = said_in(from_data(records, *sources), text)
+    assert (languages_of(found), license_of(found)) == (languages, license)
+
+
+def test_a_person_s_edit_is_told_apart(records, trained, tmp_path):
+    ours = card_of(records, revision=COMMIT).encode()
+    assert is_ours(ours) and pinned_commit(ours) == COMMIT
+    assert pinned_commit(card_of(records).encode()) is None
+    for edited in (ours.replace(b"small", b"tiny", 1), ours + b"PS.", ours.rpartition(b"<!--")[0], b"# Mine"):
+        assert not is_ours(edited)
+    stock = b"This model card has been automatically generated. [More Information Needed]"
+    assert is_ours(stock)
+
+    folder = Path(shutil.copytree(trained, tmp_path / "model"))
+    for text, kept in ((None, None), (ours, None), (stock, None), (b"# Mine", b"# Mine")):
+        if text is not None:
+            (folder / "README.md").write_bytes(text)
+        assert own_card(str(folder)) == kept
+    (folder / "README.md").write_bytes("# 내 봇".encode("cp949"))
+    with pytest.raises(HubError, match="must be UTF-8 text"):
+        own_card(str(folder))

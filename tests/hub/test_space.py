@@ -1,0 +1,182 @@
+"""`chatformer space`: the page runs where Chatformer is not installed, and says what the model says."""
+
+import ast
+import re
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from gradio_client import Client
+from transformers import pipeline
+
+from chatformer.hub.spaces import local_model, space_files
+
+ROOT = Path(__file__).parents[2]
+
+WITHOUT_CHATFORMER = """
+import runpy, sys
+sys.modules["chatformer"] = None  # any import of it fails
+runpy.run_path("app.py", run_name="__main__")
+"""
+
+REPLY_OF_THE_PAGE = """
+import json, runpy, sys
+sys.modules["chatformer"] = None
+page = runpy.run_path(json.loads(sys.argv[1]))
+history = [{"role": "user", "content": "따라 해 2 4"}, {"role": "assistant", "content": [{"text": "네, 2 4"}]}]
+print(); print(json.dumps([list(page["reply"]("따라 해 3 5", [])), list(page["reply"]("again!", history))]))
+"""
+
+HISTORY = [{"role": "user", "content": "따라 해 2 4"}, {"role": "assistant", "content": "네, 2 4"}]
+AGAIN = {"role": "user", "content": "again!"}
+
+
+@pytest.fixture(scope="module")
+def said(trained):
+    """Return a function that gives the model's own reply to a conversation."""
+    torch.set_num_threads(1)
+    chat = pipeline("seq2seq-chat", model=str(trained), trust_remote_code=True, device="cpu")
+    return lambda messages: chat(messages)["generated_text"][-1]["content"]
+
+
+@pytest.fixture(scope="module")
+def space(chatformer, trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("space") / "page"
+    status, _, err = chatformer.run("space", trained, "--output-dir", folder, "--title", 'A "bot"')
+    assert status == 0, err
+    assert "pip install -r requirements.txt && python app.py" in err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(space, hub, client_environment, tmp_path_factory):
+    """Return the address of the page, which runs."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = client_environment(hub) | {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("gradio")),
+        "HF_HUB_OFFLINE": "1",
+    }
+    with (tmp_path_factory.mktemp("log") / "errors").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", WITHOUT_CHATFORMER], cwd=space, env=environment, stdout=log, stderr=log
+        )
+        try:
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    log.seek(0)
+                    assert process.poll() is None, log.read()
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_the_page_says_what_the_model_says_word_by_word(page, said):
+    client = Client(page, verbose=False, analytics_enabled=False)
+    first = client.predict("따라 해 2 4", api_name="/chat")
+    assert first == said(HISTORY[:1])
+    # The second turn has the first before it.
+    second = client.submit("again!", api_name="/chat")
+    turns = [HISTORY[0], {"role": "assistant", "content": first}, AGAIN]
+    assert second.result() == said(turns) != said([AGAIN])
+    outputs = second.outputs()
+    assert len(outputs) > 1 and all(outputs[-1].startswith(piece) for piece in outputs)
+    # Another visitor begins anew.
+    other = Client(page, verbose=False, analytics_enabled=False)
+    assert other.predict("again!", api_name="/chat") == said([AGAIN])
+
+
+def test_the_space_holds_a_model_and_no_record(space, trained):
+    names = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
+    assert {"app.py", "README.md", "requirements.txt", "model/model.safetensors", "model/config.json"} < names
+    assert not [name for name in names if "training" in name or "checkpoint" in name]
+    assert (space / "model" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    for path in space.rglob("*"):
+        assert not path.is_file() or str(trained).encode() not in path.read_bytes()
+
+
+def test_what_the_page_needs_is_what_chatformer_was_tested_with(space, hub_server):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    known = {*project["dependencies"], *project["optional-dependencies"]["space"]}
+    needed = (space / "requirements.txt").read_text().splitlines()
+    assert set(needed) <= known
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse((space / "app.py").read_text("utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    assert imported - set(sys.stdlib_module_names) == {re.match(r"\w+", line)[0] for line in needed}
+    card = (space / "README.md").read_text("utf-8")
+    assert hub_server.card_errors(card, "space") == []
+    front = hub_server.front_matter(card)
+    assert (front["title"], front["sdk"], front["app_file"]) == ('A "bot"', "gradio", "app.py")
+    assert f"gradio=={front['sdk_version']}" in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def test_a_title_cannot_become_code(trained):
+    title = '"""\nimport os\n{{ 1 }}'
+    app = space_files(local_model(str(trained)), title)["app.py"].decode()
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse(app).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Constant, ast.List))
+    }
+    assert values["TITLE"] == title
+    assert "안녕하세요!" in values["EXAMPLES"] and 1 < len(values["EXAMPLES"]) <= 6
+
+
+def test_a_space_for_a_model_on_the_hub_is_pinned_and_pushed(
+    chatformer, hub, hub_server, trained, tmp_path, run_client, said
+):
+    token = hub_server.ALICE
+    assert chatformer.run("push", trained, "--repo", "bot", token=token)[0] == 0
+    commit = hub.repos["models", "alice/bot"].at("main").sha
+    arguments = ["space", "alice/bot", "--repo", "bot-page", "--output-dir"]
+    status, out, err = chatformer.run(*arguments, tmp_path / "page", token=token)
+    assert (status, out.splitlines()[-1]) == (0, f"{hub.url}/spaces/alice/bot-page"), err
+    files = {path.name: path.read_bytes() for path in (tmp_path / "page").iterdir()}
+    assert set(files) == {"app.py", "README.md", "requirements.txt"}
+    pushed = hub.files("spaces", "alice/bot-page")
+    assert {name: pushed[name] for name in files} == files
+    assert f"REVISION = '{commit}'" in files["app.py"].decode()
+    front = hub_server.front_matter(files["README.md"].decode())
+    assert front["models"] == ["alice/bot"] and hub_server.card_errors(files["README.md"].decode(), "space") == []
+
+    status, _, err = chatformer.run(*arguments, tmp_path / "again", token=token)
+    assert status == 0 and "Nothing to do" in err
+    assert len(hub.repos["spaces", "alice/bot-page"].commits) == 2
+
+    # What comes to the model later does not reach the page.
+    repo = hub.repos["models", "alice/bot"]
+    spoilt = repo.at("main").tree | {"config.json": hub.stored(b"{}")}
+    repo.commit("refs/heads/main", spoilt, "Spoil", "alice", commit)
+    first, second = run_client(hub, REPLY_OF_THE_PAGE, str(tmp_path / "page" / "app.py"))
+    assert first[-1] == said([{"role": "user", "content": "따라 해 3 5"}])
+    assert second[-1] == said([*HISTORY, AGAIN])
+
+
+def test_mistakes_are_told_in_a_line(chatformer, hub_server, trained, tmp_path):
+    for arguments, message in [
+        (["alice/none", "--output-dir", tmp_path / "new"], "There is no folder alice/none, and the Hub gave no model"),
+        ([trained, "--output-dir", trained], "is not empty"),
+        ([trained, "--output-dir", tmp_path / "new", "--repo", "a/b/c"], "--repo a/b/c must be a name"),
+        ([tmp_path, "--output-dir", tmp_path / "new"], "holds no model: it has no config.json"),
+    ]:
+        status, out, err = chatformer.run("space", *arguments, token=hub_server.ALICE)
+        assert (status, out) == (2, "") and err.startswith("error: ") and message in err, err
+        assert len(err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
