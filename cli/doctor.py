@@ -126,8 +126,8 @@ def data_findings(conversations: "Conversations", diagnosis: Diagnosis, tokenize
 
 def load(data: tuple[str, ...], settings: DoctorSettings) -> "tuple[datasets.Dataset, list[dict[str, Any]]]":
     """Return conversations, and the rows that are none as the loader lists them."""
-    from chatformer.training.conversations import load_conversations
-    from chatformer.training.preparation import paths_of
+    from chatformer.training import conversations as loader
+    from chatformer.training.preparation import read_conversations
 
     with tempfile.TemporaryDirectory() as folder:
         bad_rows = Path(folder) / BAD_ROWS_FILE
@@ -136,19 +136,10 @@ def load(data: tuple[str, ...], settings: DoctorSettings) -> "tuple[datasets.Dat
             # Of a list that is gone in a moment; the diagnosis tells of the rows.
             return str(bad_rows) not in record.getMessage()
 
-        logger = logging.getLogger(load_conversations.__module__)
+        logger = logging.getLogger(loader.__name__)
         logger.addFilter(tells_more)
         try:
-            conversations = load_conversations(
-                paths_of(data),
-                question_column=settings.question_column,
-                answer_column=settings.answer_column,
-                messages_column=settings.messages_column,
-                encoding=settings.encoding,
-                split=settings.dataset_split,
-                revision=settings.dataset_revision,
-                skip_bad_rows=bad_rows,
-            )
+            conversations = read_conversations(data, settings, bad_rows=bad_rows)
         finally:
             logger.removeFilter(tells_more)
         lines = bad_rows.read_text("utf-8").splitlines() if bad_rows.is_file() else []
@@ -351,6 +342,7 @@ def write(diagnosis: Diagnosis, settings: DoctorSettings) -> None:
             for title, findings in diagnosis.sections.items()
             for finding in findings
         ],
+        "lengths": lengths_in(diagnosis.lengths),
         "settings": dataclasses.asdict(settings),
     }
     written = [OUTPUT_FILE]
@@ -365,6 +357,16 @@ def write(diagnosis: Diagnosis, settings: DoctorSettings) -> None:
             print("(no picture: pip install 'chatformer[plots]' draws it)")
     replace(folder / OUTPUT_FILE, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     print(f"Written to {folder}: {', '.join(written)}")
+
+
+def lengths_in(lengths: "Lengths | None") -> dict[str, Any] | None:
+    """Return the histogram as the file has it."""
+    from chatformer.training.doctor import length_bins
+
+    if lengths is None:
+        return None
+    names = ("from", "to", "sources", "replies")
+    return {"unit": lengths.unit, "bins": [dict(zip(names, each, strict=True)) for each in length_bins(lengths)]}
 
 
 def replace(file: Path, text: str) -> None:

@@ -678,7 +678,9 @@ def check_lengths(
             share = float((values > limit).mean())
             severity = severity_of(share, "too long")
             if severity != "good":
-                fate = "lose their oldest turns" if name == "sources" else "are left out of the training, whole"
+                most = int(np.ceil(np.percentile(values, 99)))
+                enough = most if most > limit else int(values.max())
+                fate = "lose their beginning" if name == "sources" else "are left out of the training, whole"
                 findings.append(
                     Finding(
                         check="too long",
@@ -686,8 +688,8 @@ def check_lengths(
                         title=f"{name.title()} are too long",
                         found=f"{int((values > limit).sum()):,} of {len(values):,} {name} ({percent(share)}) are "
                         f"longer than {advice} {limit}, and {fate}.",
-                        what_to_do=f"{advice} {int(np.ceil(np.percentile(values, 99)))} would hold 99% of them; longer "
-                        "ones cost memory and time.",
+                        what_to_do=f"{advice} {enough} would hold {'99%' if enough < values.max() else 'all'} of them; "
+                        "longer ones cost memory and time.",
                         examples=shown(made[index] for index in np.flatnonzero(values > limit)),
                     )
                 )
@@ -738,8 +740,10 @@ def length_bins(lengths: Lengths) -> list[tuple[int, int, int, int]]:
     longest = int(max(lengths.sources.max(), lengths.targets.max()))
     bins, low, high = [], 1, 1
     while low <= longest:
-        counts = [int(((low <= values) & (values <= high)).sum()) for values in (lengths.sources, lengths.targets)]
-        bins.append((low, high, *counts))
+        sources, replies = (
+            int(((low <= values) & (values <= high)).sum()) for values in (lengths.sources, lengths.targets)
+        )
+        bins.append((low, high, sources, replies))
         low, high = high + 1, 2 * high
     while bins and not (bins[0][2] or bins[0][3]):
         bins.pop(0)
