@@ -58,6 +58,7 @@ def test_every_source_and_data_file_gets_installed(wheel):
     assert "chatformer/py.typed" in names
     assert {"chatformer/training/chat_template.jinja", "chatformer/training/question_template.jinja"} <= set(names)
     assert "chatformer/training/recipes/quickstart.yaml" in names
+    assert {"chatformer/training/launch/ddp.yaml", "chatformer/training/launch/slurm.sh"} <= set(names)
     assert {"chatformer/hub/model_card.md.jinja", "chatformer/hub/space_template/app.py.jinja"} <= set(names)
     assert [name for name in names if name.startswith("chatformer/training/starter/")]
 

@@ -19,16 +19,15 @@ class MovingAverage:
     def __init__(self, model: torch.nn.Module, decay: float):
         self.decay = decay
         self.num_updates = 0
-        # Tied weights have one name here. DeepSpeed's may have 16 bits, too few for small changes to add up in.
-        self.weights = {name: parameter.detach().float().clone() for name, parameter in model.named_parameters()}
+        # Tied weights have one name here.
+        self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module) -> None:
         """Take the model's weights into the average."""
         n = self.num_updates
         decay = min(self.decay, (1 + n) / (10 + n)) if n else 0.0
-        weights = [parameter.float() for parameter in model.parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), weights, 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), list(model.parameters()), 1 - decay)
         self.num_updates += 1
 
     @torch.no_grad()

@@ -27,6 +27,17 @@ def make_accelerator(mixed_precision: str, *, max_grad_norm: float) -> Accelerat
             raise SettingsError(
                 "ZeRO is supported up to its stage 2, but the --config_file says zero_stage: 3. FSDP2 shards as much."
             )
-        # Clipping is DeepSpeed's own; and it wants to know the size of batches, which here have none, to count them.
-        plugin.deepspeed_config |= {"gradient_clipping": max_grad_norm, "train_micro_batch_size_per_gpu": 1}
+        plugin.deepspeed_config |= {
+            # Clipping is DeepSpeed's own; the size of batches, which varies here, it wants for its statistics alone.
+            "gradient_clipping": max_grad_norm,
+            "train_micro_batch_size_per_gpu": 1,
+            # Its own bf16 would round the weights that are published; this is what accelerate does elsewhere.
+            "bf16": {"enabled": False},
+            "torch_autocast": {
+                "enabled": mixed_precision == "bf16",
+                "dtype": "bfloat16",
+                # Without these, gradients are added up unrounded.
+                "lower_precision_safe_modules": [],
+            },
+        }
     return accelerator

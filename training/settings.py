@@ -196,6 +196,14 @@ class RunSettings:
     """Stop after this many evaluations without a better one."""
     max_eval_replies: int = 1000
     """Replies generated at each evaluation."""
+    push_to_hub: bool = False
+    """Publish the model on the Hugging Face Hub, as `chatformer push` does."""
+    hub_model_id: str | None = None
+    """Name of the repository, such as my-bot or my-name/my-bot; that of --output-dir unless given."""
+    hub_strategy: Literal["end", "every_save", "best"] = "end"
+    """When to publish: at the end; with every checkpoint as well; or whenever the model is the best so far as well."""
+    hub_private_repo: bool = False
+    """Make the repository for your eyes only."""
     resume: bool = False
     """Go on from the output folder's last checkpoint."""
     resume_changed: bool = False
@@ -406,6 +414,9 @@ def check_settings(settings: TrainingSettings) -> None:
         raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
     if run.output_dir is None and not (run.dry_run or run.verify_resume):
         raise SettingsError("Say where the model is to be written: --output-dir DIR.")
+    for name in ("hub_model_id", "hub_private_repo"):
+        if getattr(run, name) and not run.push_to_hub:
+            raise SettingsError(f"{_flag(name)} is for --push-to-hub, which is not given.")
     chosen = f"--metric-for-best-model {run.metric_for_best_model}"
     if run.metric_for_best_model not in METRICS_OF_THE_LOSS and not run.max_eval_replies:
         raise SettingsError(f"{chosen} needs replies, but --max-eval-replies is 0.")

@@ -12,7 +12,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,7 +47,15 @@ from .settings import (
 )
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "python -m chatformer.training.train") -> int:
+OnPublished = Callable[[Path], None]
+"""What is done, on the main process, with an output folder that is to be shared as it is now."""
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    program: str = "python -m chatformer.training.train",
+    on_published: OnPublished | None = None,
+) -> int:
     """Train as a command line says; return the exit status."""
     # One progress bar is enough, and that the checkpoint stores tied weights once is as it should be.
     transformers.utils.logging.disable_progress_bar()
@@ -58,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m chatf
             from .verify_resume import verify_resume
 
             return verify_resume(settings)
-        return train(settings)
+        return train(settings, on_published)
     except (SettingsError, DataError, TrainingFailed, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -68,16 +77,27 @@ class TrainingFailed(RuntimeError):
     """A run that cannot go on as it is: the message says at which step and what to try."""
 
 
-def train(settings: TrainingSettings) -> int:
-    """Train a model as the settings say and write it to their output folder; return the exit status."""
+def train(settings: TrainingSettings, on_published: OnPublished | None = None) -> int:
+    """
+    Train a model as the settings say and write it to their output folder; return the exit status.
+
+    `on_published` shares the folder where they say `push_to_hub`, at the end and whenever `hub_strategy` has it.
+    """
     check_settings(settings)
+    if not settings.run.push_to_hub:
+        on_published = None
+    elif on_published is None and not settings.run.dry_run:
+        raise SettingsError(
+            "--push-to-hub needs `chatformer train`, with several processes "
+            "`accelerate launch -m chatformer.cli.main train`, instead of chatformer.training.train, which trains only."
+        )
     accelerator = make_accelerator(
         chosen_precision(settings.optimization.mixed_precision), max_grad_norm=settings.optimization.max_grad_norm
     )
     set_seed(settings.optimization.seed)
     folder = None if settings.run.dry_run else RunFolder.prepared(accelerator, settings)
     data = prepare_data(settings, accelerator, folder)
-    run = Run(settings, accelerator, data)
+    run = Run(settings, accelerator, data, on_published)
     if folder is None:
         estimate = run.try_out()
         if accelerator.is_main_process:
@@ -93,6 +113,8 @@ def train(settings: TrainingSettings) -> int:
     finished = run.go(folder)
     if accelerator.is_main_process:
         folder.finish(run.progress, finished=finished)
+        if finished and on_published is not None:
+            on_published(folder.path)
     # The first process to end with another status than 0 has the launcher end all the others.
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -131,8 +153,14 @@ class Progress:
 class Run:
     """A model, what trains it, and how far it has come."""
 
-    def __init__(self, settings: TrainingSettings, accelerator: Accelerator, data: PreparedData):
-        self.settings, self.accelerator, self.data = settings, accelerator, data
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        data: PreparedData,
+        on_published: OnPublished | None = None,
+    ):
+        self.settings, self.accelerator, self.data, self.on_published = settings, accelerator, data, on_published
         plan = settings.optimization
         self.plans = EpochPlans(data.train_exchanges, plan)
         self.num_steps = plan.max_steps or max(1, math.ceil(plan.num_train_epochs * self.plans.steps_per_epoch))
@@ -185,7 +213,7 @@ class Run:
             "padding": round(padding_share(train_exchanges, self.plans.steps(0), self.num_parts()), 4),
             "processes": self.accelerator.num_processes,
             "device": str(self.accelerator.device),
-            "mixed_precision": self.accelerator.mixed_precision,
+            "mixed_precision": chosen_precision(self.settings.optimization.mixed_precision),
         }
 
     def num_parts(self) -> int:
@@ -241,6 +269,8 @@ class Run:
                         self.log(folder, bar)
                 if progress.step % self.save_steps == 0 and not (self.is_evaluation_due() or self.is_finished()):
                     self.save(folder)
+                    if progress.evaluated_step:
+                        self.share(folder, "every_save")
             self.save(folder)
         return self.is_finished() and not self.is_evaluation_due()
 
@@ -444,6 +474,17 @@ class Run:
         bar.write(evaluation_line(progress.step, evaluation, is_best), file=sys.stderr)
         for sample in samples:
             bar.write(f"    {shortened(sample['source'])} → {shortened(sample['reply'])}", file=sys.stderr)
+        if is_best:
+            self.share(folder, "best")
+
+    def share(self, folder: RunFolder, strategy: str) -> None:
+        """Share the folder as it is now, where that is the strategy; at the end of the run it is shared anyway."""
+        wanted = self.on_published is not None and self.settings.run.hub_strategy == strategy
+        if wanted and self.accelerator.is_main_process and not self.is_finished():
+            # The run goes on as if nothing had been shared, to the last bit.
+            with torch.random.fork_rng():
+                self.on_published(folder.path)  # type: ignore[misc]
+            self.pass_time(training=False)
 
     def save(self, folder: RunFolder) -> None:
         """Save a checkpoint, unless the losses show that it would not be worth resuming."""

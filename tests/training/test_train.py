@@ -165,17 +165,6 @@ def test_accumulating_changes_nothing(flags, train, tmp_path, fifty_steps, num_p
     assert losses_of(tmp_path / "parts") == pytest.approx(losses, rel=2e-5)
 
 
-def test_two_processes_equal_one(flags, environment, tmp_path, fifty_steps):
-    plan, losses = fifty_steps
-    # `accelerate launch --cpu` starts one process, whatever number it is told.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, "-m", "chatformer.training.train", *flags(tmp_path / "two", **plan)]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert record_of(tmp_path / "two")["overview"]["processes"] == 2
-    assert losses_of(tmp_path / "two") == pytest.approx(losses, rel=2e-5)
-
-
 def test_a_folder_with_something_in_it_is_left_alone(flags, train, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("all of it")
     for more in ([], ["--overwrite-output-dir"]):
