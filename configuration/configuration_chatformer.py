@@ -1,6 +1,7 @@
 """The configuration of a Chatformer model, in the symbols of "Attention Is All You Need"."""
 
 import difflib
+import math
 
 from transformers import PretrainedConfig
 
@@ -123,6 +124,8 @@ class ChatformerConfig(PretrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
                 raise ValueError(f"{name} is a probability: 0 <= {name} < 1, but it is {value!r}.")
+        if not 0 < self.layer_norm_eps < math.inf:
+            raise ValueError(f"layer_norm_eps must be more than 0, but it is {self.layer_norm_eps!r}.")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but it is {self.activation!r}.")
         if self.d_model % self.num_heads:
