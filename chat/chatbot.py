@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from chatformer.conversation import encode_conversation
+from chatformer.loading import WHOLE_WEIGHTS, Checkpoint, CheckpointError
 
 from .engines import CTranslate2Engine, Engine, ModelNotFound, TransformersEngine
 from .settings import EngineName, ReplySettings
@@ -18,40 +17,30 @@ Message = dict[str, str]
 class Chatbot:
     """What computes replies and its tokenizer, which together answer conversations."""
 
-    def __init__(self, engine: Engine, tokenizer: Any):
+    def __init__(self, engine: Engine, tokenizer: Any, commit: str | None = None):
         self.engine = engine
         self.tokenizer = tokenizer
+        self.commit = commit
+        """The commit that the model is of, where it came from the Hub."""
 
     @classmethod
     def from_pretrained(
         cls, name: str, *, engine: EngineName = "transformers", revision: str | None = None, device: str | None = None
     ) -> "Chatbot":
-        """Load the model of a folder or of the Hub; raise `ModelNotFound` where there is none."""
-        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-            raise ModelNotFound(
-                f"The folder {name} holds no model: it has no config.json. Give the --output-dir of a training that "
-                "has published one."
-            )
-        if (
-            engine == "transformers"
-            and (Path(name) / "model.bin").is_file()
-            and not list(Path(name).glob("*.safetensors"))
-        ):
-            raise ModelNotFound(f"The folder {name} holds a model of CTranslate2: add --engine ctranslate2.")
+        """Load the model of a folder or of the Hub; raise `ModelNotFound` where there is none that can be loaded."""
         try:
-            loaded: Engine = (
-                CTranslate2Engine(Path(name), device=device)
-                if engine == "ctranslate2"
-                else TransformersEngine.load(name, revision=revision, device=device)
-            )
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        except ModelNotFound:
-            raise
-        except (OSError, ValueError) as error:
-            raise ModelNotFound(f"{name} could not be loaded, as a folder or from the Hub: {error}") from error
-        if tokenizer.chat_template is None:
-            raise ModelNotFound(f"The tokenizer of {name} has no chat template, so it is not known how it converses.")
-        return cls(loaded, tokenizer)
+            if engine == "ctranslate2":
+                checkpoint = Checkpoint(name, Path(name))
+                translator = CTranslate2Engine(checkpoint.folder, device=device)
+                return cls(translator, conversing_tokenizer(checkpoint, vocab_size=len(translator.tokens)))
+            checkpoint = Checkpoint.find(name, revision)
+            if checkpoint.has("model.bin") and not checkpoint.has(WHOLE_WEIGHTS):
+                raise ModelNotFound(f"The folder {name} holds a model of CTranslate2: add --engine ctranslate2.")
+            model = checkpoint.model()
+            tokenizer = conversing_tokenizer(checkpoint, vocab_size=model.config.vocab_size)
+        except CheckpointError as error:
+            raise ModelNotFound(str(error)) from error
+        return cls(TransformersEngine(model, device=device), tokenizer, checkpoint.commit)
 
     @property
     def max_source_tokens(self) -> int | None:
@@ -74,6 +63,16 @@ class Chatbot:
         if pieces is not None:
             pieces.tell(text)
         return text
+
+
+def conversing_tokenizer(checkpoint: Checkpoint, *, vocab_size: int) -> Any:
+    """Return a model's tokenizer; raise `ModelNotFound` where it does not know how to converse."""
+    tokenizer = checkpoint.tokenizer(vocab_size=vocab_size)
+    if tokenizer.chat_template is None:
+        raise ModelNotFound(
+            f"The tokenizer of {checkpoint.name} has no chat template, so it is not known how it converses."
+        )
+    return tokenizer
 
 
 class Pieces:

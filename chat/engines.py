@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-import chatformer  # noqa: F401  (makes its models known to AutoModelForSeq2SeqLM)
+from chatformer.loading import explained
 
 from .settings import ReplySettings
 
@@ -34,16 +34,10 @@ class Engine(Protocol):
 
 
 class TransformersEngine:
-    """Stock `generate()` on a model of a folder or of the Hub."""
+    """Stock `generate()` on a model."""
 
-    def __init__(self, model: Any):
-        self.model = model.eval()
-
-    @classmethod
-    def load(cls, name: str, *, revision: str | None, device: str | None) -> "TransformersEngine":
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(AutoModelForSeq2SeqLM.from_pretrained(name, revision=revision).to(device))
+    def __init__(self, model: Any, *, device: str | None):
+        self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
     def generate(self, source_ids: Sequence[int], settings: ReplySettings, on_token: OnToken | None) -> list[int]:
         input_ids = torch.tensor([list(source_ids)], device=self.model.device)
@@ -91,13 +85,14 @@ class CTranslate2Engine:
                 f"`chatformer export {folder} --to ctranslate2 --output-dir DIR` and give that folder."
             )
         kind, _, index = (device or "auto").partition(":")
-        # At these sizes CTranslate2 is fastest with one thread.
-        self.translator = ctranslate2.Translator(
-            str(folder), device=kind, device_index=int(index or 0), intra_threads=1
-        )
-        self.tokens = json.loads((folder / "shared_vocabulary.json").read_text("utf-8"))
-        self.rows = {token: row for row, token in enumerate(self.tokens)}
-        self.max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens
+        with explained(f"The CTranslate2 model in {folder} could not be loaded"):
+            # At these sizes CTranslate2 is fastest with one thread.
+            self.translator = ctranslate2.Translator(
+                str(folder), device=kind, device_index=int(index or 0), intra_threads=1
+            )
+            self.tokens = json.loads((folder / "shared_vocabulary.json").read_text("utf-8"))
+            self.rows = {token: row for row, token in enumerate(self.tokens)}
+            self.max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens
 
     def generate(self, source_ids: Sequence[int], settings: ReplySettings, on_token: OnToken | None) -> list[int]:
         options: dict[str, Any] = {}

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
         return 2
     conversation = Conversation(chatbot, settings.system)
     if sys.stdin.isatty():
+        if chatbot.commit is not None:
+            print(f"{settings.model}, commit {chatbot.commit[:7]}")
         return talk(conversation, settings.reply)
     return answer_lines(conversation, settings.reply)
 

@@ -41,7 +41,8 @@ class ChatformerConfig(PretrainedConfig):
         "swish") or "gelu".
     output_bias (`bool`): Whether a learnt number is added to each token's logit; the paper has none.
     layer_norm_eps (`float`): Added to the variance in layer normalisation.
-    max_position_embeddings (`int`): Positions tabulated beforehand. Not a limit: longer inputs extend the table.
+    max_position_embeddings (`int`): Positions tabulated beforehand. Not a limit: longer inputs extend the table, but
+        for what `torch.export` made, which refuses them.
     pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`): Rows of the control tokens.
 
     Raises a `ValueError` that states the rule and what was found when values contradict each other.

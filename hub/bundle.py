@@ -17,20 +17,11 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from .errors import HubError, first_line
+from chatformer.loading import TOKENIZER, WEIGHTS, Checkpoint
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "source.spm",
-    "target.spm",
-)
+from .errors import HubError, first_line
+from .loading import loading
+
 RECORDS = (
     "training_settings.yaml",
     "training_record.json",
@@ -47,7 +38,7 @@ CODE = tuple(
     sorted(
         file.name
         for file in resources.files("chatformer").iterdir()
-        if file.name.endswith(".py") and file.name != "__init__.py"
+        if file.name.endswith(".py") and file.name not in ("__init__.py", "loading.py")
     )
 )
 
@@ -90,15 +81,18 @@ def rewritten(file: Path) -> bytes:
     if file.suffix == ".jsonl":
         return without_places(read_text(file), file).encode()
     content = read_structure(file)
-    if file.name == "config.json":
-        content = with_own_code(content)
-    elif file.name == "evaluation.json":
-        content = {name: content[name] for name in EVALUATION if name in content}
-    content = without_paths(content)
-    if file.suffix == ".yaml":
-        text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    else:
-        text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    try:
+        if file.name == "config.json":
+            content = with_own_code(content)
+        elif file.name == "evaluation.json":
+            content = {name: content[name] for name in EVALUATION if name in content}
+        content = without_paths(content)
+        if file.suffix == ".yaml":
+            text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+        else:
+            text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise HubError(f"{file} is not as Chatformer writes it: {first_line(error)}") from error
     return without_places(text, file).encode()
 
 
@@ -115,7 +109,7 @@ def read_structure(file: Path) -> dict[str, Any]:
     text = read_text(file)
     try:
         content = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise HubError(f"{file} could not be read: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise HubError(f"{file} must hold names and values, but it holds a {type(content).__name__}.")
@@ -176,10 +170,8 @@ def check_whole(folder: str, bundle: Bundle) -> None:
     """Raise a `HubError` that says what a stranger would miss."""
     weights = {name for name in bundle if name.endswith(".safetensors")}
     if "model.safetensors.index.json" in bundle:
-        index = read_structure(Path(folder) / "model.safetensors.index.json")
-        lost = sorted(set(index.get("weight_map", {}).values()) - weights)
-        if lost:
-            raise HubError(f"The weights in {folder} are incomplete: {', '.join(lost)} is missing.")
+        with loading():
+            Checkpoint(folder, Path(folder)).weight_files()
     elif "model.safetensors" not in weights:
         raise HubError(
             f"The folder {folder} has no weights: model.safetensors is missing, and pickles never travel. "
@@ -201,8 +193,8 @@ def check_whole(folder: str, bundle: Bundle) -> None:
     lost = sorted(modules - set(bundle)) if modules else ["auto_map in config.json"]
     if lost:
         raise HubError(
-            f"The folder {folder} lacks the code that a stranger loads the model with ({', '.join(lost)}): load the "
-            "model and save it anew with this version of Chatformer."
+            f"The folder {folder} lacks the code that its config.json has a stranger load the model with "
+            f"({', '.join(lost)}): load the model and save it anew with this version of Chatformer."
         )
 
 

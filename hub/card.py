@@ -148,15 +148,17 @@ def sample_conversations(folder: str, records: Records, languages: Sequence[str]
     """Return questions that training did not see, where the log has some, and the model's greedy replies to them."""
     import torch
 
-    from chatformer import ChatformerForConditionalGeneration
     from chatformer.conversation import encode_conversation
+    from chatformer.loading import Checkpoint
 
-    from .loading import load_tokenizer, load_weights
+    from .loading import loading
 
     greetings = [GREETINGS[name] for name in (*languages, "en") if name in GREETINGS]
     questions = records.questions()[:MAX_SAMPLES] or greetings
-    model = load_weights(ChatformerForConditionalGeneration, folder, None, dtype=torch.float32)
-    tokenizer = load_tokenizer(folder, None, vocab_size=model.config.vocab_size)
+    with loading():
+        checkpoint = Checkpoint.find(folder)
+        model = checkpoint.model(torch.float32)
+        tokenizer = checkpoint.tokenizer(vocab_size=model.config.vocab_size)
     longest = tokenizer.model_max_length
     samples = []
     for question in dict.fromkeys(questions):

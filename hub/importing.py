@@ -24,14 +24,11 @@ def main(arguments: Sequence[str], program: str = "chatformer import") -> int:
 def import_marian(settings: ImportSettings) -> None:
     """Write the Chatformer model that a MarianMT checkpoint is, and compare the two."""
     # After the flags are known to be right: these take seconds to import.
-    import torch
     import transformers
-
-    from chatformer import ChatformerForConditionalGeneration
 
     from .comparison import compare, encode_sentences, random_sources, read_sentences, torch_reply, write_record
     from .folders import check_output_folder, whole_or_nothing
-    from .loading import load_tokenizer, load_weights
+    from .loading import load_chatformer, load_tokenizer
     from .marian import copy_tokenizer, from_marian, load_marian
 
     transformers.utils.logging.disable_progress_bar()
@@ -52,7 +49,7 @@ def import_marian(settings: ImportSettings) -> None:
         else:
             print(f"{settings.checkpoint} has no tokenizer: compared on random ids.", file=sys.stderr)
             sources = random_sources(vocab_size)
-        written = load_weights(ChatformerForConditionalGeneration, str(folder), None, dtype=torch.float32)
+        written = load_chatformer(str(folder), None)
         comparison = compare(marian, sources, [torch_reply(written, source) for source in sources], "float32")
         write_record(
             folder,

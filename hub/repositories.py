@@ -67,6 +67,11 @@ class Repository:
             except RevisionNotFoundError:
                 self.api.create_branch(self.id, repo_type=self.kind, branch=revision, exist_ok=True)
 
+    def check_may_write(self) -> None:
+        """Raise a `HubError` where the repository could not be pushed to."""
+        with self._explained(self.id):
+            self.api.auth_check(self.id, repo_type=self.kind, write=True)
+
     def files(self, revision: str) -> tuple[str, dict[str, RepoFile]]:
         """Return the commit that a revision is at, and the files in it."""
         with self._explained(self.id):
@@ -168,13 +173,13 @@ class Repository:
 UNTOUCHED = "Nothing half pushed shows; push again, and only what is missing is sent."
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, *, flag: str = "--repo") -> None:
     """Raise a `HubError` where no repository can be called so."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:
         raise HubError(
-            f"--repo {name} must be a name such as my-bot or my-name/my-bot, of letters, digits, '-', '_' and '.': "
+            f"{flag} {name} must be a name such as my-bot or my-name/my-bot, of letters, digits, '-', '_' and '.': "
             f"{first_line(error)}"
         ) from error
 

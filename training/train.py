@@ -46,7 +46,6 @@ from .settings import (
     parse_settings,
 )
 
-
 OnPublished = Callable[[Path], None]
 """What is done, on the main process, with an output folder that is to be shared as it is now."""
 
@@ -479,12 +478,13 @@ class Run:
 
     def share(self, folder: RunFolder, strategy: str) -> None:
         """Share the folder as it is now, where that is the strategy; at the end of the run it is shared anyway."""
-        wanted = self.on_published is not None and self.settings.run.hub_strategy == strategy
-        if wanted and self.accelerator.is_main_process and not self.is_finished():
+        if self.on_published is None or self.settings.run.hub_strategy != strategy or self.is_finished():
+            return
+        if self.accelerator.is_main_process:
             # The run goes on as if nothing had been shared, to the last bit.
             with torch.random.fork_rng():
-                self.on_published(folder.path)  # type: ignore[misc]
-            self.pass_time(training=False)
+                self.on_published(folder.path)
+        self.pass_time(training=False)
 
     def save(self, folder: RunFolder) -> None:
         """Save a checkpoint, unless the losses show that it would not be worth resuming."""

@@ -54,7 +54,14 @@ def verify_resume(settings: TrainingSettings) -> int:
 
 def _short(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe of a few steps, with all its moving parts."""
-    left_out = {"output_dir", "early_stopping_patience", "num_train_epochs", "push_to_hub", "hub_model_id", "hub_private_repo"}
+    left_out = {
+        "output_dir",
+        "early_stopping_patience",
+        "num_train_epochs",
+        "push_to_hub",
+        "hub_model_id",
+        "hub_private_repo",
+    }
     return {name: value for name, value in recipe.items() if value is not None and name not in left_out} | {
         "max_steps": NUM_STEPS,
         "warmup_steps": min(recipe["warmup_steps"], NUM_STEPS // 2),

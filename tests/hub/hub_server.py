@@ -345,6 +345,11 @@ class HubRequestHandler(BaseHTTPRequestHandler):
             {"type": "user", "name": user, "orgs": [], "auth": {"type": "access_token", "accessToken": token}},
         )
 
+    def check_write_access(self, kind: str, name: str) -> None:
+        self.repo(kind, name)
+        self.may_write(name)
+        self.answer(200, {})
+
     def create_repo(self) -> None:
         asked = self.json()
         kind = f"{asked.get('type') or 'model'}s"
@@ -655,6 +660,7 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", "/api/validate-yaml", HubRequestHandler.validate_yaml),
     ("GET", API, HubRequestHandler.info),
     ("GET", rf"{API}/revision/{REVISION}", HubRequestHandler.info),
+    ("GET", f"{API}/auth-check/write", HubRequestHandler.check_write_access),
     ("GET", f"{API}/refs", HubRequestHandler.refs),
     ("POST", rf"{API}/(?P<sort>branch|tag)/(?P<label>[^/]+)", HubRequestHandler.create_ref),
     ("GET", rf"{API}/commits/{REVISION}", HubRequestHandler.history),

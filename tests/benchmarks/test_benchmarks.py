@@ -1,0 +1,172 @@
+import importlib
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch.utils.flop_counter import FlopCounterMode
+
+from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+
+FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """Return a function that imports a script of the benchmarks, which are not installed."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        patch.syspath_prepend(FOLDER)
+        yield importlib.import_module
+    torch.set_num_threads(num_threads)
+    for path in FOLDER.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture
+def run(benchmark, conversations_file, tmp_path):
+    """Return a function that runs a benchmark for a moment and returns the figures that it writes."""
+
+    def make(name, *flags):
+        # Within a process accelerate keeps the precision and the device of what came before.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        task = ["--data", str(conversations_file), "--size", "tiny", "--vocab-size", "600", "--rounds", "2"]
+        moment = ["--seconds", "0", "--warmup-seconds", "0", "--output-file", str(tmp_path / "figures.json")]
+        assert benchmark(name).main([*task, *moment, *flags]) == 0
+        return json.loads((tmp_path / "figures.json").read_text("utf-8"))
+
+    return make
+
+
+def test_training_beside_every_peer(run, capsys):
+    flags = ["--batching", "random", "buckets", "--peer-batch-size", "8", "--tokens-per-step", "80", "--markdown"]
+    contestants = run("train", *flags)["contestants"]
+    printed = capsys.readouterr().out
+    bare = {"marian-sdpa", "marian-eager", "bart-sdpa", "bart-eager", "torch-tied", "torch-untied"}
+    ours = {"chatformer", "chatformer-large", "seq2seq-trainer"}
+    assert set(contestants) == ours | bare | {f"{name}, buckets" for name in bare}
+    for name, found in contestants.items():
+        assert f"\n| {name} | " in printed
+        assert len(found["target_tokens_per_second"]) == 2 and min(found["target_tokens_per_second"]) > 0
+        assert found["share_of_the_matrix_rate"]["minimum"] > 0
+        # By pairs, which also of two rounds is not the ratio of the medians.
+        pairs = zip(
+            contestants["chatformer"]["target_tokens_per_second"], found["target_tokens_per_second"], strict=True
+        )
+        median = statistics.median(first / other for first, other in pairs)
+        assert found["times_slower_than_the_first"]["median"] == pytest.approx(median)
+    sizes = {name: found["parameters"] for name, found in contestants.items()}
+    assert sizes["chatformer"] == sizes["marian-sdpa"] == sizes["seq2seq-trainer"] == sizes["torch-tied"]
+
+
+def test_training_in_bf16(run):
+    flags = ["--mixed-precision", "bf16", "--peer-batch-size", "8", "--contestants", "marian-eager", "chatformer"]
+    figures = run("train", *flags)
+    assert figures["precision"] == "bf16"
+    assert figures["contestants"]["marian-eager"]["times_slower_than_the_first"]["maximum"] == 1
+
+
+def test_the_trainer_counts_useful_tokens_alone_and_goes_on_to_other_exchanges(benchmark, conversations_file):
+    from chatformer.training.preparation import prepare_data
+    from chatformer.training.processes import make_accelerator
+    from chatformer.training.train import new_model
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    script, data = benchmark("train"), benchmark("data")
+    plain = data.training_settings(data.TextSettings(data=(str(conversations_file),), size="tiny", vocab_size=600))
+    plain = plain.changed({"mixed_precision": "no"}, where="test")
+    prepared = prepare_data(plain, make_accelerator("no", max_grad_norm=1.0), None)
+    ours = new_model(plain.model, prepared.tokenizer, max_new_tokens=8)
+    contestant = script.UnderTrainer(script.peer_model("seq2seq-trainer", ours), prepared, plain, 16)
+    turns = [contestant.train(warmup_seconds=0, seconds=0) for _ in range(2)]
+    exchanges = prepared.train_exchanges
+    there = set(zip(exchanges.source_lengths.tolist(), exchanges.target_lengths.tolist(), strict=True))
+    for turn in turns:
+        assert len(turn.source_lengths) == 16
+        assert set(zip(turn.source_lengths.tolist(), turn.target_lengths.tolist(), strict=True)) <= there
+    assert turns[0].source_lengths.tolist() != turns[1].source_lengths.tolist()
+    # Where all are of one length there is no padding to be told from them.
+    assert len(set(turns[0].target_lengths.tolist())) > 1
+
+
+def test_operations_are_those_that_torch_counts(benchmark):
+    machine = benchmark("machine")
+    config = ChatformerConfig(vocab_size=50, d_model=16, d_ff=24, num_heads=2, encoder_layers=3, decoder_layers=2)
+    model = ChatformerForConditionalGeneration(config)
+    model.set_attn_implementation("eager")
+    num_exchanges, source_length, target_length = 4, 7, 5
+    source = torch.randint(3, 50, (num_exchanges, source_length))
+    target = torch.randint(3, 50, (num_exchanges, target_length))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=source, labels=target).loss.backward()
+    sources, targets = np.full(num_exchanges, source_length), np.full(num_exchanges, target_length)
+    useful = 3 * (machine.encoder_flops(config, sources) + machine.decoder_flops(config, sources, targets))
+    # The eager attention also computes what the mask then hides.
+    hidden_pairs = num_exchanges * target_length * (target_length - 1) // 2
+    assert counter.get_total_flops() == useful + 3 * 2 * 2 * config.d_model * config.decoder_layers * hidden_pairs
+
+
+def test_rounds_take_turns_and_are_turned_round(benchmark):
+    assert list(benchmark("machine").rounds("abc", 3)) == [["a", "b", "c"], ["c", "b", "a"], ["a", "b", "c"]]
+
+
+def test_replies_beside_every_peer(run, trained):
+    flags = ["--num-new-tokens", "6", "--batch-sizes", "1", "8"]
+    contestants = [
+        *("chatformer", "chatformer-static", "marian-sdpa", "marian-eager", "bart-sdpa"),
+        *("ctranslate2-float32", "ctranslate2-int8"),
+    ]
+    searches = run("generate", "--model", str(trained), *flags, "--contestants", *contestants)["searches"]
+    assert [(found["num_beams"], found["batch_size"]) for found in searches] == [(1, 1), (1, 8), (4, 1), (4, 8)]
+    for search in searches:
+        assert list(search["contestants"]) == contestants
+        for name, found in search["contestants"].items():
+            assert (found["share_of_equal_replies"] is None) == (name == "bart-sdpa")
+            if name not in ("bart-sdpa", "ctranslate2-int8"):
+                assert found["share_of_equal_replies"] == 1
+            for milliseconds, speed in zip(found["milliseconds_per_token"], found["tokens_per_second"], strict=True):
+                assert speed == pytest.approx(1000 * search["batch_size"] / milliseconds)
+
+
+def test_replies_of_random_weights_with_one_contestant(run):
+    (search,) = run(
+        *("generate", "--contestants", "chatformer", "--num-beams", "1", "--batch-sizes", "2", "--num-new-tokens", "3")
+    )["searches"]
+    assert search["contestants"]["chatformer"]["times_slower_than_the_first"]["maximum"] == 1
+
+
+@pytest.mark.parametrize(
+    ("replies", "message"),
+    [([[1, 2]], "must have 3 tokens, but marian-sdpa gave replies of [2]"), ([[1, 2, 4]], "only 0% are")],
+    ids=["shorter", "other"],
+)
+def test_who_does_other_work_is_refused(benchmark, replies, message):
+    script = benchmark("generate")
+    repliers = {"chatformer": lambda *_: [[1, 2, 3]], "marian-sdpa": lambda *_: replies}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        script.equal_replies(repliers, [[5]], script.Settings(num_new_tokens=3), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("train", ["--rounds", "0"], "--rounds must be at least 1, but it is 0"),
+        ("train", ["--peer-batch-size", "0"], "--peer-batch-size must be at least 1, but it is 0"),
+        ("train", ["--data", "nowhere.csv"], "nowhere.csv"),
+        ("generate", ["--seconds", "-1"], "--seconds must be at least 0, but it is -1"),
+        ("generate", ["--num-beams", "0"], "--num-beams must be at least 1, but it is 0"),
+        ("generate", ["--model", "nowhere"], "nowhere"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told_of(benchmark, capsys, name, flags, message):
+    assert benchmark(name).main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
