@@ -25,13 +25,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.benchmark import Timer
+
+Name = TypeVar("Name", bound=str)
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 """The precisions of which the machine's rate is measured."""
@@ -65,7 +67,7 @@ def check_comparison(settings: ComparisonSettings) -> None:
             raise ValueError(f"{flag} must be at least 0, but it is {seconds}.")
 
 
-def rounds(contestants: Iterable[str], number: int) -> Iterator[list[str]]:
+def rounds(contestants: Iterable[Name], number: int) -> Iterator[list[Name]]:
     """Yield the order of each round: every other one is turned round, so that a steady drift cancels."""
     names = list(contestants)
     for index in range(number):

@@ -50,6 +50,8 @@ class TorchTransformer(nn.Module):
     Tied, source, target and output share one matrix of embeddings, as in a Chatformer; untied, each has its own.
     """
 
+    positions: torch.Tensor
+
     def __init__(self, config: Any, *, tied: bool):
         super().__init__()
         self.scale = math.sqrt(config.d_model)

@@ -305,7 +305,7 @@ def peer_model(name: Name, ours: Any) -> torch.nn.Module:
     if kind == "torch":
         return TorchTransformer(ours.config, tied=variant == "tied")
     if kind == "bart":
-        model = new_bart(ours.config, variant)
+        model: Any = new_bart(ours.config, variant)
     else:
         model = to_marian(ours)
         if kind == "marian":

@@ -198,8 +198,8 @@ class Checkpoint:
         missing = sorted(promised.keys() - stored.keys() - set(model.all_tied_weights_keys))
         if missing:
             raise CheckpointError(
-                f"The weights of {self.name} ({files}) are incomplete: its {CONFIGURATION} promises "
-                f"{first_few(missing)} as well."
+                f"The weights of {self.name} ({files}) are incomplete: {first_few(missing)} missing, which its "
+                f"{CONFIGURATION} promises."
             )
         unknown = sorted(stored.keys() - promised.keys())
         if unknown:
