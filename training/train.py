@@ -28,6 +28,7 @@ from .augmentation import SourceNoise
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .batches import collate, padding_share, plan_epoch, split_step
 from .conversations import DataError
+from .cpu import keep_freed_memory, speed_up
 from .encoding import EncodedExchanges
 from .evaluation import Evaluation, evaluate
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
@@ -93,6 +94,8 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     accelerator = make_accelerator(
         chosen_precision(settings.optimization.mixed_precision), max_grad_norm=settings.optimization.max_grad_norm
     )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     set_seed(settings.optimization.seed)
     folder = None if settings.run.dry_run else RunFolder.prepared(accelerator, settings)
     data = prepare_data(settings, accelerator, folder)
@@ -170,6 +173,7 @@ class Run:
         if accelerator.device.type == "cpu":
             # On CPUs the fused attention is slower to train at the lengths of conversations.
             model.set_attn_implementation("eager")
+            speed_up(model)
         # Tied weights are sharded together only where they are one module's.
         model.set_input_embeddings(model.get_input_embeddings())
         # What is evaluated and published: a plain model, however the trained one is wrapped, averaged or sharded.

@@ -7,7 +7,7 @@ from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.attention import MultiHeadAttention, scaled_dot_product_attention
 from chatformer.embedding import SinusoidalPositions
 from chatformer.feed_forward import FeedForward
-from chatformer.loss import label_smoothed_cross_entropy
+from chatformer.loss import LOGITS_AT_ONCE, label_smoothed_cross_entropy
 
 
 def formula_of_positions(positions, d_model):
@@ -100,3 +100,30 @@ def test_the_loss_is_the_formula(label_smoothing, num_items_in_batch):
             loss -= (wanted * log_probabilities).sum()
     found = label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing)
     assert found.item() == pytest.approx(loss / (11 if num_items_in_batch is None else 40), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("num_items_in_batch", [None, 40])
+def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothing, num_items_in_batch):
+    # Seven tokens at a time, so that the last are fewer.
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 7 * 50)
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(4, 9, 50)).to(dtype).requires_grad_()
+    labels = torch.randint(50, (4, 9))
+    labels[0, 3:] = labels[2] = -100
+    plain = logits.detach().float().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(
+        plain.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
+    ) / (num_items_in_batch or int((labels != -100).sum()))
+    found = label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing)
+    # Somebody else's factor, such as that of a loss scaler.
+    (1024 * expected).backward()
+    (1024 * found).backward()
+    torch.testing.assert_close(found, expected)
+    assert logits.grad.dtype == dtype
+    torch.testing.assert_close(logits.grad, plain.grad.to(dtype))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing), expected
+        )

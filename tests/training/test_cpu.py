@@ -1,0 +1,119 @@
+"""Faster ways of layers on CPUs: they compute what torch's do."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer.training.cpu import CheapDropout, OneDnnLinear, can_use_onednn, speed_up
+
+needs_onednn = pytest.mark.skipif(not can_use_onednn(), reason="needs AVX512 and torch's oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7, 24), (3, 5, 24), (1, 1, 24), (0, 24)])
+def test_the_product_and_its_gradients_are_torchs(shape, bias):
+    torch.manual_seed(0)
+    plain = nn.Linear(24, 40, bias=bias)
+    fast = nn.Sequential(nn.Linear(24, 40, bias=bias))
+    fast[0].load_state_dict(plain.state_dict())
+    speed_up(fast)
+    assert type(fast[0]) is OneDnnLinear
+    x = torch.randn(shape, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    weights = torch.randn(*shape[:-1], 40)
+    expected, found = plain(x), fast(y)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(y.grad, x.grad)
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(fast[0].get_parameter(name).grad, parameter.grad)
+
+
+@needs_onednn
+def test_tensors_that_lie_otherwise_in_memory_are_read_right():
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(24, 40))
+    x = torch.randn(24, 6, requires_grad=True)
+    expected = torch.autograd.grad(layer(x.T).sum(), [x, layer[0].weight])
+    speed_up(layer)
+    # The gradient of a sum is one number in memory, seen as many.
+    found = torch.autograd.grad(layer(x.T).sum(), [x, layer[0].weight])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3])
+def test_dropout_keeps_its_share_and_the_mean(p):
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Dropout(p))
+    speed_up(layer)
+    assert type(layer[0]) is CheapDropout
+    x = torch.ones(999, 1001, requires_grad=True)
+    dropped = layer(x)
+    dropped.sum().backward()
+    share = (dropped == 0).float().mean().item()
+    # Four standard deviations of a million draws.
+    assert share == pytest.approx(p, abs=0.002)
+    kept = dropped[dropped != 0]
+    assert torch.equal(kept, kept[0].expand_as(kept)) and kept[0].item() == pytest.approx(1 / (1 - p), rel=1e-4)
+    assert torch.equal(x.grad, dropped)
+    # Each element by itself: rows and columns, neighbours and each fourth element agree by chance only.
+    is_kept = (dropped != 0).float() - (1 - share)
+    for one, other in (
+        (is_kept[1:], is_kept[:-1]),
+        (is_kept[:, 1:], is_kept[:, :-1]),
+        (is_kept[:, 4:], is_kept[:, :-4]),
+    ):
+        assert abs((one * other).mean().item()) < 0.001
+    assert not torch.equal(layer(x), dropped)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_dropout_is_drawn_from_torchs_generator():
+    layer = nn.Sequential(nn.Dropout(0.5))
+    speed_up(layer)
+    x = torch.ones(5, 7, dtype=torch.bfloat16)
+    torch.manual_seed(1)
+    first = layer(x)
+    torch.manual_seed(1)
+    assert first.dtype == torch.bfloat16 and torch.equal(layer(x), first)
+
+
+def test_a_model_stays_what_it_is(tmp_path):
+    config = ChatformerConfig(vocab_size=50, d_model=32, d_ff=64, num_heads=2, encoder_layers=1, decoder_layers=2)
+    model = ChatformerForConditionalGeneration(config).eval()
+    batch = {"input_ids": torch.randint(4, 50, (2, 6)), "labels": torch.randint(4, 50, (2, 5))}
+    expected = model(**batch)
+    speed_up(model)
+    found = model(**batch)
+    torch.testing.assert_close(found.logits, expected.logits)
+    model.save_pretrained(tmp_path)
+    again = ChatformerForConditionalGeneration.from_pretrained(tmp_path)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert type(again.lm_head) is nn.Linear and type(again.model.encoder.dropout) is nn.Dropout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_freed_memory_is_kept():
+    script = """if True:
+        import resource, torch
+        from chatformer.training.cpu import keep_freed_memory
+        if {keep}:
+            keep_freed_memory()
+        for turn in range(60):
+            if turn == 20:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(16 * 2**20)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    faults = [
+        int(subprocess.run([sys.executable, "-c", script.format(keep=keep)], capture_output=True, check=True).stdout)
+        for keep in (False, True)
+    ]
+    assert faults[1] < faults[0] / 10
