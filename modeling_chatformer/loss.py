@@ -14,6 +14,11 @@ LOGITS_AT_ONCE = {"cpu": 2**19, "cuda": 2**27}
 """How many logits are turned into probabilities at a time: as many as a core's caches hold, or as keep a GPU busy."""
 
 
+def tokens_at_once(logits_NV):
+    """Return how many tokens' logits make up a piece."""
+    return max(1, LOGITS_AT_ONCE.get(logits_NV.device.type, 2**24) // logits_NV.shape[1])
+
+
 class SummedCrossEntropy(torch.autograd.Function):
     """
     The cross-entropy of logits, (N, V), and labels, (N,), summed, with the gradient taken in the same pass.
@@ -25,7 +30,7 @@ class SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits_NV, labels_N, label_smoothing):
         vocab_size = logits_NV.shape[1]
-        num_tokens = max(1, LOGITS_AT_ONCE.get(logits_NV.device.type, 2**24) // vocab_size)
+        num_tokens = tokens_at_once(logits_NV)
         gradient_NV = torch.empty_like(logits_NV)
         loss = logits_NV.new_zeros((), dtype=torch.float32)
         for logits, labels, gradient in zip(

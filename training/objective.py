@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+
+from chatformer.loss import tokens_at_once
 
 from .batches import IGNORED
 
@@ -28,18 +31,38 @@ def training_loss(
     # One forward, as distributed training counts them, and one large product is faster than two.
     twice = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
     outputs = model(**twice, num_items_in_batch=2 * num_items_in_batch, label_smoothing=label_smoothing)
-    divergence_BT = symmetric_divergence(*outputs.logits.chunk(2))
-    is_target_BT = batch["labels"].to(divergence_BT.device) != IGNORED
-    divergence = torch.where(is_target_BT, divergence_BT, 0).sum() / num_items_in_batch
-    return outputs.loss + rdrop_alpha / 2 * divergence
+    is_target_BT = batch["labels"].to(outputs.logits.device) != IGNORED
+    divergence = SummedDivergence.apply(*(logits_BTV[is_target_BT] for logits_BTV in outputs.logits.chunk(2)))
+    return outputs.loss + rdrop_alpha / 2 * divergence / num_items_in_batch
 
 
-def symmetric_divergence(first_BTV: torch.Tensor, second_BTV: torch.Tensor) -> torch.Tensor:
+class SummedDivergence(torch.autograd.Function):
     """
-    Return the mean of KL(P || Q) and KL(Q || P), (B, T), of the distributions with these logits.
+    The mean of KL(P || Q) and KL(Q || P), of the distributions with these logits, (N, V), summed over the tokens.
 
-    The two logarithms together: KL(P || Q) + KL(Q || P) = sum((P - Q) * (log P - log Q)).
+    The two logarithms together: KL(P || Q) + KL(Q || P) = sum((P - Q) * (log P - log Q)). As in the cross-entropy,
+    the gradient is taken in the same pass, a few tokens at a time.
     """
-    first_BTV = first_BTV.float().log_softmax(-1)
-    second_BTV = second_BTV.float().log_softmax(-1)
-    return 0.5 * ((first_BTV.exp() - second_BTV.exp()) * (first_BTV - second_BTV)).sum(-1)
+
+    @staticmethod
+    def forward(ctx: Any, first_NV: torch.Tensor, second_NV: torch.Tensor) -> torch.Tensor:
+        gradients = torch.empty_like(first_NV), torch.empty_like(second_NV)
+        divergence = first_NV.new_zeros((), dtype=torch.float32)
+        num_tokens = tokens_at_once(first_NV)
+        for pieces in zip(*(tensor.split(num_tokens) for tensor in (first_NV, second_NV, *gradients)), strict=True):
+            log_p, log_q = (logits.log_softmax(-1, dtype=torch.float32) for logits in pieces[:2])
+            p, q = log_p.exp(), log_q.exp()
+            gap = log_p.sub_(log_q)
+            difference = p - q
+            divergence += (difference * gap).sum() / 2
+            # Of a product's two factors: P's own change, through the softmax, and its logarithm's.
+            for sign, share, gradient in ((1, p, pieces[2]), (-1, q, pieces[3])):
+                mean_gap = (share * gap).sum(-1, keepdim=True)
+                torch.mul(share.mul_(gap - mean_gap).add_(difference), sign / 2, out=gradient)
+        ctx.save_for_backward(*gradients)
+        return divergence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor.mul_(gradient) for tensor in ctx.saved_tensors)
