@@ -8,7 +8,7 @@ caches, notes, whatever else lies in the folder.
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path, PureWindowsPath
@@ -22,10 +22,11 @@ from chatformer.loading import TOKENIZER, WEIGHTS, Checkpoint
 from .errors import HubError, first_line
 from .loading import loading
 
+LOG = "training_log.jsonl"
 RECORDS = (
     "training_settings.yaml",
     "training_record.json",
-    "training_log.jsonl",
+    LOG,
     "evaluation.json",
     "conversion.json",
 )
@@ -45,6 +46,9 @@ CODE = tuple(
 EVALUATION = ("exchanges", "figures", "baselines", "signatures", "settings", "data", "training_data", "environment")
 """What of `evaluation.json` travels: all but the conversations themselves, which may be private."""
 
+OWN_SETTINGS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo")
+"""What a published recipe leaves out: where it was published is not for those who run it again."""
+
 REPLACED = ("config.json", "generation_config.json", *WEIGHTS, *TOKENIZER, *CODE, *RECORDS)
 """What a push replaces as a whole: of these, a repository keeps no file that the folder no longer has."""
 
@@ -56,8 +60,12 @@ Bundle = dict[str, Path | bytes]
 """Each file by its path in the repository: where it lies, or what it holds."""
 
 
-def gather(folder: str) -> Bundle:
-    """Return what of a model's folder travels, without its card; raise a `HubError` where it is no whole model."""
+def gather(folder: str, questions: Collection[str] = ()) -> Bundle:
+    """
+    Return what of a model's folder travels, without its card; raise a `HubError` where it is no whole model.
+
+    Of the conversations in the log, only those with one of the `questions` travel.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise HubError(f"There is no folder {folder}.")
@@ -69,23 +77,27 @@ def gather(folder: str) -> Bundle:
     }
     for name in bundle:
         if name in ("config.json", *RECORDS):
-            bundle[name] = rewritten(root / name)
+            bundle[name] = rewritten(root / name, questions)
     check_whole(folder, bundle)
     for name, content in bundle.items():
         check_no_token(name, content)
     return bundle
 
 
-def rewritten(file: Path) -> bytes:
+def rewritten(file: Path, questions: Collection[str]) -> bytes:
     """Return a configuration that names its own code alone, or a run's record without what is the author's alone."""
-    if file.suffix == ".jsonl":
-        return without_places(read_text(file), file).encode()
+    if file.name == LOG:
+        lines = [with_samples_of(line, questions) for line in read_log(file)]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        return without_places(text, file).encode()
     content = read_structure(file)
     try:
         if file.name == "config.json":
             content = with_own_code(content)
         elif file.name == "evaluation.json":
             content = {name: content[name] for name in EVALUATION if name in content}
+        elif file.suffix == ".yaml":
+            content = {name: value for name, value in content.items() if name not in OWN_SETTINGS}
         content = without_paths(content)
         if file.suffix == ".yaml":
             text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
@@ -114,6 +126,39 @@ def read_structure(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise HubError(f"{file} must hold names and values, but it holds a {type(content).__name__}.")
     return content
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a training log; of one that is torn, what was written whole."""
+    lines = []
+    # Not by splitlines(), for which a line may also end within what somebody said.
+    for text in read_text(file).split("\n") if file.is_file() else []:
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(line, dict):
+            break
+        lines.append(line)
+    return lines
+
+
+def samples_in(line: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the conversations in a line of a log, each with its source and the reply."""
+    samples = line.get("samples")
+    return [
+        {name: sample[name] for name in ("source", "reply")}
+        for sample in (samples if isinstance(samples, list) else [])
+        if isinstance(sample, dict) and all(isinstance(sample.get(name), str) for name in ("source", "reply"))
+    ]
+
+
+def with_samples_of(line: dict[str, Any], questions: Collection[str]) -> dict[str, Any]:
+    """Return a line of a log with the conversations that have one of the questions, and no others."""
+    kept = [sample for sample in samples_in(line) if sample["source"] in questions]
+    return {name: value for name, value in line.items() if name != "samples"} | ({"samples": kept} if kept else {})
 
 
 def with_own_code(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 
 from chatformer import __version__
 
-from .bundle import CARD, CURVES, check_no_token, public_name, read_structure
+from .bundle import CARD, CURVES, LOG, check_no_token, public_name, read_log, read_structure, samples_in
 from .errors import HubError
 
 MAX_SAMPLES = 6
@@ -21,7 +21,12 @@ GREETINGS = {"ko": "안녕하세요!", "en": "Hello!"}
 SEAL = re.compile(r"\n<!-- written by chatformer push, ([0-9a-f]{64}) -->\n$")
 PINNED = re.compile(r'revision="([0-9a-f]{40})"')
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-WRITTEN_BY_TRANSFORMERS = "This model card has been automatically generated"
+WRITTEN_BY_TRANSFORMERS = (
+    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
+    "automatically generated."
+)
+
+TAGS = ("chatformer", "chatbot", "conversational", "seq2seq", "encoder-decoder", "arxiv:1706.03762")
 
 METRICS = {
     "loss": ("loss", "Loss, nats per token"),
@@ -89,6 +94,7 @@ class Records:
     record: dict[str, Any]
     log: list[dict[str, Any]]
     evaluation: dict[str, Any]
+    conversion: dict[str, Any]
     has_curves: bool
 
     @classmethod
@@ -100,29 +106,24 @@ class Records:
             config=structure("config.json"),
             settings=structure("training_settings.yaml"),
             record=structure("training_record.json"),
-            log=read_log(folder / "training_log.jsonl"),
+            log=read_log(folder / LOG),
             evaluation=structure("evaluation.json"),
+            conversion=structure("conversion.json"),
             has_curves=(folder / CURVES).is_file(),
         )
 
     def sources(self) -> list[str]:
-        return [public_name(source) for source in self.record.get("data", {}).get("sources", [])]
+        # A repository on the Hub may hold anything there.
+        data = self.record.get("data")
+        sources = data.get("sources") if isinstance(data, dict) else None
+        if not isinstance(sources, (list, tuple)):
+            return []
+        return [public_name(source) for source in sources if isinstance(source, str)]
 
     def questions(self) -> list[str]:
-        """Return questions out of the last samples in the log, each once."""
-        sampled = [sample["source"] for line in reversed(self.log) for sample in line.get("samples", [])]
-        return list(dict.fromkeys(sampled))
-
-
-def read_log(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a training log; of one that is torn, what was written whole."""
-    lines = []
-    for line in file.read_text("utf-8").splitlines() if file.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+        """Return the questions of the last samples in the log, each once."""
+        sampled = [sample["source"] for line in reversed(self.log) for sample in samples_in(line)]
+        return list(dict.fromkeys(sampled))[:MAX_SAMPLES]
 
 
 def languages_of(records: Records) -> tuple[str, ...]:
@@ -130,7 +131,7 @@ def languages_of(records: Records) -> tuple[str, ...]:
     known = [KNOWN_DATA[source].languages for source in records.sources() if source in KNOWN_DATA]
     if known:
         return tuple(dict.fromkeys(language for languages in known for language in languages))
-    texts = [text for line in records.log for sample in line.get("samples", []) for text in sample.values()]
+    texts = [text for line in records.log for sample in samples_in(line) for text in sample.values()]
     letters = [letter for text in texts for letter in text if letter.isalpha()]
     hangul = sum("가" <= letter <= "힣" or "ㄱ" <= letter <= "ㅣ" for letter in letters)
     # Other scripts do not tell a language, and a wrong one is worse than none.
@@ -144,8 +145,8 @@ def license_of(records: Records) -> str | None:
     return known.pop() if len(known) == 1 and all(source in KNOWN_DATA for source in sources) else None
 
 
-def sample_conversations(folder: str, records: Records, languages: Sequence[str]) -> list[Sample]:
-    """Return questions that training did not see, where the log has some, and the model's greedy replies to them."""
+def sample_conversations(folder: str, questions: Sequence[str], languages: Sequence[str]) -> list[Sample]:
+    """Return the questions, greetings where there are none, and the model's greedy replies to them."""
     import torch
 
     from chatformer.conversation import encode_conversation
@@ -154,14 +155,13 @@ def sample_conversations(folder: str, records: Records, languages: Sequence[str]
     from .loading import loading
 
     greetings = [GREETINGS[name] for name in (*languages, "en") if name in GREETINGS]
-    questions = records.questions()[:MAX_SAMPLES] or greetings
     with loading():
         checkpoint = Checkpoint.find(folder)
         model = checkpoint.model(torch.float32)
         tokenizer = checkpoint.tokenizer(vocab_size=model.config.vocab_size)
     longest = tokenizer.model_max_length
     samples = []
-    for question in dict.fromkeys(questions):
+    for question in questions or dict.fromkeys(greetings):
         messages = [{"role": "user", "content": question}]
         ids = encode_conversation(tokenizer, messages, longest if longest < 10**9 else None)
         reply = generated_reply(model, tokenizer, ids)
@@ -189,10 +189,20 @@ def measured(records: Records) -> list[tuple[Split, dict[str, float]]]:
     return [(split, {name: each[name] for name in METRICS if each.get(name) is not None}) for split, each in found]
 
 
+def evaluated_on(records: Records) -> list[str]:
+    """Return what `chatformer evaluate` was given to measure on; nothing where that was the run's own validation."""
+    return [public_name(source) for source in records.evaluation.get("settings", {}).get("data") or []]
+
+
+def readable(value: float) -> str:
+    """Return a figure with four digits, and none of them beyond the fourth place."""
+    # The sum makes a negative zero positive.
+    return f"{round(value, 4) + 0.0:.4g}"
+
+
 def eval_results(records: Records) -> list[EvalResult]:
     """Return the figures in the Hub's form, each kind of conversation a split of its own."""
-    evaluated_on = records.evaluation.get("settings", {}).get("data") or records.sources()
-    name = public_name(evaluated_on[0]) if evaluated_on else "conversations"
+    name = next(iter(evaluated_on(records) or records.sources()), "conversations")
     dataset_type = name if HUB_ID.fullmatch(name) else re.sub(r"[^\w.-]+", "-", Path(name).stem)
     return [
         EvalResult(
@@ -203,7 +213,7 @@ def eval_results(records: Records) -> list[EvalResult]:
             dataset_split=split.name,
             metric_type=METRICS[figure][0],
             metric_name=METRICS[figure][1],
-            metric_value=round(value, 4),
+            metric_value=round(value, 4) + 0.0,
         )
         for split, figures in measured(records)
         for figure, value in figures.items()
@@ -218,6 +228,7 @@ def write_card(
     revision: str,
     languages: Sequence[str],
     license: str | None,
+    tags: Sequence[str] = (),
 ) -> bytes:
     """Return a model's README.md, which tells people to load `revision`, and is sealed so that edits are seen."""
     sources = records.sources()
@@ -227,7 +238,7 @@ def write_card(
         license=license,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["chatformer", "chatbot", "conversational", "seq2seq", "encoder-decoder", "arxiv:1706.03762"],
+        tags=list(dict.fromkeys([*TAGS, *tags])),
         datasets=[source for source in sources if HUB_ID.fullmatch(source)] or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=repo_id.rpartition("/")[2],
@@ -240,6 +251,7 @@ def write_card(
     card = ModelCard.from_template(
         data,
         template_str=template,
+        readable=readable,
         repo_id=repo_id,
         name=repo_id.rpartition("/")[2],
         revision=revision,
@@ -253,9 +265,12 @@ def write_card(
         record=records.record,
         origins=[KNOWN_DATA.get(source) or source for source in sources],
         measured=measured(records),
+        conversion=records.conversion,
+        evaluation=records.evaluation,
+        evaluated_on=evaluated_on(records),
         num_exchanges=records.evaluation.get("exchanges", {}),
         metric_names={name: label for name, (_, label) in METRICS.items()},
-        questions_are_unseen=bool(records.questions()),
+        questions_are_unseen={question for question, _ in samples} <= set(records.questions()),
         example=json.dumps(samples[0][0] if samples else GREETINGS["en"], ensure_ascii=False),
         data_is_public=all(source in KNOWN_DATA or "/" in source for source in sources),
         samples=[(one_line(question), one_line(reply)) for question, reply in samples],
@@ -281,7 +296,11 @@ def is_ours(card: bytes) -> bool:
     text = card.decode("utf-8", errors="replace")
     found = SEAL.search(text)
     if found is None:
-        return WRITTEN_BY_TRANSFORMERS in text
+        if WRITTEN_BY_TRANSFORMERS not in text:
+            return False
+        # Somebody may have begun to fill it in.
+        stock = ModelCard.from_template(ModelCardData(), model_description=WRITTEN_BY_TRANSFORMERS)
+        return RepoCard(text, ignore_metadata_errors=True).text.strip() == stock.text.strip()
     return hashlib.sha256(text[: found.start()].encode()).hexdigest() == found[1]
 
 

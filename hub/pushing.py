@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -12,6 +13,8 @@ import tyro
 from .settings import PushSettings
 
 if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .card import Records, Sample
     from .repositories import Repository
 
 
@@ -28,6 +31,78 @@ def main(arguments: Sequence[str], program: str = "chatformer push") -> int:
     return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """A model's folder as it travels: its files, and what its card is written from."""
+
+    bundle: "Bundle"
+    records: "Records"
+    samples: "Sequence[Sample]"
+    languages: Sequence[str]
+    license: str | None
+    kept_card: bytes | None
+    """The folder's own card, where a person wrote or edited it."""
+
+    @classmethod
+    def prepare(cls, settings: PushSettings) -> "Publication":
+        """Gather a folder; raise a `HubError` where it is no whole model, or does not load and answer."""
+        from .bundle import gather
+        from .card import Records, languages_of, license_of, own_card, sample_conversations
+
+        kept_card = None if settings.replace_card else own_card(settings.model)
+        records = Records.read(Path(settings.model))
+        questions = records.questions() if settings.samples and kept_card is None else []
+        languages = settings.language or languages_of(records)
+        return cls(
+            bundle=gather(settings.model, questions),
+            records=records,
+            # Also where the card is kept: what cannot be loaded and does not answer is not pushed.
+            samples=sample_conversations(settings.model, questions, languages),
+            languages=languages,
+            license=settings.license or license_of(records),
+            kept_card=kept_card,
+        )
+
+    def card(self, repo_id: str, revision: str, tags: Sequence[str] = ()) -> bytes:
+        """Return the folder's own card, or one that tells people to load `revision`."""
+        from jinja2 import TemplateError
+
+        from .card import write_card
+        from .errors import HubError, first_line
+
+        if self.kept_card is not None:
+            return self.kept_card
+        try:
+            return write_card(
+                self.records,
+                self.samples,
+                repo_id=repo_id,
+                revision=revision,
+                languages=self.languages,
+                license=self.license,
+                tags=tags,
+            )
+        # Of records that hold something else than Chatformer writes there.
+        except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
+            raise HubError(
+                f"The card cannot be written, as the records of the training or of its evaluation are not as "
+                f"Chatformer writes them: {first_line(error)}"
+            ) from error
+
+    def notes(self) -> list[str]:
+        """Return what an author would want to know of the card before it is published."""
+        if self.kept_card is not None:
+            return []
+        questions = set(self.records.questions())
+        num_shown = sum(question in questions for question, _ in self.samples)
+        notes = {
+            "The card names no language: say it with --language.": not self.languages,
+            "The card names no licence: say it with --license.": self.license is None,
+            f"The card shows {num_shown} questions of the validation data: --no-samples leaves them out.": num_shown,
+        }
+        return [note for note, applies in notes.items() if applies]
+
+
 def push(settings: PushSettings) -> str:
     """
     Publish a model's folder; return the URL of what was pushed.
@@ -39,16 +114,7 @@ def push(settings: PushSettings) -> str:
     import transformers
 
     from .bundle import CARD, REPLACED, gather, size_of
-    from .card import (
-        Records,
-        is_ours,
-        languages_of,
-        license_of,
-        own_card,
-        pinned_commit,
-        sample_conversations,
-        write_card,
-    )
+    from .card import is_ours, pinned_commit
     from .errors import HubError
     from .folders import whole_or_nothing
     from .repositories import Repository, changed, check_name, is_equal_at, outdated
@@ -57,22 +123,11 @@ def push(settings: PushSettings) -> str:
     if settings.create_pr and settings.revision is not None:
         raise HubError("--create-pr proposes a change of main; it does not go with --revision.")
     check_name(settings.repo)
-    bundle = gather(settings.model)
-    kept_card = None if settings.replace_card else own_card(settings.model)
-    records = Records.read(Path(settings.model))
-    languages = settings.language or languages_of(records)
-    license = settings.license or license_of(records)
-    # Also where the card is kept: what cannot be loaded and does not answer is not pushed.
-    samples = sample_conversations(settings.model, records, languages)
+    publication = Publication.prepare(settings)
+    bundle = publication.bundle
     branch = settings.revision or "main"
-
-    def card(repo_id: str, revision: str) -> bytes:
-        return kept_card or write_card(
-            records, samples, repo_id=repo_id, revision=revision, languages=languages, license=license
-        )
-
     if settings.dry_run or settings.output_dir is not None:
-        bundle[CARD] = card(settings.repo, branch)
+        bundle[CARD] = publication.card(settings.repo, branch)
         if settings.output_dir is not None:
             with whole_or_nothing(settings.output_dir) as folder:
                 for name, content in bundle.items():
@@ -82,10 +137,8 @@ def push(settings: PushSettings) -> str:
                         (folder / name).write_bytes(content)
         for name, content in sorted(bundle.items()):
             print(f"{size_of(content):>12,}  {name}")
-        if not languages and kept_card is None:
-            print("The card names no language: say it with --language.", file=sys.stderr)
-        if license is None and kept_card is None:
-            print("The card names no licence: say it with --license.", file=sys.stderr)
+        for note in publication.notes():
+            print(note, file=sys.stderr)
         where = f"Written to {settings.output_dir}" if settings.output_dir else f"Would go to {settings.repo}"
         return f"{where}: {sum(map(size_of, bundle.values())):,} bytes. Nothing was pushed."
 
@@ -93,8 +146,10 @@ def push(settings: PushSettings) -> str:
     repository.prepare(private=settings.private, revision=branch)
     head, remote = repository.files(branch)
     remote_card = repository.read(CARD, head) if CARD in remote else None
-    if remote_card is not None and not is_ours(remote_card) and kept_card is None and not settings.replace_card:
-        kept_card = remote_card
+    if not (remote_card is None or is_ours(remote_card) or publication.kept_card or settings.replace_card):
+        # Whoever edited it may have taken the conversations out on purpose.
+        bundle = gather(settings.model)
+        publication = replace(publication, bundle=bundle, kept_card=remote_card)
         print("The card on the Hub was edited there, and stays; --replace-card writes it anew.", file=sys.stderr)
     new = changed(bundle, remote)
     old = outdated(bundle, remote, REPLACED)
@@ -102,7 +157,7 @@ def push(settings: PushSettings) -> str:
         # The commit that the card names is still good if all of this was in it.
         named = pinned_commit(remote_card) if remote_card else None
         whole = named if named and is_equal_at(repository, named, bundle) else head
-        new = changed({CARD: card(repository.id, whole)}, remote)
+        new = changed({CARD: publication.card(repository.id, whole)}, remote)
         if not new:
             print("Nothing to do: the repository has all of it already.", file=sys.stderr)
             return page_of(repository, branch)
@@ -111,17 +166,17 @@ def push(settings: PushSettings) -> str:
         )
         return pushed.pr_url or page_of(repository, branch)
     pushed = repository.commit(
-        new | {CARD: card(repository.id, branch)},
+        new | {CARD: publication.card(repository.id, branch)},
         deletions=old,
         parent=head,
         revision=branch,
         message=settings.commit_message,
         create_pr=settings.create_pr,
     )
-    if kept_card is None:
+    if publication.kept_card is None:
         try:
             repository.commit(
-                {CARD: card(repository.id, pushed.oid)},
+                {CARD: publication.card(repository.id, pushed.oid)},
                 parent=pushed.oid,
                 revision=pushed.pr_revision or branch,
                 message=f"The model card names the commit {pushed.oid[:7]}",

@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, constants
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalTokenNotFoundError,
@@ -16,7 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from .bundle import Bundle
@@ -42,13 +43,20 @@ class Repository:
 
     @property
     def url(self) -> str:
-        return f"{self.api.endpoint}/{'' if self.kind == 'model' else f'{self.kind}s/'}{self.id}"
+        return self.page_of(self.id)
+
+    def page_of(self, name: str) -> str:
+        """Return the address of any repository of this kind."""
+        return f"{self.api.endpoint}/{'' if self.kind == 'model' else f'{self.kind}s/'}{name}"
 
     def prepare(self, *, private: bool, revision: str, **creation: Any) -> None:
         """Make repository and branch where they do not exist; raise a `HubError` where they cannot be had."""
         with self._explained(self.id):
             try:
                 found = self.api.repo_info(self.id, repo_type=self.kind)
+            except GatedRepoError:
+                # It exists, although its kind of error is also one of those that it does not.
+                raise
             except RepositoryNotFoundError:
                 if self.role == "read":
                     # Also a repository that exists but is closed to the token looks as if there were none.
@@ -134,6 +142,8 @@ class Repository:
             return "The Hugging Face Hub is switched off by HF_HUB_OFFLINE; unset it to push."
         answer = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
         status = None if answer is None or answer.response is None else answer.response.status_code
+        if answer is not None and (refusal := refusal_by(answer, self.page_of(name))) is not None:
+            return refusal
         if status == 401:
             return (
                 "The Hugging Face Hub does not know your token, which may be mistyped, expired or revoked: log in "
@@ -189,6 +199,20 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def refusal_by(error: HfHubHTTPError, url: str) -> str | None:
+    """Return what to do where the Hub lets only some people in, or nobody for a while; nothing for other errors."""
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{url} is gated: its authors must let you in first. Log in with `hf auth login`, ask for access on that "
+            "page, and try again once it is granted."
+        )
+    if error.response is not None and error.response.status_code == 429:
+        limit = parse_ratelimit_headers(error.response.headers)
+        when = f"in {limit.reset_in_seconds} seconds" if limit else "in a few minutes"
+        return f"The Hub has had too many requests from you or your network (429): try again {when}."
+    return None
 
 
 def said_by(error: Any) -> str:

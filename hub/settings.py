@@ -58,6 +58,9 @@ class PushSettings:
     """Codes of the bot's languages, such as ko en; found from the training data unless given."""
     license: str | None = None
     """The model's licence, such as apache-2.0 or mit; that of the training data, where it is known, unless given."""
+    samples: bool = True
+    """Show in the card, and keep in the log, a few questions of the validation data, which may be private, and the
+    bot's replies to them; with --no-samples it only says hello, and no conversation stands in the repository."""
     replace_card: bool = False
     """Write the model card anew, even where somebody has written or edited it."""
     output_dir: str | None = None
@@ -78,6 +81,8 @@ class SpaceSettings:
     """Commit, tag or branch of a model on the Hub; the Space is pinned to the commit that it is at."""
     title: str | None = None
     """Title of the page; the model's name unless given."""
+    samples: bool = True
+    """Offer a few questions of the validation data, which may be private, as examples; otherwise a greeting alone."""
     repo: str | None = None
     """Name of a Space to push to as well, such as my-name/my-bot; it is made where it does not exist."""
     private: bool = False

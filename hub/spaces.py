@@ -67,7 +67,7 @@ def space(settings: SpaceSettings) -> None:
         model = local_model(settings.model)
     else:
         model = hub_model(settings.model, settings.revision)
-    bundle = space_files(model, settings.title or model.name)
+    bundle = space_files(model, settings.title or model.name, samples=settings.samples)
     with whole_or_nothing(settings.output_dir) as folder:
         for name, content in bundle.items():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -102,16 +102,20 @@ def local_model(folder: str) -> SpaceModel:
 def hub_model(name: str, revision: str | None) -> SpaceModel:
     """Return a model on the Hub at the commit that a revision is at now."""
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     from .card import Records
     from .errors import HubError, first_line
+    from .repositories import refusal_by
 
     try:
         commit = HfApi().model_info(name, revision=revision).sha
         folder = snapshot_download(name, revision=commit, allow_patterns=["config.json", "training_*.*"])
     # Of the name, of the network, of the Hub: there is no model to be had.
     except Exception as error:
-        raise HubError(f"There is no folder {name}, and the Hub gave no model {name}: {first_line(error)}") from error
+        refusal = refusal_by(error, f"{HfApi().endpoint}/{name}") if isinstance(error, HfHubHTTPError) else None
+        said = refusal or first_line(error)
+        raise HubError(f"There is no folder {name}, and the Hub gave no model {name}: {said}") from error
     records = Records.read(Path(folder))
     if records.config.get("model_type") != "chatformer":
         raise HubError(
@@ -120,7 +124,7 @@ def hub_model(name: str, revision: str | None) -> SpaceModel:
     return SpaceModel(name=name.rpartition("/")[2], records=records, files={}, repo_id=name, commit=commit)
 
 
-def space_files(model: SpaceModel, title: str) -> "Bundle":
+def space_files(model: SpaceModel, title: str, *, samples: bool = True) -> "Bundle":
     """Return the files of a Space by their paths in it."""
     import jinja2
 
@@ -128,7 +132,8 @@ def space_files(model: SpaceModel, title: str) -> "Bundle":
 
     known = [name for name in languages_of(model.records) if name in DESCRIPTIONS]
     spoken = list(dict.fromkeys([*known, "en"]))
-    examples = list(dict.fromkeys([*(GREETINGS[name] for name in known or spoken), *model.records.questions()]))
+    questions = model.records.questions() if samples else []
+    examples = list(dict.fromkeys([*(GREETINGS[name] for name in known or spoken), *questions]))
     facts: dict[str, Any] = {
         "title": title,
         "repo_id": model.repo_id,

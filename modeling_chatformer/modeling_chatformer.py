@@ -5,6 +5,7 @@ The parts stand beside this file, in the order in which data meets them: embeddi
 decoder, loss. Letters behind a tensor's name are its axes: B batch, S source tokens, T target tokens, V vocabulary.
 """
 
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -211,6 +212,7 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
         use_cache=None,
         output_attentions=None,
         output_hidden_states=None,
+        return_logits=True,
         # The loss's `label_smoothing` comes here: the stock Trainer takes any parameter with "label" in its name for
         # labels, and would evaluate no loss where it is not given.
         **loss_kwargs,
@@ -220,7 +222,8 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
 
         input_ids: (B, S). labels: (B, T), -100 where no loss is wanted; without `decoder_input_ids` the decoder reads
         them shifted right. num_items_in_batch: the target tokens that the summed loss is divided by. Further
-        keywords are the loss function's, `label_smoothing`. Returns a `Seq2SeqLMOutput`, `logits` (B, T, V).
+        keywords are the loss function's, `label_smoothing`. Returns a `Seq2SeqLMOutput`, `logits` (B, T, V), unless
+        `return_logits` is off: of all tensors it is the largest, and mixed precision would copy it to float32.
         """
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
@@ -255,7 +258,7 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
             loss = self.loss_function(logits_BTV, labels, num_items_in_batch=num_items_in_batch, **loss_kwargs)
         return Seq2SeqLMOutput(
             loss=loss,
-            logits=logits_BTV,
+            logits=logits_BTV if return_logits else None,
             past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
@@ -264,6 +267,13 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
             encoder_hidden_states=outputs.encoder_hidden_states,
             encoder_attentions=outputs.encoder_attentions,
         )
+
+    def _upload_modified_files(self, working_dir, repo_id, *arguments, **options):
+        """Upload what `push_to_hub` has saved, and with it the model card and the record of the training."""
+        # Only Chatformer can write them, and it need not be installed where this file is.
+        for companion in entry_points(group="chatformer.push_to_hub"):
+            companion.load()(self.name_or_path, working_dir, repo_id, options.get("revision"))
+        return super()._upload_modified_files(working_dir, repo_id, *arguments, **options)
 
 
 __all__ = ["ChatformerForConditionalGeneration", "ChatformerModel", "ChatformerPreTrainedModel"]

@@ -27,7 +27,8 @@ def training_loss(
     plain loss: the mean of both, and alpha/2 times the symmetric divergence. Takes twice the memory and time.
     """
     if not rdrop_alpha:
-        return model(**batch, num_items_in_batch=num_items_in_batch, label_smoothing=label_smoothing).loss
+        sums = {"num_items_in_batch": num_items_in_batch, "label_smoothing": label_smoothing}
+        return model(**batch, **sums, return_logits=False).loss
     # One forward, as distributed training counts them, and one large product is faster than two.
     twice = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
     outputs = model(**twice, num_items_in_batch=2 * num_items_in_batch, label_smoothing=label_smoothing)

@@ -273,6 +273,8 @@ class HubRequestHandler(BaseHTTPRequestHandler):
             raise HubRefusal(404, f"There is no {method} {path} here.")
         except HubRefusal as refusal:
             headers = {"X-Error-Message": str(refusal), "X-Error-Code": refusal.code, "X-Repo-Commit": refusal.commit}
+            if refusal.status == 429:
+                headers["RateLimit"] = '"api";r=0;t=55'
             self.answer(refusal.status, {"error": str(refusal)}, headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import pipeline
 
 from chatformer.hub.card import (
     MAX_SAMPLES,
+    METRICS,
     Records,
     is_ours,
     languages_of,
@@ -100,6 +101,67 @@ def test_figures_of_seen_and_unseen_stand_apart(records, hub_server):
     assert "| | All (30) | Answers that stand in the training data (20) | Answers that do not (10) |" in text
 
 
+def test_from_training_by_way_of_evaluation_to_the_card(chatformer, hub, hub_server, trained, conversations, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "private place" / "model")
+    data = tmp_path / "private place" / "talks.jsonl"
+    unseen = [{"messages": [{"role": role, "content": "처음 보는 말"} for role in ("user", "assistant")]}]
+    data.write_text("".join(json.dumps(made) + "\n" for made in [*conversations[:9], *unseen]), "utf-8")
+    status, _, err = chatformer.run("evaluate", folder, "--data", data)
+    assert status == 0, err
+    status, _, err = chatformer.run("push", folder, "--repo", "evaluated", token=hub_server.ALICE)
+    assert status == 0, err
+    # The stock client has the Hub check the metadata, of both commits.
+    assert [status for *_, status in hub.asked("POST", "/api/validate-yaml")][-2:] == [200, 200]
+    card = hub.content("models", "alice/evaluated", "README.md").decode()
+
+    evaluation = json.loads((folder / "evaluation.json").read_text("utf-8"))
+    assert evaluation["exchanges"]["seen"] > 1 <= evaluation["exchanges"]["unseen"]
+    results = ModelCard(card).data.eval_results
+    for split in ("all", "seen", "unseen"):
+        of_split = {result.metric_type: result.metric_value for result in results if result.dataset_split == split}
+        figures = {name: evaluation["figures"][split][name] for name in METRICS}
+        expected = {name: round(value, 4) for name, value in figures.items() if value is not None}
+        assert of_split == expected and {"bits_per_character", "chrf", "exact_match"} <= set(expected)
+    assert ModelCard(card).data.language == ["ko"] and "## 한국어 안내" in card
+    assert "Measured by `chatformer evaluate` on talks.jsonl; " in card
+    nearest, frequent = (evaluation["baselines"][name]["all"]["chrf"] for name in evaluation["baselines"])
+    assert (
+        f"the answer to the nearest training question {nearest:.4g}, the most frequent answer {frequent:.4g}." in card
+    )
+    for row in re.findall(r"^\| (?:Loss|Bits|BLEU|chrF|Exact|글자당|정답).*", card, re.MULTILINE):
+        assert re.fullmatch(r"\|[^|]+\|( \d+(\.\d+)? \|| -\d+(\.\d+)? \||  \|){3}", row), row
+    for wrong in ("More Information Needed", "None", "Undefined", "private place", "/tmp/", "처음 보는"):
+        assert wrong not in card, wrong
+
+
+def test_the_card_says_how_the_replies_were_found(records):
+    found = {**EVALUATION, "settings": {"data": [], "num_beams": 4}}
+    text = card_of(dataclasses.replace(records, evaluation=found))
+    assert "Replies are found with 4 beams." in text and "on conversations that were kept out of training;" in text
+    assert "Replies are greedy." in card_of(records)
+
+
+def test_figures_are_written_without_exponents_and_negative_zeros(records):
+    small = {**FIGURES, "loss": 3.8e-6, "source_gain": -1.2e-5, "chrf": 1e-4}
+    text = card_of(dataclasses.replace(records, evaluation={**EVALUATION, "figures": {"all": small}}))
+    assert "| Loss, nats per token | 0 |\n" in text and "| chrF | 0.0001 |\n" in text
+    assert "| Bits per character saved by listening | 0 |\n" in text
+    assert "value: -0" not in text and {result.metric_value for result in ModelCard(text).data.eval_results} > {
+        0,
+        0.0001,
+    }
+
+
+def test_a_converted_model_is_not_said_to_be_trained_here(records):
+    conversion = {"converted_from": "Helsinki-NLP/opus-mt-en-de", "commit": COMMIT, "format": "marian"}
+    bare = dataclasses.replace(records, settings={}, record={}, log=[], conversion=conversion)
+    text = card_of(bare, languages=("ko",))
+    assert f"converted by Chatformer from\nthe marian model `Helsinki-NLP/opus-mt-en-de` at commit `{COMMIT}`." in text
+    assert "random weights" not in text and "무작위" not in text
+    untied = dataclasses.replace(bare, config={**records.config, "tie_word_embeddings": False})
+    assert "one embedding for" in text and "several embeddings for" in card_of(untied)
+
+
 def test_without_an_evaluation_the_training_s_own_figures_stand_there(records):
     results = ModelCard(card_of(records)).data.eval_results
     assert {result.dataset_split for result in results} == {"validation"}
@@ -143,16 +205,16 @@ def test_three_ways_to_load_it(records):
 
 
 def test_the_samples_are_what_the_model_says(trained, records):
-    samples = sample_conversations(str(trained), records, ("ko",))
+    samples = sample_conversations(str(trained), records.questions(), ("ko",))
     questions = [question for question, _ in samples]
-    assert questions == records.questions()[:MAX_SAMPLES] and len(questions) > 2
+    assert questions == records.questions() and 2 < len(questions) <= MAX_SAMPLES
     last = [line["samples"] for line in records.log if "samples" in line][-1]
     assert questions[0] == last[0]["source"]
     torch.set_num_threads(1)
     chat = pipeline("seq2seq-chat", model=str(trained), trust_remote_code=True, device="cpu")
     for question, reply in samples:
         assert chat(question, do_sample=False, num_beams=1)["generated_text"] == reply
-    assert sample_conversations(str(trained), dataclasses.replace(records, log=[]), ("ko",))[0][0] == "안녕하세요!"
+    assert sample_conversations(str(trained), [], ("ko",))[0][0] == "안녕하세요!"
 
 
 def test_what_is_said_cannot_break_the_card(records):
@@ -187,8 +249,14 @@ def test_a_person_s_edit_is_told_apart(records, trained, tmp_path):
     assert pinned_commit(card_of(records).encode()) is None
     for edited in (ours.replace(b"small", b"tiny", 1), ours + b"PS.", ours.rpartition(b"<!--")[0], b"# Mine"):
         assert not is_ours(edited)
-    stock = b"This model card has been automatically generated. [More Information Needed]"
+    description = (
+        "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
+        "automatically generated."
+    )
+    blank = ModelCard.from_template(ModelCardData(tags=["x"]), model_description=description)
+    stock = str(blank).encode()
     assert is_ours(stock)
+    assert not is_ours(stock.replace(b"[More Information Needed]", b"Me", 1))
 
     folder = Path(shutil.copytree(trained, tmp_path / "model"))
     for text, kept in ((None, None), (ours, None), (stock, None), (b"# Mine", b"# Mine")):

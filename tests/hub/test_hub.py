@@ -1,8 +1,10 @@
 """A model shared through a Hub: pushed in one process, loaded by its name in another, by stock clients."""
 
 import json
+import os
 import re
 import shutil
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, pipeline
 
 from chatformer import ChatformerForConditionalGeneration
+from chatformer.hub.card import is_ours
 
 QUESTIONS = ["따라 해 2 4", "따라 해 7 1"]
 
@@ -44,6 +47,28 @@ with contextlib.redirect_stdout(io.StringIO()):
     AutoTokenizer.from_pretrained(folder).push_to_hub("stock")
     push(PushSettings(model=folder, repo="by-xet"))
 print(json.dumps(None))
+"""
+
+STOCK_CARDS = """
+import contextlib, io, json, sys
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import AutoTokenizer
+from chatformer import ChatformerForConditionalGeneration
+
+folder = json.loads(sys.argv[1])
+with contextlib.redirect_stdout(io.StringIO()):
+    model = ChatformerForConditionalGeneration.from_pretrained(folder)
+    model.push_to_hub("whole-stock", tags=["my-tag"])
+    first = open(hf_hub_download("alice/whole-stock", "README.md"), encoding="utf-8").read()
+    AutoTokenizer.from_pretrained(folder).push_to_hub("whole-stock")
+    model.push_to_hub("edited")
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.01)
+    # The stock card stands there already.
+    AutoTokenizer.from_pretrained(folder).push_to_hub("learnt")
+    model.push_to_hub("learnt")
+print(json.dumps([first]))
 """
 
 LOAD = """
@@ -145,7 +170,7 @@ def test_pushed_by_one_and_loaded_by_another_at_every_kind_of_revision(hub, hub_
         check(found[f"alice/bot@{revision}"], trained)
     for revision in ("next", "refs/pr/1"):
         check(found[f"alice/bot@{revision}"], other)
-    assert answers(trained)[1] != answers(other)[1]
+    assert not torch.allclose(answers(trained)[0], answers(other)[0], atol=1e-3)
 
     # What the card tells people to type, typed.
     card = hub.content("models", "alice/bot", "README.md").decode()
@@ -171,15 +196,40 @@ def test_what_stock_methods_push_is_whole_and_xet_carries_it_both_ways(hub, hub_
     assert said.strip()
     assert hub.asked("GET", "xet-read-token") and not hub.asked("GET", "/cdn/")
 
-    files = set(hub.files("models", "alice/stock"))
-    whole = set(hub.files("models", "alice/by-xet"))
-    assert whole - files == {
-        "training_settings.yaml",
-        "training_record.json",
-        "training_log.jsonl",
-        "training_curves.png",
+
+@pytest.mark.skipif(
+    not entry_points(group="chatformer.push_to_hub"), reason="this installation is older than its pyproject.toml"
+)
+def test_stock_methods_bring_card_and_record_of_the_same_weights(hub, hub_server, trained, run_client, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "secret place" / "bot")
+    hub.repos["models", "alice/edited"] = edited = hub_server.Repo("models", "alice/edited")
+    edited.commit("refs/heads/main", {"README.md": hub.stored(b"# Mine\n")}, "Mine", "alice", None)
+    [card_before] = run_client(hub, STOCK_CARDS, str(folder), token=hub_server.ALICE)
+
+    whole = hub.files("models", "alice/whole-stock")
+    assert set(whole) == {
+        ".gitattributes",
+        "README.md",
+        *(name for name in os.listdir(folder) if (folder / name).is_file()),
     }
-    assert files <= whole
+    # What the tokenizer's own push makes of the card is the same card.
+    assert whole["README.md"].decode() == card_before and is_ours(whole["README.md"])
+    assert "- my-tag\n" in card_before
+    assert "## How it was trained" in card_before
+    log = whole["training_log.jsonl"].decode()
+    assert b'"samples"' in (folder / "training_log.jsonl").read_bytes() and '"samples"' not in log
+    for name, content in whole.items():
+        assert b"secret place" not in content and b"/tmp/" not in content, name
+
+    # One that has learnt since has no record, one that a person has written about keeps that.
+    learnt = hub.files("models", "alice/learnt")
+    assert not set(learnt) & {"training_record.json", "training_log.jsonl", "training_curves.png"}
+    assert "What it was trained on is not recorded." in learnt["README.md"].decode()
+    for name in ("whole-stock", "learnt"):
+        card = hub.content("models", f"alice/{name}", "README.md").decode()
+        assert "More Information Needed" not in card and hub_server.card_errors(card, "model") == []
+        assert f"chatformer chat alice/{name}\n" in card
+    assert hub.files("models", "alice/edited")["README.md"].strip().endswith(b"# Mine")
 
 
 def test_training_data_comes_from_the_hub(hub, hub_server, conversations, run_client, tmp_path):

@@ -115,7 +115,9 @@ def test_nothing_of_the_author_and_his_machine_travels(push, hub, hub_server, fo
         for secret in [*secrets, "/tmp/", "my own secret"]:
             assert secret.encode() not in content, (name, secret)
     pushed = yaml.safe_load(files["training_settings.yaml"])
-    assert pushed == settings | {
+    # Whoever runs the recipe again pushes nothing to the author's repository.
+    where = {"push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo"}
+    assert where < set(settings) and pushed == {name: settings[name] for name in settings if name not in where} | {
         "data": [Path(settings["data"][0]).name],
         "output_dir": Path(settings["output_dir"]).name,
     }
@@ -157,7 +159,7 @@ def test_code_that_a_configuration_borrows_becomes_its_own(folder):
 
 @pytest.mark.parametrize("name", ["README.md", "training_log.jsonl", "tokenizer_config.json"])
 def test_a_text_that_holds_a_token_is_refused(push, hub, folder, name):
-    (folder / name).write_text('{"x":\n"hf_' + "a1" * 17 + '"}')
+    (folder / name).write_text('{"x": 1}\n{"x": "hf_' + "a1" * 17 + '"}')
     hub.requests.clear()
     if name == "README.md":
         status, _, err = push(folder, "--repo", "token")
@@ -387,6 +389,67 @@ def test_mistakes_are_told_in_a_line_before_anything_is_made(push, hub, hub_serv
     assert set(hub.repos) == repositories
     # The owner of a name is told apart from a repository that is nobody's.
     assert "carol" not in {name.split("/")[0] for _, name in hub.repos}
+
+
+def test_a_hub_that_lets_nobody_in_for_now_says_what_to_do(push, hub, hub_server, folder, pushed):
+    changed_weights(folder)
+    for method, path, status in [
+        ("GET", "whoami", 429),
+        ("GET", f"/api/models/{pushed}$", 429),
+        ("POST", "/commit/", 429),
+    ]:
+        hub.fail(method, path, status)
+        before = commits(hub, pushed)
+        status, out, err = push(folder, "--repo", pushed)
+        assert (status, out) == (2, "")
+        assert err.splitlines()[-1] == (
+            "error: The Hub has had too many requests from you or your network (429): try again in 55 seconds."
+        )
+        assert commits(hub, pushed) == before
+    hub.repos["models", pushed].gated = True
+    status, out, err = push(folder, "--repo", pushed, "--create-pr", token=hub_server.BOB)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        f"error: {hub.url}/{pushed} is gated: its authors must let you in first. Log in with `hf auth login`, ask for "
+        "access on that page, and try again once it is granted."
+    )
+    # Its owner is not kept out.
+    assert push(folder, "--repo", pushed)[0] == 0
+
+
+def conversations_in(log):
+    return [sample for line in log.decode().split("\n")[:-1] for sample in json.loads(line).get("samples", [])]
+
+
+def test_what_people_said_travels_only_where_the_card_shows_it(push, hub, folder):
+    said = conversations_in((folder / "training_log.jsonl").read_bytes())
+    assert any("reference" in sample for sample in said) and len({sample["source"] for sample in said}) > 6
+    # In a text it may stand where other programs end a line.
+    with (folder / "training_log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"step": 150, "note": "one\u2028line"}\n{"step": 151, "samples": [{"source": "my own torn secr')
+
+    err = push(folder, "--repo", "shown", "--dry-run")[2]
+    assert "The card shows 6 questions of the validation data: --no-samples leaves them out." in err
+    assert push(folder, "--repo", "shown")[0] == 0
+    card = hub.content("models", "alice/shown", "README.md").decode()
+    published = hub.content("models", "alice/shown", "training_log.jsonl")
+    assert all(f"| {sample['source']} |" in card for sample in conversations_in(published))
+    assert len({sample["source"] for sample in conversations_in(published)}) == 6
+    assert b"reference" not in published and b"torn" not in published
+    assert json.loads(published.decode().split("\n")[-2]) == {"step": 150, "note": "one\u2028line"}
+
+    assert push(folder, "--repo", "shown", "--no-samples")[0] == 0
+    files = hub.files("models", "alice/shown")
+    assert conversations_in(files["training_log.jsonl"]) == []
+    assert files["training_log.jsonl"].count(b"eval_loss") == published.count(b"eval_loss") > 0
+    for sample in said:
+        assert f"| {sample['source']} |" not in files["README.md"].decode()
+    assert "| 안녕하세요! |" in files["README.md"].decode()
+
+    # A person's card decides what it shows; the log then shows nothing.
+    (folder / "README.md").write_text("# Mine", "utf-8")
+    assert push(folder, "--repo", "mine")[0] == 0
+    assert b'"samples"' not in hub.content("models", "alice/mine", "training_log.jsonl")
 
 
 def lose_weights(folder):

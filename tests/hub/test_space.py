@@ -137,6 +137,8 @@ def test_a_title_cannot_become_code(trained):
     }
     assert values["TITLE"] == title
     assert "안녕하세요!" in values["EXAMPLES"] and 1 < len(values["EXAMPLES"]) <= 6
+    app = space_files(local_model(str(trained)), title, samples=False)["app.py"].decode()
+    assert "\nEXAMPLES = ['안녕하세요!']\n" in app
 
 
 def test_a_space_for_a_model_on_the_hub_is_pinned_and_pushed(
@@ -169,9 +171,12 @@ def test_a_space_for_a_model_on_the_hub_is_pinned_and_pushed(
     assert second[-1] == said([*HISTORY, AGAIN])
 
 
-def test_mistakes_are_told_in_a_line(chatformer, hub_server, trained, tmp_path):
+def test_mistakes_are_told_in_a_line(chatformer, hub, hub_server, trained, tmp_path):
+    hub.repos["models", "bob/gated"] = gated = hub_server.Repo("models", "bob/gated", gated=True)
+    gated.commit("refs/heads/main", {}, "initial commit", "bob", None)
     for arguments, message in [
         (["alice/none", "--output-dir", tmp_path / "new"], "There is no folder alice/none, and the Hub gave no model"),
+        (["bob/gated", "--output-dir", tmp_path / "new"], f"{hub.url}/bob/gated is gated: its authors must let you in"),
         ([trained, "--output-dir", trained], "is not empty"),
         ([trained, "--output-dir", tmp_path / "new", "--repo", "a/b/c"], "--repo a/b/c must be a name"),
         ([tmp_path, "--output-dir", tmp_path / "new"], "holds no model: it has no config.json"),
