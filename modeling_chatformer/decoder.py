@@ -52,6 +52,22 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.decoder_layers))
 
+    def has_plain_masks(self, cache):
+        """Return whether masks are tensors, or None where they hide nothing, and the cache grows with its tokens."""
+        return self.config._attn_implementation in ("eager", "sdpa") and not (cache and cache.is_compileable)
+
+    def memory_mask(self, inputs_embeds, encoder_attention_mask, encoder_hidden_states, cache):
+        """Return the mask of the source's tokens. It is made once for all tokens of a generation, as their keys are."""
+        if cache is not None and getattr(cache, "masked_by", None) is encoder_attention_mask is not None:
+            return cache.memory_mask
+        mask = create_bidirectional_mask(
+            self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
+        )
+        if cache is not None and self.has_plain_masks(cache):
+            # The rows are alike, one for each target token that was new just now.
+            cache.masked_by, cache.memory_mask = encoder_attention_mask, None if mask is None else mask[:, :, :1]
+        return mask
+
     @can_return_tuple
     def forward(
         self,
@@ -88,18 +104,22 @@ class Decoder(nn.Module):
         if position_ids is None:
             if attention_mask is not None and attention_mask.dim() == 2:
                 position_ids = positions_of(attention_mask)[:, -num_new:]
+            elif isinstance(num_earlier, int):
+                position_ids = slice(num_earlier, num_earlier + num_new)
             else:
                 position_ids = torch.arange(num_new, device=inputs_embeds.device).unsqueeze(0) + num_earlier
         # A cache of fixed size counts its tokens on the device; its size is the bound that is known without waiting.
         num_positions = num_new if target_cache is None else target_cache.get_mask_sizes(num_new, 0)[0]
 
-        # With weights to show, the eager attention runs, which needs the mask even where others would do without.
-        mask = create_causal_mask(
-            self.config, inputs_embeds, attention_mask, target_cache, allow_is_causal_skip=not output_attentions
-        )
-        memory_mask = create_bidirectional_mask(
-            self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
-        )
+        if num_new == 1 and attention_mask is None and self.has_plain_masks(target_cache):
+            # A single new token looks at all that stand before it.
+            mask = None
+        else:
+            # With weights to show, the eager attention runs, which needs the mask even where others would do without.
+            mask = create_causal_mask(
+                self.config, inputs_embeds, attention_mask, target_cache, allow_is_causal_skip=not output_attentions
+            )
+        memory_mask = self.memory_mask(inputs_embeds, encoder_attention_mask, encoder_hidden_states, past_key_values)
         x_BTD = self.dropout(inputs_embeds + self.positions(position_ids, num_positions))
         hidden_states, self_attentions, cross_attentions = (x_BTD,), (), ()
         for layer in self.layers:

@@ -6,9 +6,11 @@ names the file.
 """
 
 import contextlib
+import hashlib
 import json
 import re
 import reprlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import parse_ratelimit_headers
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig
@@ -79,12 +84,15 @@ class Checkpoint:
         """Find the model of a folder, or fetch that of the Hub: its data, and no code."""
         folder, commit = Path(name), None
         if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
             files = [CONFIGURATION, GENERATION, *WEIGHTS, *TOKENIZER]
             # Of the name, of the network, of the Hub: there is no model to be had.
             with explained(f"There is no folder {name}, and the Hub gave no model {name}"):
-                folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
+                try:
+                    folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
+                except Exception as error:
+                    if (refusal := refusal_by(error, f"{constants.ENDPOINT}/{name}")) is None:
+                        raise
+                    raise ValueError(refusal) from error
             commit = folder.name
         found = cls(name, folder, commit)
         if not found.has(CONFIGURATION):
@@ -93,6 +101,11 @@ class Checkpoint:
                 "that has published one."
             )
         return found
+
+    def show_commit(self) -> None:
+        """Say which commit a model of the Hub is of; it stands beside the output, which may be read by a program."""
+        if self.commit is not None:
+            print(f"{self.name}, commit {self.commit[:7]}", file=sys.stderr)
 
     def has(self, file: str) -> bool:
         """Return whether a file is there; raise a `CheckpointError` for one that is too large, or no file."""
@@ -159,6 +172,14 @@ class Checkpoint:
             if not self.has(file):
                 raise CheckpointError(f"The weights of {self.name} are incomplete: {file} is missing.")
         return files
+
+    def weights_sha256(self) -> dict[str, str]:
+        """Return the SHA-256 of each file of weights by its name."""
+        hashes = {}
+        for file in self.weight_files():
+            with (self.folder / file).open("rb") as opened:
+                hashes[file] = hashlib.file_digest(opened, "sha256").hexdigest()
+        return hashes
 
     def stored_shapes(self) -> dict[str, Shape]:
         """Return the shape of each weight, as the files' headers have it."""
@@ -280,6 +301,30 @@ def explained(problem: str) -> Iterator[None]:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # Of a key that is missing, the error says the name alone.
         raise CheckpointError(f"{problem}: {'there is no ' if isinstance(error, KeyError) else ''}{said}") from error
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def refusal_by(error: BaseException, url: str) -> str | None:
+    """Return what to do where the Hub lets only some people in, or nobody for a while; nothing for other errors."""
+    answer = next((cause for cause in chain_of(error) if isinstance(cause, HfHubHTTPError)), None)
+    if isinstance(answer, GatedRepoError):
+        return (
+            f"{url} is gated: its authors must let you in first. Log in with `hf auth login`, ask for access on that "
+            "page, and try again once it is granted."
+        )
+    if isinstance(answer, RepositoryNotFoundError):
+        return f"{url} does not exist, or is private: log in with `hf auth login` as somebody who may see it."
+    if answer is not None and answer.response is not None and answer.response.status_code == 429:
+        limit = parse_ratelimit_headers(answer.response.headers)
+        when = f"in {limit.reset_in_seconds} seconds" if limit else "in a few minutes"
+        return f"The Hub has had too many requests from you or your network (429): try again {when}."
+    return None
 
 
 def first_few(names: list[str]) -> str:

@@ -5,6 +5,7 @@ The parts stand beside this file, in the order in which data meets them: embeddi
 decoder, loss. Letters behind a tensor's name are its axes: B batch, S source tokens, T target tokens, V vocabulary.
 """
 
+import inspect
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
@@ -267,6 +268,9 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
             encoder_hidden_states=outputs.encoder_hidden_states,
             encoder_attentions=outputs.encoder_attentions,
         )
+
+    # `generate()` asks for the signature of code from the Hub at every token; found here, it is not worked out anew.
+    forward.__signature__ = inspect.signature(forward)
 
     def _upload_modified_files(self, working_dir, repo_id, *arguments, **options):
         """Upload what `push_to_hub` has saved, and with it the model card and the record of the training."""
