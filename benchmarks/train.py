@@ -11,6 +11,7 @@ The contestants, which train in turn for a few seconds each:
     marian-sdpa, marian-eager           transformers' MarianMTModel in a bare loop
     bart-sdpa, bart-eager               transformers' BartForConditionalGeneration in a bare loop
     seq2seq-trainer                     the same Marian under transformers' Seq2SeqTrainer, without its start-up
+    seq2seq-trainer-float32             the same without mixed precision, which is the trainer's default
     torch-tied, torch-untied            torch.nn.Transformer in a bare loop, with one matrix of embeddings or three
 
 All have the same exchanges, sizes, label smoothing, dropout, precision and optimizer (AdamW with the same betas, the
@@ -20,7 +21,8 @@ tensors of a batch from chatformer. The trainer has its defaults but for those, 
 Padding does not count as work, nor does what is done twice: a contestant's share of the machine's rate is what its
 useful operations per second (the formula stands in benchmarks/machine.py, three times the forward pass) are of those
 of `torch.mm` in the same precision and round, on matrices of the model's sizes. All contestants are in memory at once;
---contestants leaves some out.
+--contestants leaves some out. The whole process keeps torch's and glibc's ways of handling memory, not those that
+`chatformer train` would choose, so that nobody has an advantage of another's.
 """
 
 import functools
@@ -85,6 +87,7 @@ Name = Literal[
     "bart-sdpa",
     "bart-eager",
     "seq2seq-trainer",
+    "seq2seq-trainer-float32",
     "torch-tied",
     "torch-untied",
 ]
@@ -254,7 +257,7 @@ class Stopwatch(TrainerCallback):
 class UnderTrainer:
     """The stock trainer; each turn is a training of its own, of other exchanges."""
 
-    def __init__(self, model: Any, data: PreparedData, settings: TrainingSettings, batch_size: int):
+    def __init__(self, model: Any, data: PreparedData, settings: TrainingSettings, batch_size: int, *, bf16: bool):
         self.model = model
         plan = settings.optimization
         self.folder = tempfile.TemporaryDirectory()
@@ -269,7 +272,7 @@ class UnderTrainer:
                 adam_epsilon=plan.adam_epsilon,
                 max_grad_norm=plan.max_grad_norm,
                 label_smoothing_factor=plan.label_smoothing_factor,
-                bf16=plan.mixed_precision == "bf16",
+                bf16=bf16,
                 use_cpu=not torch.accelerator.is_available(),
                 # More than there is ever time for: the stopwatch ends a turn.
                 max_steps=10**9,
@@ -328,8 +331,10 @@ def make_contestants(
             run = ours if name == "chatformer" else Run(large, accelerator, data)
             run.model.train()
             contestants[name] = StepByStep(run.model, exchanges, functools.partial(chatformer_step, run))
-        elif name == "seq2seq-trainer":
-            contestants[name] = UnderTrainer(peer_model(name, ours.published), data, plain, settings.peer_batch_size)
+        elif name.startswith("seq2seq-trainer"):
+            model = peer_model(name, ours.published)
+            bf16 = plan.mixed_precision == "bf16" and not name.endswith("float32")
+            contestants[name] = UnderTrainer(model, data, plain, settings.peer_batch_size, bf16=bf16)
         else:
             for batching in settings.batching:
                 if batching == "random":
