@@ -17,11 +17,11 @@ Message = dict[str, str]
 class Chatbot:
     """What computes replies and its tokenizer, which together answer conversations."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, commit: str | None = None):
+    def __init__(self, engine: Engine, tokenizer: Any, checkpoint: Checkpoint):
         self.engine = engine
         self.tokenizer = tokenizer
-        self.commit = commit
-        """The commit that the model is of, where it came from the Hub."""
+        self.checkpoint = checkpoint
+        """What both were loaded from."""
 
     @classmethod
     def from_pretrained(
@@ -32,7 +32,7 @@ class Chatbot:
             if engine == "ctranslate2":
                 checkpoint = Checkpoint(name, Path(name))
                 translator = CTranslate2Engine(checkpoint.folder, device=device)
-                return cls(translator, conversing_tokenizer(checkpoint, vocab_size=len(translator.tokens)))
+                return cls(translator, conversing_tokenizer(checkpoint, vocab_size=len(translator.tokens)), checkpoint)
             checkpoint = Checkpoint.find(name, revision)
             if checkpoint.has("model.bin") and not checkpoint.has(WHOLE_WEIGHTS):
                 raise ModelNotFound(f"The folder {name} holds a model of CTranslate2: add --engine ctranslate2.")
@@ -40,7 +40,7 @@ class Chatbot:
             tokenizer = conversing_tokenizer(checkpoint, vocab_size=model.config.vocab_size)
         except CheckpointError as error:
             raise ModelNotFound(str(error)) from error
-        return cls(TransformersEngine(model, device=device), tokenizer, checkpoint.commit)
+        return cls(TransformersEngine(model, device=device), tokenizer, checkpoint)
 
     @property
     def max_source_tokens(self) -> int | None:

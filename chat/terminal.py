@@ -40,10 +40,9 @@ def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
     except ModelNotFound as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    chatbot.checkpoint.show_commit()
     conversation = Conversation(chatbot, settings.system)
     if sys.stdin.isatty():
-        if chatbot.commit is not None:
-            print(f"{settings.model}, commit {chatbot.commit[:7]}")
         return talk(conversation, settings.reply)
     return answer_lines(conversation, settings.reply)
 

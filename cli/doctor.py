@@ -142,8 +142,9 @@ def load(data: tuple[str, ...], settings: DoctorSettings) -> "tuple[datasets.Dat
             conversations = read_conversations(data, settings, bad_rows=bad_rows)
         finally:
             logger.removeFilter(tells_more)
-        lines = bad_rows.read_text("utf-8").splitlines() if bad_rows.is_file() else []
-    return conversations, [json.loads(line) for line in lines]
+        # Not by splitlines(), for which a line may also end within a text.
+        lines = bad_rows.read_text("utf-8").split("\n") if bad_rows.is_file() else []
+    return conversations, [json.loads(line) for line in lines if line]
 
 
 def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:

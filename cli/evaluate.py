@@ -107,10 +107,14 @@ def evaluate(settings: EvaluationSettings) -> None:
         revision=settings.revision,
         device=settings.device if settings.device and state.num_processes == 1 else str(state.device),
     )
+    if state.is_main_process:
+        chatbot.checkpoint.show_commit()
     # That a source or a reference is longer than the model was trained on is handled here.
     transformers.utils.logging.set_verbosity_error()
     engine = chatbot.engine
     assert isinstance(engine, TransformersEngine | CTranslate2Engine)
+    # Now, as a training may put others there meanwhile; a model of CTranslate2, which is not pushed, has none.
+    weights_sha256 = chatbot.checkpoint.weights_sha256() if isinstance(engine, TransformersEngine) else None
     run = run_settings(Path(settings.model))
     conversations, training, problem = data_of(settings, run, output_file.parent)
     if training is None:
@@ -155,6 +159,7 @@ def evaluate(settings: EvaluationSettings) -> None:
         "signatures": signatures,
         "notes": notes,
         "settings": dataclasses.asdict(settings),
+        "weights_sha256": weights_sha256,
         "data": {
             "conversations": len(conversations),
             "exchanges": len(exchanges),

@@ -49,6 +49,7 @@ class Publisher:
         assert run.output_dir is not None
         self.repo = run.hub_model_id or Path(run.output_dir).absolute().name
         self.private = run.hub_private_repo
+        self.samples = run.hub_samples
         self.problem: str | None = None
         """Why the last push failed."""
         try:
@@ -66,7 +67,8 @@ class Publisher:
 
         self.problem = None
         try:
-            url = push(PushSettings(model=str(folder), repo=self.repo, private=self.private))
+            settings = PushSettings(model=str(folder), repo=self.repo, private=self.private, samples=self.samples)
+            url = push(settings)
         except HubError as error:
             self.problem = str(error)
             print(f"\nNot pushed: {error}", file=sys.stderr)

@@ -43,10 +43,20 @@ CODE = tuple(
     )
 )
 
-EVALUATION = ("exchanges", "figures", "baselines", "signatures", "settings", "data", "training_data", "environment")
+EVALUATION = (
+    "exchanges",
+    "figures",
+    "baselines",
+    "signatures",
+    "settings",
+    "weights_sha256",
+    "data",
+    "training_data",
+    "environment",
+)
 """What of `evaluation.json` travels: all but the conversations themselves, which may be private."""
 
-OWN_SETTINGS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo")
+OWN_SETTINGS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_samples")
 """What a published recipe leaves out: where it was published is not for those who run it again."""
 
 REPLACED = ("config.json", "generation_config.json", *WEIGHTS, *TOKENIZER, *CODE, *RECORDS)

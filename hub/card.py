@@ -12,9 +12,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 
 from chatformer import __version__
+from chatformer.loading import Checkpoint
 
 from .bundle import CARD, CURVES, LOG, check_no_token, public_name, read_log, read_structure, samples_in
 from .errors import HubError
+from .loading import loading
 
 MAX_SAMPLES = 6
 GREETINGS = {"ko": "안녕하세요!", "en": "Hello!"}
@@ -112,6 +114,14 @@ class Records:
             has_curves=(folder / CURVES).is_file(),
         )
 
+    def evaluation_fits(self, folder: Path) -> bool:
+        """Return whether the evaluation, where it says so, was of the weights in a folder."""
+        measured_on = self.evaluation.get("weights_sha256")
+        if measured_on is None:
+            return True
+        with loading():
+            return bool(measured_on == Checkpoint(str(folder), folder).weights_sha256())
+
     def sources(self) -> list[str]:
         # A repository on the Hub may hold anything there.
         data = self.record.get("data")
@@ -150,9 +160,6 @@ def sample_conversations(folder: str, questions: Sequence[str], languages: Seque
     import torch
 
     from chatformer.conversation import encode_conversation
-    from chatformer.loading import Checkpoint
-
-    from .loading import loading
 
     greetings = [GREETINGS[name] for name in (*languages, "en") if name in GREETINGS]
     with loading():

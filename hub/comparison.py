@@ -191,12 +191,12 @@ def compare(model: Any, sources: Sequence[Sequence[int]], replies: Sequence[Repl
 
 
 def write_record(
-    folder: Path, *, source: str, config: Any, packages: Sequence[str], comparison: Comparison, **facts: str
+    folder: Path, *, source: str, commit: str | None, packages: Sequence[str], comparison: Comparison, **facts: str
 ) -> None:
     """Write what a folder was converted from, with what, and how near it is to its source."""
     record = {
         "converted_from": source,
-        "commit": getattr(config, "_commit_hash", None),
+        "commit": commit,
         **facts,
         "comparison": dataclasses.asdict(comparison),
         "versions": {"chatformer": __version__, **{name: metadata.version(name) for name in packages}},

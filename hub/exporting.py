@@ -39,17 +39,23 @@ def export(settings: ExportSettings) -> None:
         optional_package(package, extra=settings.to)
     import transformers
 
+    from chatformer.loading import Checkpoint
+
     from .comparison import compare, encode_sentences, read_sentences, write_record
     from .folders import check_output_folder, whole_or_nothing
-    from .loading import load_chatformer, load_tokenizer
+    from .loading import load_chatformer, load_tokenizer, loading
 
     transformers.utils.logging.disable_progress_bar()
     # What it would warn of is an error here.
     transformers.utils.logging.set_verbosity_error()
     check_output_folder(settings.output_dir)
     sentences = read_sentences(settings.sentences)
-    model = load_chatformer(settings.model, settings.revision)
-    tokenizer = load_tokenizer(settings.model, settings.revision, vocab_size=model.config.vocab_size)
+    with loading():
+        checkpoint = Checkpoint.find(settings.model, settings.revision)
+    checkpoint.show_commit()
+    # Both of the same commit, although somebody may push another one meanwhile.
+    model = load_chatformer(settings.model, checkpoint.commit)
+    tokenizer = load_tokenizer(settings.model, checkpoint.commit, vocab_size=model.config.vocab_size)
     sources = encode_sentences(tokenizer, sentences)
     with whole_or_nothing(settings.output_dir) as folder:
         if settings.to == "marian":
@@ -73,7 +79,7 @@ def export(settings: ExportSettings) -> None:
         write_record(
             folder,
             source=settings.model,
-            config=model.config,
+            commit=checkpoint.commit,
             packages=["torch", "transformers", *packages],
             format=settings.to,
             quantization=settings.quantization,

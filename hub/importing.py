@@ -54,7 +54,7 @@ def import_marian(settings: ImportSettings) -> None:
         write_record(
             folder,
             source=settings.checkpoint,
-            config=marian.config,
+            commit=getattr(marian.config, "_commit_hash", None),
             packages=["torch", "transformers"],
             format="marian",
             comparison=comparison,

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig
 
-from chatformer.loading import Checkpoint, CheckpointError, first_few
+from chatformer.loading import Checkpoint, CheckpointError, first_few, refusal_by
 
 from .errors import HubError, first_line
 
@@ -35,7 +36,8 @@ def load_config(name: str, revision: str | None) -> Any:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     # A broken configuration raises all kinds of errors.
     except Exception as error:
-        raise HubError(f"{name} could not be loaded, as a folder or from the Hub: {first_line(error)}") from error
+        said = refusal_by(error, f"{constants.ENDPOINT}/{name}") or first_line(error)
+        raise HubError(f"{name} could not be loaded, as a folder or from the Hub: {said}") from error
 
 
 def load_weights(

@@ -51,6 +51,13 @@ class Publication:
 
         kept_card = None if settings.replace_card else own_card(settings.model)
         records = Records.read(Path(settings.model))
+        if kept_card is None and not records.evaluation_fits(Path(settings.model)):
+            print(
+                "evaluation.json was measured on other weights, run `chatformer evaluate` again: the card leaves it "
+                "out.",
+                file=sys.stderr,
+            )
+            records = replace(records, evaluation={})
         questions = records.questions() if settings.samples and kept_card is None else []
         languages = settings.language or languages_of(records)
         return cls(

@@ -17,8 +17,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
+from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
+
+from chatformer.loading import chain_of, refusal_by
 
 from .bundle import Bundle
 from .errors import HubError, first_line
@@ -142,7 +144,7 @@ class Repository:
             return "The Hugging Face Hub is switched off by HF_HUB_OFFLINE; unset it to push."
         answer = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
         status = None if answer is None or answer.response is None else answer.response.status_code
-        if answer is not None and (refusal := refusal_by(answer, self.page_of(name))) is not None:
+        if (refusal := refusal_by(error, self.page_of(name))) is not None:
             return refusal
         if status == 401:
             return (
@@ -192,27 +194,6 @@ def check_name(name: str, *, flag: str = "--repo") -> None:
             f"{flag} {name} must be a name such as my-bot or my-name/my-bot, of letters, digits, '-', '_' and '.': "
             f"{first_line(error)}"
         ) from error
-
-
-def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it came from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def refusal_by(error: HfHubHTTPError, url: str) -> str | None:
-    """Return what to do where the Hub lets only some people in, or nobody for a while; nothing for other errors."""
-    if isinstance(error, GatedRepoError):
-        return (
-            f"{url} is gated: its authors must let you in first. Log in with `hf auth login`, ask for access on that "
-            "page, and try again once it is granted."
-        )
-    if error.response is not None and error.response.status_code == 429:
-        limit = parse_ratelimit_headers(error.response.headers)
-        when = f"in {limit.reset_in_seconds} seconds" if limit else "in a few minutes"
-        return f"The Hub has had too many requests from you or your network (429): try again {when}."
-    return None
 
 
 def said_by(error: Any) -> str:

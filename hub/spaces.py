@@ -20,14 +20,17 @@ MAX_EXAMPLES = 6
 MODEL_FOLDER = "model"
 DESCRIPTIONS = {
     "en": (
-        "The Transformer of “Attention Is All You Need”, small and trained from scratch on conversations. It repeats "
-        "what it has learnt, and may be wrong or rude."
+        "The Transformer of “Attention Is All You Need”, small and trained from scratch on conversations.",
+        "The Transformer of “Attention Is All You Need”, small.",
+        "It repeats what it has learnt, and may be wrong or rude.",
     ),
     "ko": (
-        "논문 “Attention Is All You Need”의 트랜스포머를 처음부터 대화로 학습시킨 작은 챗봇입니다. 배운 말을 "
-        "되풀이하며, 틀리거나 무례한 말을 할 수 있습니다."
+        "논문 “Attention Is All You Need”의 트랜스포머를 처음부터 대화로 학습시킨 작은 챗봇입니다.",
+        "논문 “Attention Is All You Need”의 트랜스포머로 만든 작은 챗봇입니다.",
+        "배운 말을 되풀이하며, 틀리거나 무례한 말을 할 수 있습니다.",
     ),
 }
+"""By language: of a model with a record of its training, of any other, and what holds for both."""
 PLACEHOLDERS = {"en": "Say something…", "ko": "말을 걸어 보세요…"}
 
 
@@ -102,19 +105,18 @@ def local_model(folder: str) -> SpaceModel:
 def hub_model(name: str, revision: str | None) -> SpaceModel:
     """Return a model on the Hub at the commit that a revision is at now."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+
+    from chatformer.loading import refusal_by
 
     from .card import Records
     from .errors import HubError, first_line
-    from .repositories import refusal_by
 
     try:
         commit = HfApi().model_info(name, revision=revision).sha
         folder = snapshot_download(name, revision=commit, allow_patterns=["config.json", "training_*.*"])
     # Of the name, of the network, of the Hub: there is no model to be had.
     except Exception as error:
-        refusal = refusal_by(error, f"{HfApi().endpoint}/{name}") if isinstance(error, HfHubHTTPError) else None
-        said = refusal or first_line(error)
+        said = refusal_by(error, f"{HfApi().endpoint}/{name}") or first_line(error)
         raise HubError(f"There is no folder {name}, and the Hub gave no model {name}: {said}") from error
     records = Records.read(Path(folder))
     if records.config.get("model_type") != "chatformer":
@@ -134,12 +136,19 @@ def space_files(model: SpaceModel, title: str, *, samples: bool = True) -> "Bund
     spoken = list(dict.fromkeys([*known, "en"]))
     questions = model.records.questions() if samples else []
     examples = list(dict.fromkeys([*(GREETINGS[name] for name in known or spoken), *questions]))
+    # A converted model was trained elsewhere, nobody knows on what.
+    was_trained_here = bool(model.records.record)
+    descriptions = []
+    for name in spoken:
+        trained, other, warning = DESCRIPTIONS[name]
+        descriptions.append(f"{trained if was_trained_here else other} {warning}")
     facts: dict[str, Any] = {
         "title": title,
         "repo_id": model.repo_id,
         "revision": model.commit,
         "license_id": license_of(model.records),
-        "description": "\n\n".join(DESCRIPTIONS[name] for name in spoken),
+        "description": "\n\n".join(descriptions),
+        "was_trained_here": was_trained_here,
         "placeholder": PLACEHOLDERS[spoken[0]],
         "examples": examples[:MAX_EXAMPLES],
     }

@@ -11,7 +11,8 @@ def draw_curves(log_file: Path, picture: Path) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    lines = [json.loads(line) for line in log_file.read_text("utf-8").splitlines()]
+    with log_file.open(encoding="utf-8") as log:
+        lines = [json.loads(line) for line in log]
     training = [line for line in lines if "loss" in line]
     evaluations = [line for line in lines if "eval_loss" in line]
     steps = [line["step"] for line in evaluations]

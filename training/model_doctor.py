@@ -107,7 +107,8 @@ class RunLog:
         if not (folder / SETTINGS_FILE).is_file() or not (folder / LOG_FILE).is_file():
             return None
         lines = []
-        for line in (folder / LOG_FILE).read_text("utf-8").splitlines():
+        # Not by splitlines(), for which a line may also end within what somebody said.
+        for line in (folder / LOG_FILE).read_text("utf-8").split("\n"):
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError:

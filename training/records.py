@@ -42,6 +42,7 @@ MAY_CHANGE = frozenset(
         "hub_model_id",
         "hub_strategy",
         "hub_private_repo",
+        "hub_samples",
         "resume",
         "resume_changed",
         "overwrite_output_dir",
@@ -134,7 +135,8 @@ class RunFolder:
     def _cut_log(self, steps_done: int) -> None:
         log = self.path / LOG_FILE
         kept = []
-        for line in log.read_text("utf-8").splitlines() if log.is_file() else []:
+        # Not by splitlines(), for which a line may also end within what somebody said.
+        for line in log.read_text("utf-8").split("\n") if log.is_file() else []:
             # The last line of a killed run may be torn.
             with contextlib.suppress(json.JSONDecodeError):
                 if json.loads(line)["step"] <= steps_done:

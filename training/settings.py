@@ -204,6 +204,9 @@ class RunSettings:
     """When to publish: at the end; with every checkpoint as well; or whenever the model is the best so far as well."""
     hub_private_repo: bool = False
     """Make the repository for your eyes only."""
+    hub_samples: bool = True
+    """Show in the card, and keep in the published log, a few questions of the validation data, which may be private,
+    and the bot's replies to them; with --no-hub-samples it only says hello."""
     resume: bool = False
     """Go on from the output folder's last checkpoint."""
     resume_changed: bool = False
@@ -417,6 +420,8 @@ def check_settings(settings: TrainingSettings) -> None:
     for name in ("hub_model_id", "hub_private_repo"):
         if getattr(run, name) and not run.push_to_hub:
             raise SettingsError(f"{_flag(name)} is for --push-to-hub, which is not given.")
+    if not run.hub_samples and not run.push_to_hub:
+        raise SettingsError("--no-hub-samples is for --push-to-hub, which is not given.")
     chosen = f"--metric-for-best-model {run.metric_for_best_model}"
     if run.metric_for_best_model not in METRICS_OF_THE_LOSS and not run.max_eval_replies:
         raise SettingsError(f"{chosen} needs replies, but --max-eval-replies is 0.")

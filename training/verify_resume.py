@@ -61,6 +61,7 @@ def _short(recipe: dict[str, Any]) -> dict[str, Any]:
         "push_to_hub",
         "hub_model_id",
         "hub_private_repo",
+        "hub_samples",
     }
     return {name: value for name, value in recipe.items() if value is not None and name not in left_out} | {
         "max_steps": NUM_STEPS,
@@ -166,7 +167,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _losses(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a log without the times."""
-    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text("utf-8").splitlines()]
+    with (folder / LOG_FILE).open(encoding="utf-8") as log:
+        lines = [json.loads(line) for line in log]
     return [
         {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")} for line in lines
     ]

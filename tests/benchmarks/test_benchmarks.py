@@ -84,7 +84,7 @@ def test_the_trainer_counts_useful_tokens_alone_and_goes_on_to_other_exchanges(b
     plain = plain.changed({"mixed_precision": "no"}, where="test")
     prepared = prepare_data(plain, make_accelerator("no", max_grad_norm=1.0), None)
     ours = new_model(plain.model, prepared.tokenizer, max_new_tokens=8)
-    contestant = script.UnderTrainer(script.peer_model("seq2seq-trainer", ours, bf16=False), prepared, plain, 16)
+    contestant = script.UnderTrainer(script.peer_model("seq2seq-trainer", ours), prepared, plain, 16, bf16=False)
     turns = [contestant.train(warmup_seconds=0, seconds=0) for _ in range(2)]
     exchanges = prepared.train_exchanges
     there = set(zip(exchanges.source_lengths.tolist(), exchanges.target_lengths.tolist(), strict=True))

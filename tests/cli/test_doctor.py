@@ -67,7 +67,7 @@ def test_healthy_data_ends_with_status_0_and_writes_nothing(doctor, table, tmp_p
 
 def test_ill_data_ends_with_status_1_and_says_what_to_do(doctor, table, tmp_path, caplog):
     pairs = [(f"question {number}?", "I don't know." if number % 2 else f"answer {number}") for number in range(300)]
-    file = table("ill.csv", [*pairs, ("why?", ""), ("how?", "so &amp; so")])
+    file = table("ill.csv", [*pairs, ("why\u2028so?", ""), ("how?", "so &amp; so")])
     flags = ["--validation-data", table("validation.csv", pairs[:10]), "--max-target-tokens", "2"]
     status, printed = doctor(file, *flags, "--output-dir", tmp_path / "out")
     assert status == 1, printed.err

@@ -1,6 +1,7 @@
 """The model card: its metadata, its figures and samples, and how it tells a person's edit from its own text."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
+from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from chatformer.hub.card import (
@@ -132,6 +134,32 @@ def test_from_training_by_way_of_evaluation_to_the_card(chatformer, hub, hub_ser
         assert re.fullmatch(r"\|[^|]+\|( \d+(\.\d+)? \|| -\d+(\.\d+)? \||  \|){3}", row), row
     for wrong in ("More Information Needed", "None", "Undefined", "private place", "/tmp/", "처음 보는"):
         assert wrong not in card, wrong
+
+
+def test_an_evaluation_of_other_weights_is_left_out(chatformer, trained, conversations_file, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "model")
+    status, _, err = chatformer.run("evaluate", folder, "--data", conversations_file, "--max-replies", 2)
+    assert status == 0, err
+    file = folder / "evaluation.json"
+    evaluation = json.loads(file.read_text("utf-8"))
+    weights = (folder / "model.safetensors").read_bytes()
+    assert evaluation["weights_sha256"] == {"model.safetensors": hashlib.sha256(weights).hexdigest()}
+
+    def pushed(name):
+        arguments = ["push", folder, "--repo", "bot", "--output-dir", tmp_path / name]
+        status, _, err = chatformer.run(*arguments, token=None)
+        assert status == 0, err
+        card = (tmp_path / name / "README.md").read_text("utf-8")
+        return "Measured by `chatformer evaluate`" in card, "was measured on other weights" in err
+
+    assert pushed("fits") == (True, False)
+    learnt = {name: tensor * 1.01 for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(learnt, folder / "model.safetensors", {"format": "pt"})
+    assert pushed("has learnt since") == (False, True)
+    # Of an evaluation that does not say on what, nothing is known.
+    del evaluation["weights_sha256"]
+    file.write_text(json.dumps(evaluation), "utf-8")
+    assert pushed("does not say") == (True, False)
 
 
 def test_the_card_says_how_the_replies_were_found(records):

@@ -232,6 +232,71 @@ def test_stock_methods_bring_card_and_record_of_the_same_weights(hub, hub_server
     assert hub.files("models", "alice/edited")["README.md"].strip().endswith(b"# Mine")
 
 
+BY_NAME = {
+    "chat": [],
+    "evaluate": ["--data", "starter", "--device", "cpu"],
+    "export": ["--to", "marian", "--output-dir", "never"],
+}
+
+
+@pytest.mark.parametrize("verb", BY_NAME)
+def test_who_may_not_load_is_told_why(chatformer, hub, hub_server, verb):
+    for name in ("gated", "open", "private"):
+        repo = hub.repos["models", f"bob/{name}"] = hub_server.Repo("models", f"bob/{name}")
+        repo.commit("refs/heads/main", {"config.json": hub.stored(b"{}")}, "Bot", "bob", None)
+    hub.repos["models", "bob/gated"].gated = hub.repos["models", "bob/private"].private = True
+
+    def be_gated():
+        raise hub_server.HubRefusal(403, "Access to this repository is restricted.", "GatedRepo")
+
+    def told(name, token=hub_server.ALICE):
+        status, out, err = chatformer.run(verb, name, *BY_NAME[verb], token=token)
+        begin = f"error: There is no folder {name}, and the Hub gave no model {name}: "
+        assert (status, out) == (2, "") and err.splitlines()[-1].startswith(begin), err
+        return err.splitlines()[-1].removeprefix(begin)
+
+    gated = (
+        "is gated: its authors must let you in first. Log in with `hf auth login`, ask for access on that page, and "
+        "try again once it is granted."
+    )
+    assert told("bob/gated") == told("bob/gated", None) == f"{hub.url}/bob/gated {gated}"
+    # Everybody may look at its page, and only its files are kept.
+    for method in ("HEAD", "GET"):
+        hub.fail(method, "/bob/open/resolve/", be_gated)
+    assert told("bob/open") == f"{hub.url}/bob/open {gated}"
+    hub.faults.clear()
+    hub.fail("GET", "/api/models/bob/open", 429)
+    assert told("bob/open") == (
+        "The Hub has had too many requests from you or your network (429): try again in 55 seconds."
+    )
+    unseen = "does not exist, or is private: log in with `hf auth login` as somebody who may see it."
+    assert told("bob/private") == f"{hub.url}/bob/private {unseen}"
+    assert told("bob/none", None) == f"{hub.url}/bob/none {unseen}"
+
+
+def test_the_commit_of_what_was_loaded_by_name_is_shown(
+    chatformer, hub, hub_server, trained, conversations_file, tmp_path
+):
+    repo = hub.repos["models", "alice/by-name"] = hub_server.Repo("models", "alice/by-name")
+    tree = {path.name: hub.stored(path.read_bytes()) for path in trained.iterdir() if path.is_file()}
+    commit = repo.commit("refs/heads/main", tree, "Bot", "alice", None)
+    repo.commit("refs/heads/next", {}, "Nothing", "alice", commit)
+    arguments = {
+        "evaluate": ["--data", conversations_file, "--max-replies", 2, "--output-file", tmp_path / "evaluation.json"],
+        "export": ["--to", "marian", "--output-dir", tmp_path / "marian"],
+    }
+    for verb, rest in arguments.items():
+        for name, shown in [("alice/by-name", 1), (trained, 0)]:
+            status, out, err = chatformer.run(verb, name, *rest)
+            assert status == 0, err
+            assert err.splitlines().count(f"alice/by-name, commit {commit[:7]}") == shown, err
+            assert ", commit " not in out and (", commit " in err) == shown
+            if verb == "export":
+                exported = json.loads((tmp_path / "marian" / "conversion.json").read_text("utf-8"))
+                assert exported["commit"] == (commit if shown else None)
+                shutil.rmtree(tmp_path / "marian")
+
+
 def test_training_data_comes_from_the_hub(hub, hub_server, conversations, run_client, tmp_path):
     import datasets
 

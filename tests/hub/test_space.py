@@ -1,6 +1,7 @@
 """`chatformer space`: the page runs where Chatformer is not installed, and says what the model says."""
 
 import ast
+import dataclasses
 import re
 import socket
 import subprocess
@@ -139,6 +140,19 @@ def test_a_title_cannot_become_code(trained):
     assert "안녕하세요!" in values["EXAMPLES"] and 1 < len(values["EXAMPLES"]) <= 6
     app = space_files(local_model(str(trained)), title, samples=False)["app.py"].decode()
     assert "\nEXAMPLES = ['안녕하세요!']\n" in app
+
+
+def test_only_of_a_model_with_a_record_it_says_how_it_was_trained(hub_server, trained):
+    model = local_model(str(trained))
+    converted = dataclasses.replace(model, records=dataclasses.replace(model.records, record={}))
+    claims = ("random weights", "from scratch", "처음부터", "on conversations", "대화로 학습")
+    for each, is_claimed in ((model, True), (converted, False)):
+        # The languages are known by the log.
+        files = space_files(each, "bot")
+        texts = files["README.md"].decode() + files["app.py"].decode()
+        assert [claim in texts for claim in claims] == [is_claimed] * len(claims)
+        assert "may be wrong or rude" in " ".join(texts.split()) and "무례한 말" in texts
+        assert hub_server.card_errors(files["README.md"].decode(), "space") == []
 
 
 def test_a_space_for_a_model_on_the_hub_is_pinned_and_pushed(

@@ -70,16 +70,24 @@ def test_it_is_pushed_when_asked_for_and_the_run_is_the_same(run, hub, unshared,
     # The last one has all that the run left.
     pushed = hub.files("models", f"alice/{folder.name}")
     assert json.loads(pushed["training_record.json"])["finished"] and "training_curves.png" in pushed
+    assert b'"samples"' in pushed["training_log.jsonl"]
     for name in ("model.safetensors", "tokenizer.json"):
         assert pushed[name] == (folder / name).read_bytes() == (unshared / name).read_bytes()
 
 
 def test_nothing_is_pushed_before_there_is_a_model(run, hub, tmp_path):
     more = ["--push-to-hub", "--hub-strategy", "every_save", "--hub-model-id", "alice/late", "--hub-private-repo"]
-    status, _, err = run(tmp_path / "bot", *more, eval_steps=10)
+    status, _, err = run(tmp_path / "bot", *more, "--no-hub-samples", eval_steps=10)
     assert status == 0, err
     assert [steps_in(hub, commit) for commit in uploads(hub, "late")] == [10, 15, 20]
     assert hub.repos["models", "alice/late"].private
+    # What people said stays at home when that is asked for.
+    assert b'"samples"' in (tmp_path / "bot" / "training_log.jsonl").read_bytes()
+    for commit in uploads(hub, "late"):
+        assert b'"samples"' not in hub.content_of(commit.tree["training_log.jsonl"])
+        card = hub.content_of(commit.tree["README.md"]).decode()
+        assert "| 안녕하세요! |" in card and "| 따라 해" not in card
+        assert b"hub_samples" not in hub.content_of(commit.tree["training_settings.yaml"])
 
 
 def test_a_push_that_fails_does_not_stop_the_run(run, hub, unshared, tmp_path):
@@ -129,9 +137,10 @@ def test_who_could_not_push_does_not_train(run, hub, hub_server, tmp_path, token
     assert not (tmp_path / "bot").exists() and set(hub.repos) == known
 
 
-def test_flags_that_mean_nothing_are_refused(run, tmp_path):
-    status, _, err = run(tmp_path / "bot", "--hub-model-id", "bot")
-    assert (status, err) == (2, "error: --hub-model-id is for --push-to-hub, which is not given.\n")
+@pytest.mark.parametrize("flag", [["--hub-model-id", "bot"], ["--no-hub-samples"]])
+def test_flags_that_mean_nothing_are_refused(run, tmp_path, flag):
+    status, _, err = run(tmp_path / "bot", *flag)
+    assert (status, err) == (2, f"error: {flag[0]} is for --push-to-hub, which is not given.\n")
 
 
 def test_the_loop_alone_says_who_can_push(flags, environment, tmp_path):

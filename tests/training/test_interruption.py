@@ -13,7 +13,10 @@ import torch
 from chatformer.training import train as train_module
 from chatformer.training import verify_resume
 from chatformer.training.checkpoints import checkpoints, damage
+from chatformer.training.curves import draw_curves
 from chatformer.training.guards import what_is_wrong
+from chatformer.training.model_doctor import RunLog
+from chatformer.training.records import RunFolder
 
 
 def log_of(folder):
@@ -95,6 +98,22 @@ def test_a_damaged_checkpoint_is_recognised_and_the_one_before_is_used(whole, st
     # Where the sums are wrong, any file may seem to be.
     assert broken in told or (broken, how) == ("checksums.json", "bit")
     assert_equal_runs(whole, stopped)
+
+
+def test_a_line_of_the_log_ends_where_it_was_ended_and_nowhere_else(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "training_settings.yaml").write_text("max_steps: 3\n", "utf-8")
+    # All of these are ends of lines to splitlines().
+    said = [{"source": "one\u2028line", "reply": "a\x85b\u2029c\x1dd\r\n"}]
+    lines = [{"step": step, "loss": 1.0, "learning_rate": 1.0, "samples": said} for step in (1, 2, 3)]
+    for line in lines:
+        folder.log(line)
+    assert log_of(tmp_path) == RunLog.of(tmp_path).lines == lines
+    draw_curves(tmp_path / "training_log.jsonl", tmp_path / "curves.png")
+    with (tmp_path / "training_log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"step": 2, "samples": [{"source": "torn\u2028')
+    folder._cut_log(2)
+    assert log_of(tmp_path) == lines[:2]
 
 
 def test_without_a_whole_checkpoint_there_is_nothing_to_resume(stopped, train, capsys):
