@@ -251,7 +251,7 @@ def words():
     return tokenizer, encode_exchanges(made, tokenizer, 32, 32)
 
 
-def taught(words, *, steps=150, learning_rate=5e-3, prepare=lambda model: None):
+def taught(words, *, steps=300, learning_rate=5e-3, prepare=lambda model: None):
     """Return a small model, trained on all exchanges at once; `prepare` is called before each step."""
     tokenizer, exchanges = words
     torch.manual_seed(0)
@@ -262,6 +262,8 @@ def taught(words, *, steps=150, learning_rate=5e-3, prepare=lambda model: None):
     model.generation_config.max_new_tokens = 16
     batch = collate(exchanges, range(len(exchanges)), tokenizer.pad_token_id)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.98))
+    # To rest, or the last step decides by chance what was learnt.
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=steps)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(steps):
@@ -270,6 +272,7 @@ def taught(words, *, steps=150, learning_rate=5e-3, prepare=lambda model: None):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        scheduler.step()
     prepare(model)
     torch.set_num_threads(num_threads)
     return model.eval()
