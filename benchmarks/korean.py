@@ -103,7 +103,8 @@ def table(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     print("| run | chosen by | seconds | bits per character | chrF | exact match | distinct replies |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for run in runs:
-        lines = [json.loads(line) for line in (run / "training_log.jsonl").read_text("utf-8").splitlines()]
+        with (run / "training_log.jsonl").open(encoding="utf-8") as log:
+            lines = [json.loads(line) for line in log]
         evaluations = [line for line in lines if "eval_chrf" in line]
         for name, figure in (("loss", lambda line: -line["eval_loss"]), ("score", lambda line: line["eval_score"])):
             best = max(evaluations, key=figure)
