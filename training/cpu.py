@@ -25,18 +25,19 @@ def keep_freed_memory() -> None:
 
 def speed_up(model: nn.Module) -> None:
     """Replace the ways of a model's layers by faster ones; what is saved of it stays the same."""
-    ways: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: CheapDropout}
-    if can_use_onednn():
-        ways[nn.Linear] = OneDnnLinear
     for module in model.modules():
-        module.__class__ = ways.get(type(module), type(module))
+        if type(module) is nn.Dropout:
+            module.__class__ = CheapDropout
+        # For each shape oneDNN prepares a kernel, which small matrices are not worth.
+        elif type(module) is nn.Linear and min(module.weight.shape) >= 256 and can_use_onednn():
+            module.__class__ = OneDnnLinear
 
 
 class CheapDropout(nn.Dropout):
     """Dropout that draws 16 bits for an element; torch draws 32, and tells each by itself whether it is kept."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
+        if not (self.training and self.p):
             return x
         bound = round(self.p * 2**16)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
