@@ -144,6 +144,9 @@ def under_transformers(model: Any, num_new_tokens: int, cache: str | None = None
                 num_beams=num_beams,
                 min_new_tokens=num_new_tokens,
                 max_new_tokens=num_new_tokens,
+                # The tokens that are left when the end is forbidden share its probability, as in CTranslate2: without
+                # it beams are compared by other scores.
+                renormalize_logits=num_beams > 1,
                 cache_implementation=cache,
                 pad_token_id=config.pad_token_id,
                 eos_token_id=config.eos_token_id,
