@@ -13,7 +13,8 @@ The contestants, which answer in turn for a few seconds each:
     ctranslate2-float32, ctranslate2-int8 CTranslate2 on what `chatformer export --to ctranslate2` writes
 
 All answer the same questions, of the validation data, and every reply has exactly --num-new-tokens tokens, so that all
-do the same work. Those with the same weights must also give the same replies: the table says how many of a batch of the
+do the same work: transformers knows of no end token and CTranslate2, which always does, may not choose it. Those with
+the same weights must also give the same replies once it is forbidden to all: the table says how many of a batch of the
 largest size are equal to the first one's, and where in float32 more than one in twenty is not, there is an error.
 
 A contestant's share of the machine's rate is what its operations per second (the formula stands in
@@ -85,8 +86,8 @@ LEAST_EQUAL = 0.95
 """Share of replies that must be equal where the weights are; the others are left to ties of two tokens."""
 
 Replies = list[list[int]]
-Replier = Callable[[Sequence[Sequence[int]], int], Replies]
-"""Returns the reply to each question, searched with so many beams."""
+Replier = Callable[[Sequence[Sequence[int]], int, bool], Replies]
+"""Returns the reply to each question, searched with so many beams, and perhaps without ever choosing the end token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +132,10 @@ class Turn:
 def under_transformers(model: Any, num_new_tokens: int, cache: str | None = None) -> Replier:
     """Have stock `generate()` reply."""
     config = model.config
+    # What a call leaves open comes of here: a model's own end token, for one.
+    model.generation_config = GenerationConfig()
 
-    def reply(questions: Sequence[Sequence[int]], num_beams: int) -> Replies:
+    def reply(questions: Sequence[Sequence[int]], num_beams: int, forbid_end: bool) -> Replies:
         length = max(map(len, questions))
         padded = [[*question, *[config.pad_token_id] * (length - len(question))] for question in questions]
         input_ids = torch.tensor(padded, device=model.device)
@@ -142,14 +145,13 @@ def under_transformers(model: Any, num_new_tokens: int, cache: str | None = None
             attention_mask=(torch.arange(length, device=model.device) < lengths).long(),
             generation_config=GenerationConfig(
                 num_beams=num_beams,
-                min_new_tokens=num_new_tokens,
                 max_new_tokens=num_new_tokens,
-                # The tokens that are left when the end is forbidden share its probability, as in CTranslate2: without
-                # it beams are compared by other scores.
-                renormalize_logits=num_beams > 1,
+                min_new_tokens=num_new_tokens if forbid_end else None,
+                # As in CTranslate2 the tokens that are left share the forbidden one's probability.
+                renormalize_logits=forbid_end,
                 cache_implementation=cache,
                 pad_token_id=config.pad_token_id,
-                eos_token_id=config.eos_token_id,
+                eos_token_id=config.eos_token_id if forbid_end else None,
                 decoder_start_token_id=config.decoder_start_token_id,
             ),
         )
@@ -175,7 +177,7 @@ def under_ctranslate2(model: Any, tokenizer: Any, quantization: str, num_new_tok
     tokens = vocabulary(tokenizer, model.config.vocab_size)
     rows = {token: row for row, token in enumerate(tokens)}
 
-    def reply(questions: Sequence[Sequence[int]], num_beams: int) -> Replies:
+    def reply(questions: Sequence[Sequence[int]], num_beams: int, forbid_end: bool) -> Replies:
         results = translator.translate_batch(
             [[tokens[row] for row in question] for question in questions],
             beam_size=num_beams,
@@ -235,7 +237,7 @@ def answer(
     source_lengths: list[int] = []
     for batch in itertools.cycle(batches):
         began = time.perf_counter()
-        replier(batch, num_beams)
+        replier(batch, num_beams, False)
         synchronize()
         seconds.append(time.perf_counter() - began)
         source_lengths.extend(map(len, batch))
@@ -253,10 +255,10 @@ def equal_replies(
     Raises a `ValueError` for one that computes something else.
     """
     first, *_ = repliers
-    expected = repliers[first](questions, num_beams)
+    expected = repliers[first](questions, num_beams, True)
     shares: dict[Name, float] = {}
     for name, replier in repliers.items():
-        replies = replier(questions, num_beams)
+        replies = replier(questions, num_beams, True)
         if {len(reply) for reply in replies} != {settings.num_new_tokens}:
             raise ValueError(
                 f"Every reply must have {settings.num_new_tokens} tokens, but {name} gave replies of "

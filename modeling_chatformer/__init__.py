@@ -6,6 +6,7 @@ moment that transformers' auto classes are imported, AutoConfig, AutoModel and A
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -64,10 +65,20 @@ def _load_layers(_modeling_auto: Any) -> None:
     importlib.import_module("transformers.modeling_layers")
 
 
+_PARTS = {"encoder": "Encoder", "decoder": "Decoder", "next_token": "NextToken"}
+
+
 # Not from modeling_auto at once: the layers import it, and our model, which needs them, would find half of them.
 @wrapt.when_imported("transformers.modeling_layers")
-def _load_models(_modeling_layers: Any) -> None:
-    importlib.import_module("chatformer.modeling_chatformer")
+def _load_models(_imported: Any) -> None:
+    parts = {name: sys.modules.get(f"chatformer.{part}") for part, name in _PARTS.items()}
+    # A part that is itself being imported, and which the model needs, comes here again at its end.
+    if all(part is None or hasattr(part, name) for name, part in parts.items()):
+        importlib.import_module("chatformer.modeling_chatformer")
+
+
+for _part in _PARTS:
+    wrapt.when_imported(f"chatformer.{_part}")(_load_models)
 
 
 @wrapt.when_imported("chatformer.modeling_chatformer")

@@ -2,7 +2,8 @@
 The Transformer of "Attention Is All You Need" (Vaswani et al., 2017, arXiv:1706.03762) as a transformers model.
 
 The parts stand beside this file, in the order in which data meets them: embedding, attention, feed_forward, encoder,
-decoder, loss. Letters behind a tensor's name are its axes: B batch, S source tokens, T target tokens, V vocabulary.
+decoder, loss; and next_token, the decoder once more, as generate() repeats it. Letters behind a tensor's name are its
+axes: B batch, S source tokens, T target tokens, V vocabulary.
 """
 
 import inspect
@@ -20,6 +21,7 @@ from .decoder import Decoder
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of, sinusoids
 from .encoder import Encoder
 from .loss import label_smoothed_cross_entropy
+from .next_token import next_token_of
 
 if TYPE_CHECKING:
     # save_pretrained takes along what is imported here: the folder's own pipeline.
@@ -186,11 +188,22 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
     def set_input_embeddings(self, value):
         self.model.set_input_embeddings(value)
 
+    def _reorder_cache(self, past_key_values, beam_idx):
+        """Have each beam go on from the one that it came of; all beams of a reply share its source as it is."""
+        past_key_values.self_attention_cache.reorder_cache(beam_idx)
+        return past_key_values
+
     def prepare_decoder_input_ids_from_labels(self, labels):
         """Return the decoder's input for `labels`, (B, T), as `DataCollatorForSeq2Seq` asks for it."""
         return shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)
 
     def prepare_inputs_for_generation(self, input_ids, decoder_attention_mask=None, **kwargs):
+        has_step = getattr(kwargs.get("past_key_values"), "next_token", None) is not None
+        if has_step and decoder_attention_mask is None and kwargs.get("next_sequence_length") == 1 and input_ids.is_cpu:
+            # All else stays as it was at the token before.
+            for name in ("next_sequence_length", "is_first_iteration", "inputs_embeds", "labels"):
+                kwargs.pop(name, None)
+            return {"decoder_input_ids": input_ids[:, -1:], **kwargs}
         if decoder_attention_mask is not None and decoder_attention_mask.dim() == 2:
             # Caches of fixed size widen the mask, and padding before a forced prefix could no longer be told.
             kwargs["decoder_position_ids"] = positions_of(decoder_attention_mask)
@@ -238,6 +251,19 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
                 "The stock Trainer's label_smoothing_factor takes the labels away: make the collator with the model, "
                 "DataCollatorForSeq2Seq(tokenizer, model=model), and it gives decoder_input_ids."
             )
+        unusual = decoder_attention_mask, decoder_position_ids, decoder_inputs_embeds, labels
+        if (
+            (use_cache and encoder_outputs is not None and decoder_input_ids is not None)
+            and (decoder_input_ids.shape[1] == 1 and type(self.model) is ChatformerModel)
+            and not (output_attentions or output_hidden_states or any(each is not None for each in unusual))
+        ):
+            next_token = next_token_of(self, past_key_values, encoder_outputs[0], attention_mask)
+            if next_token is not None:
+                return Seq2SeqLMOutput(
+                    logits=next_token(decoder_input_ids, past_key_values),
+                    past_key_values=past_key_values,
+                    encoder_last_hidden_state=encoder_outputs[0],
+                )
         outputs = self.model(
             input_ids,
             attention_mask,

@@ -74,6 +74,17 @@ def test_the_installed_package_finds_its_recipes_and_its_corpus(wheel, tmp_path)
     assert found["conversations"] > 1000
 
 
+@pytest.mark.parametrize("module", ["encoder", "decoder", "next_token", "training.cpu"])
+def test_every_part_can_be_imported_first(module):
+    script = f"""if True:
+        import chatformer.{module}
+        from transformers import AutoModelForSeq2SeqLM
+        print(type(AutoModelForSeq2SeqLM.from_config(chatformer.sized_config("tiny", vocab_size=9))).__name__)
+    """
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.stdout == "ChatformerForConditionalGeneration\n", process.stderr
+
+
 def test_the_command_is_called_chatformer(wheel):
     archive = zipfile.ZipFile(wheel)
     (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))

@@ -6,6 +6,9 @@ import sys
 import torch
 from torch import nn
 
+from chatformer.next_token import PLAIN_MODULES
+from chatformer.products import HAS_ONEDNN, onednn_product
+
 
 def keep_freed_memory() -> None:
     """
@@ -29,7 +32,7 @@ def speed_up(model: nn.Module) -> None:
         if type(module) is nn.Dropout:
             module.__class__ = CheapDropout
         # For each shape oneDNN prepares a kernel, which small matrices are not worth.
-        elif type(module) is nn.Linear and min(module.weight.shape) >= 256 and can_use_onednn():
+        elif type(module) is nn.Linear and min(module.weight.shape) >= 256 and HAS_ONEDNN:
             module.__class__ = OneDnnLinear
 
 
@@ -43,20 +46,6 @@ class CheapDropout(nn.Dropout):
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         is_kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= bound - 2**15
         return x * is_kept.to(x.dtype).mul_(2**16 / (2**16 - bound))
-
-
-def can_use_onednn() -> bool:
-    """
-    Return whether float32 products are best left to oneDNN, and this torch has the operator, which is a private one.
-
-    torch itself takes MKL, which leaves AVX512 unused on processors that are not Intel's. oneDNN, a part of torch too,
-    is as exact.
-    """
-    return (
-        torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
 
 
 class OneDnnLinear(nn.Linear):
@@ -88,6 +77,5 @@ class OneDnnProduct(torch.autograd.Function):
         )
 
 
-def onednn_product(left_MK: torch.Tensor, right_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> torch.Tensor:
-    """Return left @ right^T + bias, (M, N)."""
-    return torch.ops.mkldnn._linear_pointwise(left_MK, right_NK, bias_N, "none", [], "")
+# In evaluation they are what they replace.
+PLAIN_MODULES.update((CheapDropout, OneDnnLinear))

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
-from chatformer.training.cpu import CheapDropout, OneDnnLinear, can_use_onednn, speed_up
+from chatformer.products import HAS_ONEDNN
+from chatformer.training.cpu import CheapDropout, OneDnnLinear, speed_up
 
-needs_onednn = pytest.mark.skipif(not can_use_onednn(), reason="needs AVX512 and torch's oneDNN")
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="needs AVX512 and torch's oneDNN")
 
 
 @needs_onednn
