@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+import numpy as np
+
 if TYPE_CHECKING:
     import datasets
 
@@ -826,31 +828,38 @@ def split_conversations(
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction ({validation_fraction}) must be at least 0 and less than 1.")
-    groups: dict[bytes, list[int]] = {}
-    for index, messages in enumerate(conversations["messages"]):
-        # A digest draws the lot, and takes less memory than the words.
-        lot = hashlib.sha256(json.dumps([seed, *_opening(messages)]).encode()).digest()
-        groups.setdefault(lot, []).append(index)
     if validation_fraction == 0:
         return conversations, conversations.select([])
-    if len(groups) < 2:
+    # A digest draws the lot, and takes less memory than the words; half of one tells them apart.
+    digests = bytearray()
+    for messages in conversations["messages"]:
+        digests += hashlib.sha256(json.dumps([seed, *_opening(messages)]).encode()).digest()[:16]
+    lots = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)
+    drawn = np.lexsort((lots[:, 1], lots[:, 0]))
+    is_first = np.ones(len(drawn), dtype=bool)
+    is_first[1:] = (lots[drawn[1:]] != lots[drawn[:-1]]).any(axis=1)
+    # The conversations of an opening stand side by side in `drawn`.
+    starts = np.flatnonzero(is_first)
+    if len(starts) < 2:
         raise DataError(
-            f"{len(conversations)} conversations with {len(groups)} different openings cannot be split. Pass more "
+            f"{len(conversations)} conversations with {len(starts)} different openings cannot be split. Pass more "
             "conversations, validation data of their own, or a validation fraction of 0."
         )
+    sizes = np.diff(starts, append=len(drawn))
 
-    drawn = [groups[lot] for lot in sorted(groups)]
     wanted = min(max(1, round(validation_fraction * len(conversations))), len(conversations) - 1)
-    validation: list[int] = []
-    for group in drawn:
-        if len(validation) + len(group) <= wanted:
-            validation += group
-    if not validation:
-        # Every group is larger than what was asked for: the smallest is nearest to it.
-        validation = min(drawn, key=len)
-    kept = set(validation)
-    training = [index for index in range(len(conversations)) if index not in kept]
-    return conversations.select(training), conversations.select(sorted(kept))
+    is_validation = np.zeros(len(drawn), dtype=bool)
+    for start, size in zip(starts, sizes, strict=True):
+        if size <= wanted:
+            is_validation[drawn[start : start + size]] = True
+            wanted -= size
+        if not wanted:
+            break
+    if not is_validation.any():
+        # Every opening has more conversations than what was asked for: the fewest are nearest to it.
+        smallest = np.argmin(sizes)
+        is_validation[drawn[starts[smallest] :][: sizes[smallest]]] = True
+    return conversations.select(np.flatnonzero(~is_validation)), conversations.select(np.flatnonzero(is_validation))
 
 
 def exchanges(messages: Sequence[Message]) -> Iterator[tuple[list[Message], str]]:

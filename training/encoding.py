@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from chatformer.conversation import encode_conversation
+from chatformer.conversation import encode_conversations
 
 from .conversations import DataError, Message, exchanges
 
@@ -191,10 +191,19 @@ def _encode_batch(
 ) -> dict[str, list[Any]]:
     """Return the rows of some conversations; those that are too long have no ids."""
     encoded: dict[str, list[Any]] = {"input_ids": [], "labels": [], "history": [], "reply": []}
-    for history, reply in _exchanges_of(batch):
-        # What people typed never becomes a control token; the end token comes behind it.
-        target = tokenizer(reply, split_special_tokens=True)["input_ids"]
-        source = encode_conversation(tokenizer, history, max_source_tokens if too_long == "truncate" else None)
+    if not (found := list(_exchanges_of(batch))):
+        return encoded
+    histories, replies = (list(part) for part in zip(*found, strict=True))
+    sources = encode_conversations(tokenizer, histories, max_source_tokens if too_long == "truncate" else None)
+    # What people typed never becomes a control token; the end token comes behind it.
+    targets = tokenizer(
+        replies,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    for history, reply, source, target in zip(histories, replies, sources, targets, strict=True):
         if len(target) > max_target_tokens or len(source) > max_source_tokens:
             if too_long == "refuse":
                 raise DataError(
@@ -203,7 +212,7 @@ def _encode_batch(
                     f"{history[-1]['content'][:80]!r} and {reply[:80]!r}. Raise --max-source-tokens or "
                     "--max-target-tokens, or take --too-long truncate or drop."
                 )
-            source = target = []
+            source, target = [], []
         for name, value in (("input_ids", source), ("labels", target), ("history", history), ("reply", reply)):
             encoded[name].append(value)
     return encoded
@@ -227,9 +236,17 @@ def _content_key(conversations: "datasets.Dataset", options: dict[str, Any]) -> 
 
 def content_digest(conversations: "datasets.Dataset") -> str:
     """Return the SHA-256 of the conversations, one after the other."""
+    import pyarrow.compute
+
     digest = hashlib.sha256()
-    for batch in conversations.with_format("arrow").iter(batch_size=10_000):
-        # Not the bytes in memory, which may hold what lies between the rows that were chosen.
-        for messages in batch.column("messages").to_pylist():
-            digest.update(json.dumps(messages, ensure_ascii=False, sort_keys=True).encode())
+    for batch in conversations.select_columns("messages").with_format("arrow").iter(batch_size=10_000):
+        # Wherever the file's pieces end, and whatever lies between the rows that were chosen.
+        (messages,) = batch.combine_chunks().column("messages").chunks
+        parts = [pyarrow.compute.list_value_length(messages)]
+        for name in ("role", "content"):
+            texts = pyarrow.compute.struct_field(messages.flatten(), name)
+            digest.update("".join(texts.to_pylist()).encode())
+            parts.append(pyarrow.compute.binary_length(texts))
+        for lengths in parts:
+            digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())
     return digest.hexdigest()

@@ -142,6 +142,16 @@ def test_replies_of_random_weights_with_one_contestant(run):
     assert search["contestants"]["chatformer"]["times_slower_than_the_first"]["maximum"] == 1
 
 
+def test_the_way_of_the_data(benchmark, conversations_file, tmp_path, capsys):
+    figures = tmp_path / "figures.json"
+    flags = ["--data", str(conversations_file), "--size", "tiny", "--vocab-size", "600", "--output-file", str(figures)]
+    assert benchmark("pipeline").main([*flags, "--num-pairs", "300", "--num-steps", "2"]) == 0
+    assert "300 pairs" in capsys.readouterr().out
+    stages = json.loads(figures.read_text())["stages"]
+    assert list(stages)[:3] == ["read and split", "tokenize", "plan an epoch"]
+    assert all(found["seconds"] > 0 and found["peak_mib"] >= 0 for found in stages.values())
+
+
 @pytest.mark.parametrize(
     ("replies", "message"),
     [([[1, 2]], "must have 3 tokens, but marian-sdpa gave replies of [2]"), ([[1, 2, 4]], "only 0% are")],
@@ -163,6 +173,7 @@ def test_who_does_other_work_is_refused(benchmark, replies, message):
         ("generate", ["--seconds", "-1"], "--seconds must be at least 0, but it is -1"),
         ("generate", ["--num-beams", "0"], "--num-beams must be at least 1, but it is 0"),
         ("generate", ["--model", "nowhere"], "nowhere"),
+        ("pipeline", ["--num-pairs", "0"], "--num-pairs must be at least 1, but it is 0"),
     ],
     ids=str,
 )

@@ -169,6 +169,26 @@ def test_what_was_encoded_once_is_read_from_its_file(conversations, tokenizer, t
             encode_exchanges(others, tokenizer, *limits, cache_folder=tmp_path)
 
 
+def test_a_digest_is_of_the_conversations_and_not_of_how_they_lie():
+    rows = [{"messages": said(f"{number}", f"답 {number}")} for number in range(30)]
+    whole = datasets.Dataset.from_list(rows)
+    digest = encoding.content_digest(whole)
+    in_pieces = datasets.concatenate_datasets([datasets.Dataset.from_list(part) for part in (rows[:7], rows[7:])])
+    chosen = datasets.Dataset.from_list([rows[0], *rows]).select(range(1, 31))
+    assert encoding.content_digest(in_pieces) == encoding.content_digest(chosen) == digest
+    for changed in (
+        rows[1:],
+        rows[::-1],
+        [*rows[:-1], {"messages": said("29", "답 30")}],
+        [{"messages": [{**message, "role": "system"} for message in rows[0]["messages"]]}, *rows[1:]],
+        # The same letters and roles, cut elsewhere.
+        [{"messages": rows[0]["messages"] + rows[1]["messages"]}, *rows[2:]],
+    ):
+        assert encoding.content_digest(datasets.Dataset.from_list(changed)) != digest
+    one, other = (datasets.Dataset.from_list([{"messages": said(*texts)}]) for texts in (("12", "3"), ("1", "23")))
+    assert encoding.content_digest(one) != encoding.content_digest(other)
+
+
 def test_several_processes_encode_what_one_does(conversations, tokenizer, tmp_path):
     one = encode_exchanges(conversations, tokenizer, 100, 4)
     several = encode_exchanges(conversations, tokenizer, 100, 4, num_processes=2, cache_folder=tmp_path)
