@@ -1,3 +1,4 @@
+import gc
 import os
 import pty
 import random
@@ -158,6 +159,7 @@ def test_a_folder_without_a_model_is_told(tmp_path, capsys, monkeypatch, what):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = tmp_path if what == "empty" else tmp_path / "missing"
     assert main([str(folder)]) == 2
+    assert gc.isenabled()
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and str(folder) in captured.err
     assert captured.out == ""
