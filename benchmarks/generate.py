@@ -37,7 +37,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 import transformers
-import tyro
 from accelerate.utils import set_seed
 from data import TextSettings, training_settings
 from machine import (
@@ -51,6 +50,7 @@ from machine import (
     print_table,
     ratios,
     rounds,
+    run,
     spread,
     synchronize,
     write_figures,
@@ -62,7 +62,6 @@ from transformers import GenerationConfig
 from chatformer.hub.errors import optional_package
 from chatformer.hub.loading import load_chatformer, load_tokenizer
 from chatformer.hub.marian import to_marian
-from chatformer.training.conversations import DataError
 from chatformer.training.encoding import encode_exchanges
 from chatformer.training.preparation import conversations_of, texts_of
 from chatformer.training.settings import check_settings
@@ -390,13 +389,7 @@ def report(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare as a command line says; return the exit status."""
-    settings = tyro.cli(Settings, args=arguments, prog="python benchmarks/generate.py", description=__doc__)
-    try:
-        compare(settings)
-    except (DataError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(compare, Settings, arguments, prog="python benchmarks/generate.py", description=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """
-What both benchmarks measure by: slices of time in turn, ratios by pairs, and the machine's own rate of products.
+What the benchmarks measure by: slices of time in turn, ratios by pairs, and the machine's own rate of products.
 
 A machine's speed drifts, by its temperature and by its other guests, more than what is to be measured. So the
 contestants take turns, each for a short slice of time, and two of them are compared only within a round; the ratios of
@@ -22,16 +22,19 @@ import platform
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import tyro
 from rich.console import Console
 from rich.table import Table
 from torch.utils.benchmark import Timer
+
+from chatformer.training.conversations import DataError
 
 Name = TypeVar("Name", bound=str)
 
@@ -239,3 +242,15 @@ def write_figures(path: Path | None, **figures: Any) -> None:
     if path is not None:
         text = json.dumps({"machine": description(), **figures}, indent=2, ensure_ascii=False, default=str)
         path.write_text(text + "\n", "utf-8")
+
+
+def run(
+    work: Callable[[Any], None], settings: type, arguments: Sequence[str] | None, *, prog: str, description: str | None
+) -> int:
+    """Do a benchmark's work with the settings of a command line; return the exit status."""
+    try:
+        work(tyro.cli(settings, args=arguments, prog=prog, description=description))
+    except (DataError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -25,12 +25,10 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-import tyro
 from data import TextSettings, training_settings
-from machine import print_table, write_figures
+from machine import print_table, run, write_figures
 
 from chatformer.training.batches import collate, plan_epoch
-from chatformer.training.conversations import DataError
 from chatformer.training.cpu import speed_up
 from chatformer.training.encoding import encode_exchanges
 from chatformer.training.preparation import conversations_of, texts_of
@@ -140,13 +138,7 @@ def measure(settings: Settings) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as a command line says; return the exit status."""
-    settings = tyro.cli(Settings, args=arguments, prog="python benchmarks/pipeline.py", description=__doc__)
-    try:
-        measure(settings)
-    except (DataError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(measure, Settings, arguments, prog="python benchmarks/pipeline.py", description=__doc__)
 
 
 if __name__ == "__main__":

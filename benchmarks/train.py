@@ -36,7 +36,6 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
-import tyro
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from data import TextSettings, training_settings
@@ -54,6 +53,7 @@ from machine import (
     print_table,
     ratios,
     rounds,
+    run,
     spread,
     synchronize,
     write_figures,
@@ -72,7 +72,6 @@ from chatformer.hub.marian import to_marian
 from chatformer.loss import label_smoothed_cross_entropy
 from chatformer.modeling_chatformer import shift_right
 from chatformer.training.batches import collate
-from chatformer.training.conversations import DataError
 from chatformer.training.encoding import EncodedExchanges
 from chatformer.training.preparation import PreparedData, prepare_data
 from chatformer.training.processes import make_accelerator
@@ -455,13 +454,7 @@ def compare(settings: Settings) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare as a command line says; return the exit status."""
-    settings = tyro.cli(Settings, args=arguments, prog="python benchmarks/train.py", description=__doc__)
-    try:
-        compare(settings)
-    except (DataError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(compare, Settings, arguments, prog="python benchmarks/train.py", description=__doc__)
 
 
 if __name__ == "__main__":
