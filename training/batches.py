@@ -43,7 +43,7 @@ def _of_like_length(indices: np.ndarray, num_steps: int, sources: np.ndarray, ta
     halvings = []
     for first, second in ((sources, targets), (targets, sources)):
         order = indices[np.lexsort((second[indices], first[indices]))]
-        tokens = (sources + targets)[order].cumsum()
+        tokens = (sources[order] + targets[order]).cumsum()
         middle = np.searchsorted(tokens, tokens[-1] * (num_steps // 2) / num_steps)
         # Batches of a few sizes only: hardware has, or compiles, its kernels by shape.
         middle = max(1, round(middle / ROWS_OF_A_BATCH)) * ROWS_OF_A_BATCH
