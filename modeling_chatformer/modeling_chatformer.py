@@ -198,8 +198,13 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
         return shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)
 
     def prepare_inputs_for_generation(self, input_ids, decoder_attention_mask=None, **kwargs):
-        has_step = getattr(kwargs.get("past_key_values"), "next_token", None) is not None
-        if has_step and decoder_attention_mask is None and kwargs.get("next_sequence_length") == 1 and input_ids.is_cpu:
+        _, next_token = getattr(kwargs.get("past_key_values"), "next_token", (None, None))
+        if (
+            next_token
+            and decoder_attention_mask is None
+            and kwargs.get("next_sequence_length") == 1
+            and input_ids.is_cpu
+        ):
             # All else stays as it was at the token before.
             for name in ("next_sequence_length", "is_first_iteration", "inputs_embeds", "labels"):
                 kwargs.pop(name, None)

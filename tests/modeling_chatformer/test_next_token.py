@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.cache_utils import DynamicLayer
 
 import chatformer.next_token
@@ -113,6 +113,18 @@ def test_other_caches_are_the_modules(make_model):
     for cache in (offloaded, other):
         assert chatformer.next_token.is_plain(model, new_cache(model))
         assert not chatformer.next_token.is_plain(model, cache)
+
+
+def test_where_the_modules_run_their_inputs_are_the_stock_ones(make_model):
+    model = make_model()
+    caches = [StaticCache(config=model.config, max_cache_len=length) for length in (8, SOURCES.shape[1])]
+    _, cache = token_by_token(model, cache=EncoderDecoderCache(*caches), replies=REPLIES[:, :2])
+    assert steps_of(cache) is None
+    inputs = model.prepare_inputs_for_generation(
+        REPLIES[:, :3], next_sequence_length=1, past_key_values=cache, attention_mask=MASK, use_cache=True
+    )
+    # Caches of fixed size are compiled, which takes a mask that is made before.
+    assert inputs["decoder_attention_mask"].shape == (3, 1, 1, 8)
 
 
 def test_beams_leave_the_source_where_it_is(make_model):

@@ -140,6 +140,10 @@ class TestChatformerModel(
 
 class TestChatformerConfig(unittest.TestCase):
     def test_common_properties(self):
-        configuration.ConfigTester(
-            self, config_class=ChatformerConfig, vocab_size=99, d_model=64, num_heads=4
-        ).run_common_tests()
+        tester = configuration.ConfigTester(self, config_class=ChatformerConfig, vocab_size=99, d_model=64, num_heads=4)
+        # It compares by the methods of this test: what was given to what is saved, and that to what is read again.
+        with unittest.mock.patch.object(self, "assertEqual", wraps=self.assertEqual) as compared:
+            tester.run_common_tests()
+        pairs = [call.args[:2] for call in compared.call_args_list]
+        self.assertLessEqual({(99, 99), (64, 64), (4, 4)}, {pair for pair in pairs if isinstance(pair[0], int)})
+        self.assertTrue(any(isinstance(read, dict) and read["d_model"] == 64 for read, _ in pairs))

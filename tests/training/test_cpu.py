@@ -30,10 +30,10 @@ def test_the_product_and_its_gradients_are_torchs(shape, bias):
     expected, found = plain(x), fast(y)
     (expected * weights).sum().backward()
     (found * weights).sum().backward()
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(y.grad, x.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(y.grad, x.grad)
     for name, parameter in plain.named_parameters():
-        torch.testing.assert_close(fast[0].get_parameter(name).grad, parameter.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fast[0].get_parameter(name).grad, parameter.grad)
 
 
 @needs_onednn
@@ -46,7 +46,7 @@ def test_tensors_that_lie_otherwise_in_memory_are_read_right():
     # The gradient of a sum is one number in memory, seen as many.
     found = torch.autograd.grad(layer(x.T).sum(), [x, layer[0].weight])
     for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3])
