@@ -39,6 +39,8 @@ class MultiHeadAttention(nn.Module):
     """
 
     is_causal = False
+    # What runs as the attention called "eager".
+    eager_attention = staticmethod(scaled_dot_product_attention)
 
     def __init__(self, config, layer_index):
         super().__init__()
@@ -71,7 +73,7 @@ class MultiHeadAttention(nn.Module):
         key_BHKC, value_BHKC = self.keys_and_values(source_BKD, cache)
         # Only the eager attention has weights to show.
         implementation = "eager" if output_attentions else self.config._attn_implementation
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, scaled_dot_product_attention)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, self.eager_attention)
         attended_BQHC, weights_BHQK = attend(
             self,
             query_BHQC,

@@ -10,13 +10,25 @@ from torch.autograd.function import once_differentiable
 
 IGNORED = -100
 
-LOGITS_AT_ONCE = {"cpu": 2**19, "cuda": 2**27}
+LOGITS_AT_ONCE = {"cpu": 2**19, "cuda": 2**26}
 """How many logits are turned into probabilities at a time: as many as a core's caches hold, or as keep a GPU busy."""
 
 
 def tokens_at_once(logits_NV):
     """Return how many tokens' logits make up a piece."""
     return max(1, LOGITS_AT_ONCE.get(logits_NV.device.type, 2**24) // logits_NV.shape[1])
+
+
+def probabilities(logits_NV):
+    """
+    Return, in float32, logits, (N, V), their softmax p, and c, (N, 1), with which log p = logits + c.
+
+    That takes one exponential of each logit, where a logarithm of the softmax and its exponential take two.
+    """
+    logits_NV = logits_NV.float()
+    p_NV = logits_NV.softmax(-1)
+    # The largest probability is at least 1/V: its logarithm is exact, where that of others may be of zero.
+    return logits_NV, p_NV, p_NV.amax(1, keepdim=True).log() - logits_NV.amax(1, keepdim=True)
 
 
 class SummedCrossEntropy(torch.autograd.Function):
@@ -38,13 +50,13 @@ class SummedCrossEntropy(torch.autograd.Function):
         ):
             counts = labels != IGNORED
             labels = labels.where(counts, 0)
-            log_probabilities = logits.log_softmax(-1, dtype=torch.float32)
+            logits, p, c = probabilities(logits)
             # Of the label's distribution, 1 - smoothing is on the label and the rest on all tokens alike.
-            right = log_probabilities.gather(1, labels) * (1 - label_smoothing)
-            any_token = log_probabilities.sum(1, keepdim=True) * (label_smoothing / vocab_size)
-            loss -= (right + any_token).where(counts, 0).sum()
+            right = logits.gather(1, labels) + c
+            any_token = logits.mean(1, keepdim=True) + c
+            loss -= torch.lerp(right, any_token, label_smoothing).where(counts, 0).sum()
             # The gradient is what was predicted less what was to be predicted.
-            difference = log_probabilities.exp_().sub_(label_smoothing / vocab_size)
+            difference = p.sub_(label_smoothing / vocab_size)
             difference.scatter_add_(1, labels, difference.new_full(labels.shape, label_smoothing - 1))
             torch.mul(difference, counts, out=gradient)
         ctx.save_for_backward(gradient_NV)

@@ -2,10 +2,13 @@
 
 import ctypes
 import sys
+from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
+from chatformer.attention import MultiHeadAttention, scaled_dot_product_attention
 from chatformer.next_token import PLAIN_MODULES
 from chatformer.products import HAS_ONEDNN, onednn_product
 
@@ -34,6 +37,8 @@ def speed_up(model: nn.Module) -> None:
         # For each shape oneDNN prepares a kernel, which small matrices are not worth.
         elif type(module) is nn.Linear and min(module.weight.shape) >= 256 and HAS_ONEDNN:
             module.__class__ = OneDnnLinear
+        elif isinstance(module, MultiHeadAttention):
+            module.eager_attention = cheap_attention
 
 
 class CheapDropout(nn.Dropout):
@@ -75,6 +80,83 @@ class OneDnnProduct(torch.autograd.Function):
             onednn_product(x_NI.T, gradient_NO.T).T if needs_weight else None,
             gradient_NO.sum(0) if needs_bias else None,
         )
+
+
+SHORT_ROW = 16
+"""Columns below which torch's softmax of the last axis, which takes a register's numbers at once, is slow: fivefold."""
+
+
+def softmax(x: torch.Tensor) -> torch.Tensor:
+    """Return the softmax of x's last axis; x, in float32, is overwritten."""
+    if x.shape[-1] >= SHORT_ROW:
+        return x.softmax(-1)
+    powers = x.sub_(x.amax(-1, keepdim=True)).exp_()
+    return powers.div_(powers.sum(-1, keepdim=True))
+
+
+def softmax_backward(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of what gave the softmax `output`, from the output's, which is overwritten."""
+    if output.shape[-1] >= SHORT_ROW:
+        return torch._softmax_backward_data(gradient, output, -1, torch.float32)
+    gradient.mul_(output)
+    return gradient.addcmul_(output, gradient.sum(-1, keepdim=True), value=-1)
+
+
+def cheap_attention(
+    module: nn.Module,
+    query_BHQC: torch.Tensor,
+    key_BHKC: torch.Tensor,
+    value_BHKC: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`scaled_dot_product_attention`, faster where it is to be trained on sequences of few tokens."""
+    if dropout or not query_BHQC.requires_grad or (attention_mask is not None and attention_mask.dtype == torch.bool):
+        return scaled_dot_product_attention(
+            module, query_BHQC, key_BHKC, value_BHKC, attention_mask, scaling, dropout, **kwargs
+        )
+    return CheapAttention.apply(query_BHQC, key_BHKC, value_BHKC, attention_mask, scaling)
+
+
+class CheapAttention(torch.autograd.Function):
+    """
+    Equation 1 of the paper and its gradient, of queries, (B, H, Q, C), and of keys and values, (B, H, K, C).
+
+    Returns the attended values, (B, Q, H, C), and the weights, (B, H, Q, K), through which no gradient flows.
+    """
+
+    @staticmethod
+    def forward(ctx, query_BHQC, key_BHKC, value_BHKC, mask, scaling):
+        # N: batch times heads. Copied as they are, for a product would copy the keys transposed.
+        query_NQC, key_NKC, value_NKC = (x.contiguous().flatten(0, 1) for x in (query_BHQC, key_BHKC, value_BHKC))
+        B, H = query_BHQC.shape[:2]
+        scores_BHQK = (query_NQC @ key_NKC.transpose(1, 2)).unflatten(0, (B, H)).float().mul_(scaling)
+        if mask is not None:
+            scores_BHQK.add_(mask)
+        softmax_NQK = softmax(scores_BHQK).flatten(0, 1)
+        weights_NQK = softmax_NQK.to(value_NKC.dtype)
+        attended_BHQC = (weights_NQK @ value_NKC).unflatten(0, (B, H))
+        ctx.save_for_backward(query_NQC, key_NKC, value_NKC, softmax_NQK, weights_NQK)
+        ctx.batch_and_heads, ctx.scaling = (B, H), scaling
+        weights_BHQK = weights_NQK.unflatten(0, (B, H))
+        ctx.mark_non_differentiable(weights_BHQK)
+        return attended_BHQC.transpose(1, 2).contiguous(), weights_BHQK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient_BQHC, _):
+        query_NQC, key_NKC, value_NKC, softmax_NQK, weights_NQK = ctx.saved_tensors
+        gradient_NQC = gradient_BQHC.transpose(1, 2).contiguous().flatten(0, 1)
+        weights_gradient = (gradient_NQC @ value_NKC.transpose(1, 2)).float()
+        scores_gradient = softmax_backward(weights_gradient, softmax_NQK).mul_(ctx.scaling).to(query_NQC.dtype)
+        gradients = (
+            scores_gradient @ key_NKC,
+            scores_gradient.transpose(1, 2) @ query_NQC,
+            weights_NQK.transpose(1, 2) @ gradient_NQC,
+        )
+        return *(each.unflatten(0, ctx.batch_and_heads) for each in gradients), None, None
 
 
 # In evaluation they are what they replace.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from chatformer.loss import tokens_at_once
+from chatformer.loss import probabilities, tokens_at_once
 
 from .batches import IGNORED
 
@@ -51,9 +51,8 @@ class SummedDivergence(torch.autograd.Function):
         divergence = first_NV.new_zeros((), dtype=torch.float32)
         num_tokens = tokens_at_once(first_NV)
         for pieces in zip(*(tensor.split(num_tokens) for tensor in (first_NV, second_NV, *gradients)), strict=True):
-            log_p, log_q = (logits.log_softmax(-1, dtype=torch.float32) for logits in pieces[:2])
-            p, q = log_p.exp(), log_q.exp()
-            gap = log_p.sub_(log_q)
+            (first, p, c), (second, q, d) = (probabilities(logits) for logits in pieces[:2])
+            gap = (first - second).add_(c - d)
             difference = p - q
             divergence += (difference * gap).sum() / 2
             # Of a product's two factors: P's own change, through the softmax, and its logarithm's.

@@ -1,5 +1,6 @@
 """Faster ways of layers on CPUs: they compute what torch's do."""
 
+import copy
 import subprocess
 import sys
 
@@ -8,8 +9,16 @@ import torch
 from torch import nn
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer.attention import scaled_dot_product_attention
 from chatformer.products import HAS_ONEDNN
-from chatformer.training.cpu import CheapDropout, OneDnnLinear, speed_up
+from chatformer.training.cpu import (
+    SHORT_ROW,
+    CheapAttention,
+    CheapDropout,
+    OneDnnLinear,
+    cheap_attention,
+    speed_up,
+)
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="needs AVX512 and torch's oneDNN")
 
@@ -84,6 +93,80 @@ def test_dropout_is_drawn_from_torchs_generator():
     first = layer(x)
     torch.manual_seed(1)
     assert first.dtype == torch.bfloat16 and torch.equal(layer(x), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_queries, num_keys", [(5, 7), (9, SHORT_ROW), (1, 40)])
+@pytest.mark.parametrize("mask", ["none", "of keys", "of each query"])
+def test_the_attention_and_its_gradients_are_the_papers(dtype, num_queries, num_keys, mask):
+    torch.manual_seed(0)
+    inputs = [3 * torch.randn(30, length, 4, 8) for length in (num_queries, num_keys, num_keys)]
+    weights = torch.randn(30, num_queries, 4, 8)
+    masks = {
+        "none": None,
+        "of keys": torch.finfo(torch.float32).min * (torch.rand(30, 1, 1, num_keys) < 0.4),
+        "of each query": torch.randn(30, 1, num_queries, num_keys),
+    }
+
+    def attend(attention, dtype):
+        leaves = [tensor.to(dtype, copy=True).requires_grad_() for tensor in inputs]
+        attended, weights_BHQK = attention(nn.Module(), *(x.transpose(1, 2) for x in leaves), masks[mask], 8**-0.5)
+        (attended * weights).sum().backward()
+        return attended.detach(), weights_BHQK.detach(), *(leaf.grad for leaf in leaves)
+
+    exact = attend(scaled_dot_product_attention, torch.float32)
+    found = attend(cheap_attention, dtype)
+    if dtype == torch.float32:
+        torch.testing.assert_close(found, exact)
+    else:
+        # As close to the truth as the plain attention is in this precision.
+        for one, plain, true in zip(found, attend(scaled_dot_product_attention, dtype), exact, strict=True):
+            assert one.dtype == dtype and (one - true).norm() <= 1.2 * (plain - true).norm()
+
+
+def test_what_that_attention_is_not_for_is_left_to_the_papers(monkeypatch):
+    monkeypatch.setattr(CheapAttention, "apply", None)
+    query, key = torch.randn(2, 2, 3, 8), torch.randn(2, 2, 5, 8)
+    cheap_attention(nn.Module(), query, key, key, None, 0.3)
+    query.requires_grad_()
+    cheap_attention(nn.Module(), query, key, key, torch.ones(2, 1, 3, 5, dtype=torch.bool), 0.3)
+    _, weights = cheap_attention(nn.Module(), query, key, key, None, 0.3, dropout=0.5)
+    torch.testing.assert_close(weights, (query @ key.transpose(-2, -1) * 0.3).softmax(-1))
+    with pytest.raises(TypeError):
+        cheap_attention(nn.Module(), query, key, key, None, 0.3)
+
+
+def test_a_sped_up_model_learns_what_a_plain_one_learns():
+    config = ChatformerConfig(
+        vocab_size=50, d_model=256, d_ff=256, num_heads=4, encoder_layers=2, decoder_layers=2, dropout=0.0
+    )
+    plain = ChatformerForConditionalGeneration(config).train()
+    plain.set_attn_implementation("eager")
+    fast = copy.deepcopy(plain)
+    speed_up(fast)
+    labels = torch.randint(4, 50, (3, 5))
+    labels[1, 3:] = -100
+    batch = {"input_ids": torch.randint(4, 50, (3, 6)), "attention_mask": torch.ones(3, 6, dtype=torch.int64)}
+    batch["attention_mask"][0, 4:] = 0
+    losses = [model(**batch, labels=labels, label_smoothing=0.1).loss for model in (plain, fast)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    plain_nodes, fast_nodes = ({node.name() for node in nodes_of(loss.grad_fn)} for loss in losses)
+    assert "CheapAttentionBackward" in fast_nodes - plain_nodes
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(fast.get_parameter(name).grad, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def nodes_of(root):
+    """Return all functions of the graph behind a result."""
+    nodes, ahead = set(), [root]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            ahead += [following for following, _ in node.next_functions]
+    return nodes
 
 
 def test_a_model_stays_what_it_is(tmp_path):
