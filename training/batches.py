@@ -13,6 +13,9 @@ IGNORED = -100
 ROWS_OF_A_BATCH = 8
 """The number of exchanges in a batch is a multiple of this, but for the last."""
 
+EXCHANGES_OF_A_POOL = 2**20
+"""Of more exchanges, so many are drawn and sorted at a time: planning takes the memory of these alone."""
+
 
 def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epoch: int) -> list[np.ndarray]:
     """
@@ -23,11 +26,14 @@ def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epo
     micro-batches has no part in it.
     """
     generator = np.random.default_rng((seed, epoch))
-    chance = generator.permutation(len(exchanges))
+    chance = generator.permutation(np.arange(len(exchanges), dtype=np.int32))
     sources, targets = exchanges.source_lengths, exchanges.target_lengths
     # The same number of steps in every epoch, as the lengths are the same.
     num_steps = max(1, round(int(sources.sum() + targets.sum()) / tokens_per_step))
-    steps = _of_like_length(chance, num_steps, sources, targets)
+    steps: list[np.ndarray] = []
+    num_pools = min(num_steps, max(1, -(-len(exchanges) // EXCHANGES_OF_A_POOL)))
+    for number, pool in enumerate(np.array_split(chance, num_pools), start=1):
+        steps += _of_like_length(pool, num_steps * number // num_pools - len(steps), sources, targets)
     return [steps[index] for index in generator.permutation(len(steps))]
 
 

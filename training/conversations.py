@@ -24,6 +24,7 @@ import shutil
 import tempfile
 import unicodedata
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -800,14 +801,19 @@ def _as_dataset(conversations: Iterator[list[Message]]) -> "datasets.Dataset":
     first = list(itertools.islice(conversations, CONVERSATIONS_IN_MEMORY))
     if len(first) < CONVERSATIONS_IN_MEMORY:
         return datasets.Dataset.from_dict({"messages": first}, features=features)
-    folder = tempfile.mkdtemp(prefix="chatformer-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = os.path.join(folder, "conversations.arrow")
+    path = _temporary_file()
     with ArrowWriter(features=features, path=path) as writer:
         for messages in itertools.chain(first, conversations):
             writer.write({"messages": messages})
         writer.finalize()
     return datasets.Dataset.from_file(path)
+
+
+def _temporary_file() -> str:
+    """Return where conversations can be written to; it goes when we do."""
+    folder = tempfile.mkdtemp(prefix="chatformer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return os.path.join(folder, "conversations.arrow")
 
 
 def _opening(messages: Sequence[Message]) -> tuple[str, ...]:
@@ -830,36 +836,75 @@ def split_conversations(
         raise ValueError(f"validation_fraction ({validation_fraction}) must be at least 0 and less than 1.")
     if validation_fraction == 0:
         return conversations, conversations.select([])
+    wanted = min(max(1, round(validation_fraction * len(conversations))), len(conversations) - 1)
+    # Of many conversations only those with the first lots are remembered: twice as many as are wanted.
+    share = 1.0 if len(conversations) < CONVERSATIONS_IN_MEMORY else min(1.0, max(2 * validation_fraction, 0.01))
+    while (drawn := _draw(conversations, wanted, seed, share)) is None:
+        share = min(1.0, 2 * share)
+    is_validation = np.zeros(len(conversations), dtype=bool)
+    is_validation[drawn] = True
+    return _chosen(conversations, ~is_validation), _chosen(conversations, is_validation)
+
+
+def _draw(conversations: "datasets.Dataset", wanted: int, seed: int, share: float) -> np.ndarray | None:
+    """
+    Return the indices of `wanted` conversations, or of a few less, with all that have the same openings as these.
+
+    Openings are drawn by lot. Only the first `share` of the lots is looked at; None means that it does not suffice.
+    """
     # A digest draws the lot, and takes less memory than the words; half of one tells them apart.
-    digests = bytearray()
-    for messages in conversations["messages"]:
-        digests += hashlib.sha256(json.dumps([seed, *_opening(messages)]).encode()).digest()[:16]
-    lots = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)
-    drawn = np.lexsort((lots[:, 1], lots[:, 0]))
-    is_first = np.ones(len(drawn), dtype=bool)
-    is_first[1:] = (lots[drawn[1:]] != lots[drawn[:-1]]).any(axis=1)
-    # The conversations of an opening stand side by side in `drawn`.
+    digests, indices = bytearray(), array("q")
+    bound = math.ceil(share * 2**64)
+    for index, messages in enumerate(conversations["messages"]):
+        digest = hashlib.sha256(json.dumps([seed, *_opening(messages)]).encode()).digest()[:16]
+        if int.from_bytes(digest[:8], "big") < bound:
+            digests += digest
+            indices.append(index)
+    lots = np.array(np.frombuffer(digests, dtype=">u8")).reshape(-1, 2)
+    order = np.lexsort((lots[:, 1], lots[:, 0]))
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = (lots[order[1:]] != lots[order[:-1]]).any(axis=1)
+    # The conversations of an opening stand side by side in `order`.
     starts = np.flatnonzero(is_first)
-    if len(starts) < 2:
+    if share == 1 and len(starts) < 2:
         raise DataError(
             f"{len(conversations)} conversations with {len(starts)} different openings cannot be split. Pass more "
             "conversations, validation data of their own, or a validation fraction of 0."
         )
-    sizes = np.diff(starts, append=len(drawn))
-
-    wanted = min(max(1, round(validation_fraction * len(conversations))), len(conversations) - 1)
-    is_validation = np.zeros(len(drawn), dtype=bool)
+    sizes = np.diff(starts, append=len(order))
+    drawn = []
     for start, size in zip(starts, sizes, strict=True):
         if size <= wanted:
-            is_validation[drawn[start : start + size]] = True
+            drawn.append(order[start : start + size])
             wanted -= size
         if not wanted:
             break
-    if not is_validation.any():
+    if wanted and share < 1:
+        return None
+    if not drawn:
         # Every opening has more conversations than what was asked for: the fewest are nearest to it.
         smallest = np.argmin(sizes)
-        is_validation[drawn[starts[smallest] :][: sizes[smallest]]] = True
-    return conversations.select(np.flatnonzero(~is_validation)), conversations.select(np.flatnonzero(is_validation))
+        drawn.append(order[starts[smallest] :][: sizes[smallest]])
+    return np.array(indices)[np.concatenate(drawn)]
+
+
+def _chosen(conversations: "datasets.Dataset", is_chosen: np.ndarray) -> "datasets.Dataset":
+    """Return the conversations for which `is_chosen` is true, a file of many like `_as_dataset`."""
+    if len(conversations) < CONVERSATIONS_IN_MEMORY:
+        return conversations.select(np.flatnonzero(is_chosen))
+    import datasets
+    import pyarrow
+    from datasets.arrow_writer import ArrowWriter
+
+    path = _temporary_file()
+    # `select` would hold the indices in memory, each of them for a while as an object of its own.
+    with ArrowWriter(features=conversations.features, path=path) as writer:
+        start = 0
+        for batch in conversations.with_format("arrow").iter(batch_size=10_000):
+            writer.write_table(batch.filter(pyarrow.array(is_chosen[start : start + len(batch)])))
+            start += len(batch)
+        writer.finalize()
+    return datasets.Dataset.from_file(path)
 
 
 def exchanges(messages: Sequence[Message]) -> Iterator[tuple[list[Message], str]]:

@@ -44,8 +44,11 @@ class Sequences:
         return values[offsets[place] : offsets[place + 1]]
 
     def lengths(self) -> np.ndarray:
-        parts = [np.diff(offsets) for offsets, _ in self.chunks]
-        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+        """Return how many ids each has, in numbers of 32 bits, as there may be many."""
+        lengths = np.empty(len(self), np.int32)
+        for start, (offsets, _) in zip(self.starts, self.chunks, strict=False):
+            lengths[start : start + len(offsets) - 1] = np.diff(offsets)
+        return lengths
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def encode_exchanges(
         "max_target_tokens": max_target_tokens,
         "too_long": too_long,
     }
+    num_exchanges = _count_replies(conversations)
     key = _content_key(conversations, {**options, "tokenizer": _tokenizer_state(tokenizer)})
     if cache_folder is not None:
         cache_folder.mkdir(parents=True, exist_ok=True)
@@ -144,16 +148,12 @@ def encode_exchanges(
             features=_features(),
             num_proc=num_processes if num_processes > 1 else None,
             new_fingerprint=key[:32],
-            cache_file_name=None if cache_folder is None else str(cache_folder / f"exchanges-{key[:32]}.arrow"),
+            cache_file_name=None if cache_folder is None else str(cache_folder / f"replies-{key[:32]}.arrow"),
             load_from_cache_file=True,
             keep_in_memory=cache_folder is None,
             desc="encoding",
         )
-        kept = np.flatnonzero(EncodedExchanges(rows).target_lengths)
-        num_too_long = len(rows) - len(kept)
-        if num_too_long:
-            rows = rows.select(kept).flatten_indices(keep_in_memory=cache_folder is None)
-    return EncodedExchanges(rows, num_too_long)
+    return EncodedExchanges(rows, num_exchanges - len(rows))
 
 
 @contextlib.contextmanager
@@ -189,7 +189,7 @@ def _encode_batch(
     max_target_tokens: int,
     too_long: TooLong,
 ) -> dict[str, list[Any]]:
-    """Return the rows of some conversations; those that are too long have no ids."""
+    """Return the rows of some conversations, without what is too long."""
     encoded: dict[str, list[Any]] = {"input_ids": [], "labels": [], "history": [], "reply": []}
     if not (found := list(_exchanges_of(batch))):
         return encoded
@@ -212,7 +212,7 @@ def _encode_batch(
                     f"{history[-1]['content'][:80]!r} and {reply[:80]!r}. Raise --max-source-tokens or "
                     "--max-target-tokens, or take --too-long truncate or drop."
                 )
-            source, target = [], []
+            continue
         for name, value in (("input_ids", source), ("labels", target), ("history", history), ("reply", reply)):
             encoded[name].append(value)
     return encoded
@@ -221,6 +221,17 @@ def _encode_batch(
 def _exchanges_of(batch: dict[str, Sequence[Any]]) -> Iterator[tuple[list[Message], str]]:
     for messages in batch["messages"]:
         yield from exchanges(messages)
+
+
+def _count_replies(conversations: "datasets.Dataset") -> int:
+    import pyarrow.compute
+
+    count = 0
+    for batch in conversations.select_columns("messages").with_format("arrow").iter(batch_size=10_000):
+        for messages in batch.column("messages").chunks:
+            roles = pyarrow.compute.struct_field(messages.flatten(), "role")
+            count += pyarrow.compute.sum(pyarrow.compute.equal(roles, "assistant"), min_count=0).as_py()
+    return count
 
 
 def _tokenizer_state(tokenizer: Any) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
 from chatformer.conversation import encode_conversation
-from chatformer.training import encoding
+from chatformer.training import batches, encoding
 from chatformer.training.batches import (
     IGNORED,
     ROWS_OF_A_BATCH,
@@ -54,6 +54,21 @@ def test_an_epoch_has_every_exchange_exactly_once(realistic, tokens_per_step):
     steps = plan_epoch(realistic, tokens_per_step, seed=1, epoch=3)
     assert all(len(step) for step in steps)
     assert sorted(np.concatenate(steps)) == list(range(len(realistic)))
+
+
+@pytest.mark.parametrize("tokens_per_step", [700, 4000, 10**9])
+def test_of_many_exchanges_a_pool_is_planned_at_a_time(realistic, tokens_per_step, monkeypatch):
+    whole = plan_epoch(realistic, tokens_per_step, seed=1, epoch=3)
+    monkeypatch.setattr(batches, "EXCHANGES_OF_A_POOL", 6000)
+    plans = [plan_epoch(realistic, tokens_per_step, seed=1, epoch=epoch) for epoch in (3, 4)]
+    for steps in plans:
+        assert sorted(np.concatenate(steps)) == list(range(len(realistic)))
+        assert len(steps) == len(whole)
+        # A pool has a quarter of the exchanges to choose from.
+        assert padding_share(realistic, steps, 1) < 2.5 * padding_share(realistic, whole, 1)
+    pool = set(np.random.default_rng((1, 3)).permutation(len(realistic))[:5000])
+    steps = [set(step) for step in plans[0]]
+    assert len(steps) == 1 or all(step <= pool or not step & pool for step in steps)
 
 
 def test_the_order_is_of_the_seed_and_the_epoch(realistic):

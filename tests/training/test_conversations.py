@@ -736,5 +736,33 @@ def test_many_conversations_are_kept_in_a_file_and_are_the_same(tmp_path, monkey
     assert not in_memory.cache_files and in_file.cache_files
     assert in_file.to_list() == in_memory.to_list() and len(in_file) == 50
     assert "row 51" in error_of(path) or "51" in error_of(path)
-    parts = [split_conversations(made, validation_fraction=0.2, seed=1) for made in (in_memory, in_file)]
-    assert [part.to_list() for part in parts[0]] == [part.to_list() for part in parts[1]]
+    for fraction in (0.001, 0.2, 0.9):
+        monkeypatch.setattr(conversations, "CONVERSATIONS_IN_MEMORY", 1000)
+        few = split_conversations(in_memory, validation_fraction=fraction, seed=1)
+        monkeypatch.setattr(conversations, "CONVERSATIONS_IN_MEMORY", 20)
+        many = split_conversations(in_file, validation_fraction=fraction, seed=1)
+        assert [part.to_list() for part in many] == [part.to_list() for part in few]
+        assert not few[1].cache_files and all(part.cache_files for part in many)
+
+
+def test_a_split_looks_further_where_the_first_lots_do_not_suffice(monkeypatch):
+    # One opening is most of the data, and the others' lots are spread over all.
+    questions = ["안녕"] * 160 + [f"질문 {number}" for number in range(40)]
+    shares = []
+
+    def draw(conversations, wanted, seed, share):
+        shares.append(share)
+        return plain_draw(conversations, wanted, seed, share)
+
+    plain_draw = conversations._draw
+    monkeypatch.setattr(conversations, "_draw", draw)
+    asked = dataset_of(*questions)
+    few = [split_conversations(asked, validation_fraction=0.1, seed=seed) for seed in range(3)]
+    assert set(shares) == {1}
+    shares.clear()
+    monkeypatch.setattr(conversations, "CONVERSATIONS_IN_MEMORY", 20)
+    many = [split_conversations(asked, validation_fraction=0.1, seed=seed) for seed in range(3)]
+    assert {0.2, 0.4} <= set(shares)
+    assert [[part.to_list() for part in split] for split in many] == [
+        [part.to_list() for part in split] for split in few
+    ]
