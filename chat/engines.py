@@ -42,6 +42,8 @@ class TransformersEngine:
     def generate(self, source_ids: Sequence[int], settings: ReplySettings, on_token: OnToken | None) -> list[int]:
         input_ids = torch.tensor([list(source_ids)], device=self.model.device)
         options: dict[str, Any] = {"num_beams": settings.num_beams, "repetition_penalty": settings.repetition_penalty}
+        if settings.no_repeat_ngram_size:
+            options["no_repeat_ngram_size"] = settings.no_repeat_ngram_size
         if settings.temperature > 0:
             options |= {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
         if settings.max_new_tokens is not None:
@@ -107,6 +109,7 @@ class CTranslate2Engine:
             [[self.tokens[row] for row in source_ids]],
             beam_size=settings.num_beams,
             repetition_penalty=settings.repetition_penalty,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
             max_decoding_length=settings.max_new_tokens or self.max_new_tokens or 256,
             min_decoding_length=0,
             return_end_token=True,
@@ -124,13 +127,20 @@ class CTranslate2Engine:
         return [-sum(result.log_probs) for result in results]
 
     def reply(
-        self, sources: Sequence[Sequence[int]], *, num_beams: int, length_penalty: float, max_new_tokens: int
+        self,
+        sources: Sequence[Sequence[int]],
+        *,
+        num_beams: int,
+        length_penalty: float,
+        no_repeat_ngram_size: int,
+        max_new_tokens: int,
     ) -> list[list[int]]:
         """Return the ids of the reply to each source."""
         results = self.translator.translate_batch(
             self._in_tokens(sources),
             beam_size=num_beams,
             length_penalty=length_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
             max_decoding_length=max_new_tokens,
             min_decoding_length=0,
             max_input_length=0,

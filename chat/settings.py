@@ -22,8 +22,25 @@ class ReplySettings:
     """Beams of the search; with more than one a reply appears whole instead of word by word."""
     repetition_penalty: float = 1.0
     """Above 1, tokens that stand already become less likely."""
+    no_repeat_ngram_size: int = 0
+    """No run of so many tokens stands twice in a reply, which ends loops; 0 allows all."""
     max_new_tokens: int | None = None
     """Longest reply in tokens; the model's own limit unless given."""
+
+    def __post_init__(self) -> None:
+        """Raise a `ValueError` for what no search could do."""
+        for name, is_possible, expected in (
+            ("temperature", self.temperature >= 0, "at least 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "at least 0"),
+            ("num_beams", self.num_beams >= 1, "at least 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "at least 0"),
+            ("max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),
+        ):
+            if not is_possible:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} must be {expected}, but it is {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, kw_only=True)

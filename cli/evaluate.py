@@ -141,6 +141,7 @@ def evaluate(settings: EvaluationSettings) -> None:
         max_replies=settings.max_replies,
         num_beams=settings.num_beams,
         length_penalty=settings.length_penalty,
+        no_repeat_ngram_size=settings.no_repeat_ngram_size,
         max_new_tokens=settings.max_new_tokens,
         batch_tokens=settings.batch_tokens,
         show_progress=True,
@@ -180,7 +181,14 @@ def evaluate(settings: EvaluationSettings) -> None:
 
 def check(settings: EvaluationSettings) -> None:
     """Raise a `SettingsError` for a number that cannot be."""
-    least = {"max_target_tokens": 1, "max_replies": 0, "num_beams": 1, "max_new_tokens": 1, "batch_tokens": 1}
+    least = {
+        "max_target_tokens": 1,
+        "max_replies": 0,
+        "num_beams": 1,
+        "no_repeat_ngram_size": 0,
+        "max_new_tokens": 1,
+        "batch_tokens": 1,
+    }
     for name, minimum in least.items():
         value = getattr(settings, name)
         if value is not None and value < minimum:

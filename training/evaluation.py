@@ -41,7 +41,13 @@ class Evaluated(Protocol):
         ...
 
     def reply(
-        self, sources: Sequence[Sequence[int]], *, num_beams: int, length_penalty: float, max_new_tokens: int
+        self,
+        sources: Sequence[Sequence[int]],
+        *,
+        num_beams: int,
+        length_penalty: float,
+        no_repeat_ngram_size: int,
+        max_new_tokens: int,
     ) -> list[list[int]]:
         """Return the reply to each source, as found by a search without chance; control tokens may stand in it."""
         ...
@@ -70,11 +76,19 @@ class EvaluatedModel:
 
     @torch.inference_mode()
     def reply(
-        self, sources: Sequence[Ids], *, num_beams: int, length_penalty: float, max_new_tokens: int
+        self,
+        sources: Sequence[Ids],
+        *,
+        num_beams: int,
+        length_penalty: float,
+        no_repeat_ngram_size: int,
+        max_new_tokens: int,
     ) -> list[list[int]]:
         input_ids, attention_mask = self._padded(sources)
         # A greedy search has no use for the penalty, and would warn of it.
-        beams = {"length_penalty": length_penalty} if num_beams > 1 else {}
+        options: dict[str, Any] = {"length_penalty": length_penalty} if num_beams > 1 else {}
+        if no_repeat_ngram_size:
+            options["no_repeat_ngram_size"] = no_repeat_ngram_size
         return self.model.generate(
             input_ids,
             attention_mask=attention_mask,
@@ -83,7 +97,7 @@ class EvaluatedModel:
             max_new_tokens=max_new_tokens,
             # Each process has replies of its own to find, and as many as it has.
             synced_gpus=False,
-            **beams,
+            **options,
         ).tolist()
 
     def _padded(self, sources: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,6 +175,7 @@ def outcome_of(
     max_replies: int | None,
     num_beams: int,
     length_penalty: float,
+    no_repeat_ngram_size: int,
     max_new_tokens: int | None,
     batch_tokens: int,
     show_progress: bool = False,
@@ -195,7 +210,11 @@ def outcome_of(
 
     def reply(indices: list[int]) -> list[str]:
         generated = model.reply(
-            sources_of(indices), num_beams=num_beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens
+            sources_of(indices),
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            max_new_tokens=max_new_tokens,
         )
         return tokenizer.batch_decode(generated, skip_special_tokens=True)
 
@@ -368,6 +387,7 @@ def evaluate(
         max_replies=max_replies,
         num_beams=1,
         length_penalty=1.0,
+        no_repeat_ngram_size=0,
         max_new_tokens=None,
         batch_tokens=EvaluationSettings.batch_tokens,
     )

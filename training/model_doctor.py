@@ -67,6 +67,7 @@ def try_out(
         max_replies=None,
         num_beams=1,
         length_penalty=1.0,
+        no_repeat_ngram_size=0,
         max_new_tokens=None,
         batch_tokens=EvaluationSettings.batch_tokens,
         show_progress=True,

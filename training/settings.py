@@ -165,6 +165,8 @@ class OptimizationSettings:
     rdrop_alpha: float = 0.0
     """Weight of R-Drop (Liang et al., 2021), which reads each batch twice and asks for equal predictions under other
     dropout; against overfitting on small data, at twice the time. The paper takes 1 to 5."""
+    rdrop_after: float = 0.0
+    """Share of the steps after which R-Drop sets in, 0 to 1: until then they take the time of plain ones."""
     ema_decay: float = 0.0
     """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none."""
     average_checkpoints: int = 0
@@ -239,6 +241,8 @@ class EvaluationSettings(ReadingSettings):
     """Beams of the search for replies; 1 is greedy."""
     length_penalty: float = 1.0
     """Exponent of the length that the score of a beam is divided by; above 0 favours long replies."""
+    no_repeat_ngram_size: int = 0
+    """No run of so many tokens stands twice in a reply, which ends loops; 0 allows all."""
     max_new_tokens: int | None = None
     """Longest reply in tokens; half as much again as the longest reference unless given."""
     bleu_tokenize: Literal["13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"] = "13a"
@@ -397,6 +401,7 @@ SHARES = (
     "word_swap",
     "bpe_dropout",
     "label_smoothing_factor",
+    "rdrop_after",
     "ema_decay",
     "adam_beta1",
     "adam_beta2",
@@ -425,6 +430,8 @@ def check_settings(settings: TrainingSettings) -> None:
     chosen = f"--metric-for-best-model {run.metric_for_best_model}"
     if run.metric_for_best_model not in METRICS_OF_THE_LOSS and not run.max_eval_replies:
         raise SettingsError(f"{chosen} needs replies, but --max-eval-replies is 0.")
+    if plan.rdrop_after and not plan.rdrop_alpha:
+        raise SettingsError("--rdrop-after is for --rdrop-alpha, which is 0.")
     if plan.ema_decay and plan.average_checkpoints:
         raise SettingsError("--ema-decay and --average-checkpoints are two ways to average the weights: choose one.")
     if not data.validation_data and data.validation_fraction == 0:

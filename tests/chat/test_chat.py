@@ -1,4 +1,6 @@
 import gc
+import io
+import itertools
 import os
 import pty
 import random
@@ -11,11 +13,12 @@ import unicodedata
 import pytest
 import torch
 import transformers
+from rich.console import Console
 
 from chatformer.chat.chatbot import Chatbot, Conversation, Pieces
 from chatformer.chat.engines import ModelNotFound
 from chatformer.chat.settings import ReplySettings
-from chatformer.chat.terminal import main
+from chatformer.chat.terminal import main, run_command
 from chatformer.conversation import encode_conversation
 from chatformer.training.encoding import encode_exchanges
 
@@ -240,6 +243,43 @@ def test_a_conversation_in_a_terminal(terminal, chatbot):
     assert terminal.process.wait(timeout=60) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", "-1"),
+        ("top_p", "0"),
+        ("top_p", "nan"),
+        ("top_k", "-1"),
+        ("num_beams", "0"),
+        ("repetition_penalty", "0"),
+        ("no_repeat_ngram_size", "-1"),
+        ("max_new_tokens", "0"),
+    ],
+)
+def test_what_no_search_could_do_is_told_at_once(chatbot, capsys, name, value):
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(SystemExit) as stopped:
+        main(["nowhere", flag, value])
+    assert stopped.value.code == 2
+    assert f"{flag} must be" in capsys.readouterr().err
+    settings = ReplySettings(temperature=0.5)
+    kept = run_command("set", [name, value], Conversation(chatbot, None), settings, Console(file=io.StringIO()))
+    assert kept is settings
+    assert f"{flag} must be" in capsys.readouterr().err
+
+
+def test_no_run_of_tokens_stands_twice_where_that_is_asked(chatbot):
+    def has_twice(settings):
+        reply = chatbot.engine.generate([5, 6, 7], settings, None)
+        return len(set(itertools.pairwise(reply))) < len(reply) - 1
+
+    # Drawn from all tokens nearly alike, so that pairs come twice by chance.
+    drawn = {"temperature": 50.0, "top_k": 3, "max_new_tokens": 40}
+    transformers.set_seed(0)
+    assert any(has_twice(ReplySettings(**drawn)) for _ in range(20))
+    assert not any(has_twice(ReplySettings(**drawn, no_repeat_ngram_size=2)) for _ in range(20))
+
+
 def test_ctranslate2_gives_the_same_replies_token_by_token(chatbot, trained, tmp_path):
     pytest.importorskip("ctranslate2")
     from chatformer.cli.export import main as export
@@ -253,7 +293,8 @@ def test_ctranslate2_gives_the_same_replies_token_by_token(chatbot, trained, tmp
         reply = other.reply(messages, GREEDY, pieces.append)
         assert reply == "".join(pieces) == chatbot.reply(messages, GREEDY)
         assert len(pieces) > 1
-    assert other.reply(messages, ReplySettings(num_beams=3)) == chatbot.reply(messages, ReplySettings(num_beams=3))
+    for settings in (ReplySettings(num_beams=3), ReplySettings(no_repeat_ngram_size=1)):
+        assert other.reply(messages, settings) == chatbot.reply(messages, settings)
     for name, engine in ((trained, "ctranslate2"), (folder, "transformers")):
         with pytest.raises(ModelNotFound, match="CTranslate2"):
             Chatbot.from_pretrained(str(name), engine=engine)

@@ -42,7 +42,10 @@ REFERENCES = [
     "잘 모르겠네요.",
     "hello there, my old friend!",
 ]
-SEARCH = {"max_replies": None, "num_beams": 1, "length_penalty": 1.0, "max_new_tokens": 12, "batch_tokens": 8000}
+SEARCH = {
+    **{"max_replies": None, "num_beams": 1, "length_penalty": 1.0, "no_repeat_ngram_size": 0},
+    **{"max_new_tokens": 12, "batch_tokens": 8000},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -172,6 +175,23 @@ def test_beams_find_likelier_replies(model, tokenizer, exchanges, outcome):
     beams = outcome_of(EvaluatedModel(model), tokenizer, exchanges, **search)
     assert len(beams.replies) == 10
     assert beams.replies != outcome.replies[:10]
+
+
+def test_no_run_of_tokens_stands_twice_where_that_is_asked(model, tokenizer, exchanges):
+    def repeated(no_repeat_ngram_size, num_beams):
+        sources = [exchanges.source(index) for index in range(len(exchanges))]
+        replies = EvaluatedModel(model).reply(
+            sources,
+            num_beams=num_beams,
+            length_penalty=1.0,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            max_new_tokens=12,
+        )
+        kept = [[token for token in reply if token not in tokenizer.all_special_ids] for reply in replies]
+        return sum(len(set(itertools.pairwise(reply))) < len(reply) - 1 for reply in kept if reply)
+
+    for num_beams in (1, 3):
+        assert repeated(0, num_beams) > 0 == repeated(2, num_beams)
 
 
 def test_evaluating_in_training_gives_the_same_and_leaves_the_model_in_training(model, tokenizer, exchanges, outcome):
