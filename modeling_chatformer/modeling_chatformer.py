@@ -241,8 +241,9 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
 
         input_ids: (B, S). labels: (B, T), -100 where no loss is wanted; without `decoder_input_ids` the decoder reads
         them shifted right. num_items_in_batch: the target tokens that the summed loss is divided by. Further
-        keywords are the loss function's, `label_smoothing`. Returns a `Seq2SeqLMOutput`, `logits` (B, T, V), unless
-        `return_logits` is off: of all tensors it is the largest, and mixed precision would copy it to float32.
+        keywords are the loss function's, `label_smoothing` and `rdrop_alpha`. Returns a `Seq2SeqLMOutput`, `logits`
+        (B, T, V), unless `return_logits` is off: of all tensors it is the largest, and mixed precision would copy it
+        to float32.
         """
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
@@ -287,6 +288,8 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
         logits_BTV = self.lm_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:
+            if not return_logits:
+                loss_kwargs["overwrite"] = True
             loss = self.loss_function(logits_BTV, labels, num_items_in_batch=num_items_in_batch, **loss_kwargs)
         return Seq2SeqLMOutput(
             loss=loss,

@@ -17,16 +17,18 @@ def keep_freed_memory() -> None:
     """
     Have this process keep the memory that tensors leave, for the next ones, instead of giving it back each time.
 
-    glibc asks the system for every large tensor anew, and the system then fills it with zeros, page by page.
+    glibc asks the system for every large tensor anew, and the system then fills it with zeros, page by page. Blocks of
+    more than 32 MiB, the most that glibc lets one say, still come and go: of these, which differ from step to step,
+    few fit into the gaps that others left, and memory would grow without end.
     """
     if sys.platform == "linux":
         try:
             mallopt = ctypes.CDLL(None).mallopt
         except AttributeError:  # Another C library.
             return
-        m_trim_threshold, m_mmap_max = -1, -4
+        m_trim_threshold, m_mmap_threshold = -1, -3
         mallopt(m_trim_threshold, 2**31 - 1)
-        mallopt(m_mmap_max, 0)
+        mallopt(m_mmap_threshold, 2**25)
 
 
 def speed_up(model: nn.Module) -> None:

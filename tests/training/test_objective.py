@@ -136,7 +136,7 @@ def test_the_two_predictions_are_compared_in_single_precision_under_autocast(bat
     def loss_under_autocast(alpha):
         model = make_model(dropout=0.3)
         with torch.autocast("cpu", torch.bfloat16):
-            hook = model.lm_head.register_forward_hook(lambda module, inputs, logits: seen.append(logits))
+            hook = model.lm_head.register_forward_hook(lambda module, inputs, logits: seen.append(logits.clone()))
             loss = training_loss(model, batch, num_items_in_batch=13, label_smoothing=0.1, rdrop_alpha=alpha)
             hook.remove()
         return loss
