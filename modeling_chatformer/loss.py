@@ -71,10 +71,10 @@ class SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         (gradient_NV,) = ctx.saved_tensors
-        return gradient_NV.mul_(gradient), None, None, None
+        return gradient_NV.mul_(gradient), *[None] * (len(ctx.needs_input_grad) - 1)
 
 
-class SummedRDrop(torch.autograd.Function):
+class SummedRDrop(SummedCrossEntropy):
     """
     The summed cross-entropy of both halves of the logits, and `alpha` times how far they are from each other.
 
@@ -105,12 +105,6 @@ class SummedRDrop(torch.autograd.Function):
                 torch.mul(wrong.add_(change), counts, out=gradient)
         ctx.save_for_backward(gradient_NV)
         return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        (gradient_NV,) = ctx.saved_tensors
-        return gradient_NV.mul_(gradient), None, None, None, None
 
 
 def label_smoothed_cross_entropy(

@@ -105,18 +105,20 @@ def test_the_loss_is_the_formula(label_smoothing, num_items_in_batch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("num_items_in_batch", [None, 40])
-def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothing, num_items_in_batch):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothing, num_items_in_batch, overwrite):
     # Seven tokens at a time, so that the last are fewer.
     monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 7 * 50)
     torch.manual_seed(0)
     logits = (3 * torch.randn(4, 9, 50)).to(dtype).requires_grad_()
     labels = torch.randint(50, (4, 9))
     labels[0, 3:] = labels[2] = -100
-    plain = logits.detach().float().requires_grad_()
+    plain = logits.detach().float().clone().requires_grad_()
     expected = torch.nn.functional.cross_entropy(
         plain.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
     ) / (num_items_in_batch or int((labels != -100).sum()))
-    found = label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing)
+    found = label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing, overwrite=overwrite)
+    assert torch.equal(logits.float(), plain) != overwrite
     # Somebody else's factor, such as that of a loss scaler.
     (1024 * expected).backward()
     (1024 * found).backward()
@@ -125,5 +127,5 @@ def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothin
     torch.testing.assert_close(logits.grad, plain.grad.to(dtype))
     with torch.no_grad():
         torch.testing.assert_close(
-            label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing), expected
+            label_smoothed_cross_entropy(plain.to(dtype), labels, num_items_in_batch, label_smoothing), expected
         )
