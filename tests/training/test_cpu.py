@@ -190,8 +190,8 @@ def faults_of(blocks, keep):
         from chatformer.training.cpu import keep_freed_memory
         if {keep}:
             keep_freed_memory()
-        for turn in range(60):
-            if turn == 20:
+        for turn in range(15):
+            if turn == 5:
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             tensors = [torch.ones(mebibytes * 2**18) for mebibytes in {blocks}]
             del tensors
@@ -203,6 +203,6 @@ def faults_of(blocks, keep):
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_freed_memory_is_kept_but_of_the_largest_blocks():
     # What glibc gives back by itself depends on what happens to lie behind it.
-    many = [[16] * 4, [8] * 8, [4] * 16]
+    many = [[16] * 4, [4] * 16]
     assert sum(faults_of(blocks, True) for blocks in many) < sum(faults_of(blocks, False) for blocks in many) / 10
-    assert faults_of([64], True) > 40 * 64 * 2**20 / 2**16
+    assert faults_of([64], True) > 10 * 64 * 2**20 / 2**16
