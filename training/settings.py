@@ -165,8 +165,6 @@ class OptimizationSettings:
     rdrop_alpha: float = 0.0
     """Weight of R-Drop (Liang et al., 2021), which reads each batch twice and asks for equal predictions under other
     dropout; against overfitting on small data, at twice the time. The paper takes 1 to 5."""
-    rdrop_after: float = 0.0
-    """Share of the steps after which R-Drop sets in, 0 to 1: until then they take the time of plain ones."""
     ema_decay: float = 0.0
     """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none."""
     average_checkpoints: int = 0
@@ -401,7 +399,6 @@ SHARES = (
     "word_swap",
     "bpe_dropout",
     "label_smoothing_factor",
-    "rdrop_after",
     "ema_decay",
     "adam_beta1",
     "adam_beta2",
@@ -430,8 +427,6 @@ def check_settings(settings: TrainingSettings) -> None:
     chosen = f"--metric-for-best-model {run.metric_for_best_model}"
     if run.metric_for_best_model not in METRICS_OF_THE_LOSS and not run.max_eval_replies:
         raise SettingsError(f"{chosen} needs replies, but --max-eval-replies is 0.")
-    if plan.rdrop_after and not plan.rdrop_alpha:
-        raise SettingsError("--rdrop-after is for --rdrop-alpha, which is 0.")
     if plan.ema_decay and plan.average_checkpoints:
         raise SettingsError("--ema-decay and --average-checkpoints are two ways to average the weights: choose one.")
     if not data.validation_data and data.validation_fraction == 0:

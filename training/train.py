@@ -168,7 +168,6 @@ class Run:
         self.num_steps = plan.max_steps or max(1, math.ceil(plan.num_train_epochs * self.plans.steps_per_epoch))
         self.eval_steps = settings.run.eval_steps or math.ceil(self.num_steps / 10)
         self.save_steps = settings.run.save_steps or self.eval_steps
-        self.first_rdrop_step = math.ceil(plan.rdrop_after * self.num_steps)
 
         model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
         if accelerator.device.type == "cpu":
@@ -228,8 +227,6 @@ class Run:
         """Take a few real steps, to estimate the run's time and memory."""
         import resource
 
-        # Where R-Drop sets in later, its steps are tried, which take the most memory and twice the time.
-        plain_steps, self.first_rdrop_step = self.first_rdrop_step, 0
         self.model.train()
         seconds = []
         for _ in range(tries):
@@ -243,9 +240,7 @@ class Run:
             # Kibibytes on Linux, bytes on macOS.
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return {
-            "estimated_minutes_without_evaluation": round(
-                (self.num_steps - plain_steps / 2) * sorted(seconds)[tries // 2] / 60, 1
-            ),
+            "estimated_minutes_without_evaluation": round(self.num_steps * sorted(seconds)[tries // 2] / 60, 1),
             "estimated_memory_gib": round(memory / 2**30, 2),
         }
 
@@ -338,7 +333,7 @@ class Run:
                     self.batch(part),
                     num_items_in_batch=num_tokens,
                     label_smoothing=plan.label_smoothing_factor,
-                    rdrop_alpha=plan.rdrop_alpha if self.progress.step >= self.first_rdrop_step else 0.0,
+                    rdrop_alpha=plan.rdrop_alpha,
                 )
                 # Gradients are averaged over the processes, but each process has only its share of the sum.
                 accelerator.backward(loss * accelerator.num_processes)

@@ -64,7 +64,7 @@ def assert_equal_runs(one, other):
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(plan, flags, environment):
-    settings = flags("unused", **plan, ema_decay=0.9, rdrop_alpha=1.0, rdrop_after=0.5, bpe_dropout=0.1, word_swap=0.1)
+    settings = flags("unused", **plan, ema_decay=0.9, rdrop_alpha=1.0, bpe_dropout=0.1, word_swap=0.1)
     command = [sys.executable, "-m", "chatformer.cli.main", "train", *settings, "--verify-resume"]
     found = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

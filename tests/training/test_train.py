@@ -165,21 +165,6 @@ def test_accumulating_changes_nothing(flags, train, tmp_path, fifty_steps, num_p
     assert losses_of(tmp_path / "parts") == pytest.approx(losses, rel=2e-5)
 
 
-def test_rdrop_can_set_in_later(flags, train, tmp_path):
-    plan = {"max_steps": 10, "logging_steps": 1, "validation_fraction": 0}
-    losses = {}
-    for name, changes in (
-        ("never", {}),
-        ("later", {"rdrop_alpha": 2.0, "rdrop_after": 0.5}),
-        ("always", {"rdrop_alpha": 2.0}),
-    ):
-        assert train(flags(tmp_path / name, **plan, **changes)) == 0
-        losses[name] = losses_of(tmp_path / name)
-    assert losses["later"][:5] == losses["never"][:5]
-    assert all(one != other for one, other in zip(losses["later"][5:], losses["never"][5:], strict=True))
-    assert losses["always"][0] != losses["never"][0]
-
-
 def test_a_folder_with_something_in_it_is_left_alone(flags, train, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("all of it")
     for more in ([], ["--overwrite-output-dir"]):
@@ -215,7 +200,6 @@ def test_an_earlier_run_is_begun_anew_only_when_asked(flags, train, tmp_path, ca
         ({"learning_rate": "nan"}, "--learning-rate must be at least 0, but it is nan"),
         ({"num_train_epochs": 0}, "--num-train-epochs must be more than 0"),
         ({"ema_decay": 0.9, "average_checkpoints": 3}, "two ways to average"),
-        ({"rdrop_after": 0.5}, "--rdrop-after is for --rdrop-alpha"),
         ({"metric_for_best_model": "exact_match", "max_eval_replies": 0}, "needs replies"),
         ({"metric_for_best_model": "score", "validation_fraction": 0}, "needs validation data"),
         ({"early_stopping_patience": 1, "validation_fraction": 0}, "needs validation data"),
