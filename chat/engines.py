@@ -126,22 +126,14 @@ class CTranslate2Engine:
         )
         return [-sum(result.log_probs) for result in results]
 
-    def reply(
-        self,
-        sources: Sequence[Sequence[int]],
-        *,
-        num_beams: int,
-        length_penalty: float,
-        no_repeat_ngram_size: int,
-        max_new_tokens: int,
-    ) -> list[list[int]]:
-        """Return the ids of the reply to each source."""
+    def reply(self, sources: Sequence[Sequence[int]], search: GenerationConfig) -> list[list[int]]:
+        """Return the ids of the reply to each source, as the search finds it; all that it looks at is to be set."""
         results = self.translator.translate_batch(
             self._in_tokens(sources),
-            beam_size=num_beams,
-            length_penalty=length_penalty,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            max_decoding_length=max_new_tokens,
+            beam_size=search.num_beams,
+            length_penalty=search.length_penalty,
+            no_repeat_ngram_size=search.no_repeat_ngram_size,
+            max_decoding_length=search.max_new_tokens,
             min_decoding_length=0,
             max_input_length=0,
             return_end_token=True,

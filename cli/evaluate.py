@@ -139,10 +139,14 @@ def evaluate(settings: EvaluationSettings) -> None:
         chatbot.tokenizer,
         exchanges,
         max_replies=settings.max_replies,
-        num_beams=settings.num_beams,
-        length_penalty=settings.length_penalty,
-        no_repeat_ngram_size=settings.no_repeat_ngram_size,
-        max_new_tokens=settings.max_new_tokens,
+        search=transformers.GenerationConfig(
+            do_sample=False,
+            num_beams=settings.num_beams,
+            # A greedy search has no use for it, and would warn of another.
+            length_penalty=settings.length_penalty if settings.num_beams > 1 else 1.0,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
+            max_new_tokens=settings.max_new_tokens,
+        ),
         batch_tokens=settings.batch_tokens,
         show_progress=True,
     )

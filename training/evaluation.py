@@ -1,5 +1,6 @@
 """What a model is worth on conversations it has not seen: its loss, and its replies beside two that cost nothing."""
 
+import copy
 import dataclasses
 import math
 import sys
@@ -15,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from chatformer.conversation import encode_conversation
 
@@ -26,6 +27,8 @@ from .settings import EvaluationSettings
 
 Ids = Sequence[int] | np.ndarray
 Result = TypeVar("Result")
+
+GREEDY = GenerationConfig(do_sample=False, num_beams=1)
 
 
 def has_metrics() -> bool:
@@ -40,16 +43,8 @@ class Evaluated(Protocol):
         """Return the negative log-likelihood, in nats, of each target behind its source; targets end with the end."""
         ...
 
-    def reply(
-        self,
-        sources: Sequence[Sequence[int]],
-        *,
-        num_beams: int,
-        length_penalty: float,
-        no_repeat_ngram_size: int,
-        max_new_tokens: int,
-    ) -> list[list[int]]:
-        """Return the reply to each source, as found by a search without chance; control tokens may stand in it."""
+    def reply(self, sources: Sequence[Sequence[int]], search: GenerationConfig) -> list[list[int]]:
+        """Return the reply to each source, as the search finds it; control tokens may stand in it."""
         ...
 
 
@@ -75,29 +70,14 @@ class EvaluatedModel:
         return nats_BT.double().sum(-1).tolist()
 
     @torch.inference_mode()
-    def reply(
-        self,
-        sources: Sequence[Ids],
-        *,
-        num_beams: int,
-        length_penalty: float,
-        no_repeat_ngram_size: int,
-        max_new_tokens: int,
-    ) -> list[list[int]]:
+    def reply(self, sources: Sequence[Ids], search: GenerationConfig) -> list[list[int]]:
         input_ids, attention_mask = self._padded(sources)
-        # A greedy search has no use for the penalty, and would warn of it.
-        options: dict[str, Any] = {"length_penalty": length_penalty} if num_beams > 1 else {}
-        if no_repeat_ngram_size:
-            options["no_repeat_ngram_size"] = no_repeat_ngram_size
         return self.model.generate(
             input_ids,
             attention_mask=attention_mask,
-            do_sample=False,
-            num_beams=num_beams,
-            max_new_tokens=max_new_tokens,
+            generation_config=search,
             # Each process has replies of its own to find, and as many as it has.
             synced_gpus=False,
-            **options,
         ).tolist()
 
     def _padded(self, sources: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,24 +153,22 @@ def outcome_of(
     exchanges: EncodedExchanges,
     *,
     max_replies: int | None,
-    num_beams: int,
-    length_penalty: float,
-    no_repeat_ngram_size: int,
-    max_new_tokens: int | None,
-    batch_tokens: int,
+    search: GenerationConfig = GREEDY,
+    batch_tokens: int = EvaluationSettings.batch_tokens,
     show_progress: bool = False,
 ) -> Outcome:
     """
     Return what the model makes of the exchanges, and its replies to the first `max_replies` of them, or to all.
 
-    The batches are shared out to the processes that accelerate knows of, and all of them get the whole outcome, which
-    is that of one process.
+    The replies are found by `search`, which is to leave nothing to chance. The batches are shared out to the processes
+    that accelerate knows of, and all of them get the whole outcome, which is that of one process.
     """
     others = others_of_like_length(exchanges)
     num_replies = len(exchanges) if max_replies is None else min(max_replies, len(exchanges))
-    if max_new_tokens is None:
+    search = copy.deepcopy(search)
+    if search.max_new_tokens is None:
         # Room for half as much again as the longest reference: a young model may repeat itself without end.
-        max_new_tokens = 3 * int(exchanges.target_lengths.max(initial=0)) // 2
+        search.max_new_tokens = 3 * int(exchanges.target_lengths.max(initial=0)) // 2
 
     def sources_of(indices: list[int]) -> list[list[int]]:
         return [exchanges.source(index).tolist() for index in indices]
@@ -209,14 +187,7 @@ def outcome_of(
         return zip(nats, without_source, without_history.values(), strict=True)
 
     def reply(indices: list[int]) -> list[str]:
-        generated = model.reply(
-            sources_of(indices),
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            max_new_tokens=max_new_tokens,
-        )
-        return tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return tokenizer.batch_decode(model.reply(sources_of(indices), search), skip_special_tokens=True)
 
     scores = _by_batch(score, length_batches(exchanges, len(exchanges), batch_tokens), "scoring", show_progress)
     replies = _by_batch(reply, length_batches(exchanges, num_replies, batch_tokens), "replying", show_progress)
@@ -380,17 +351,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    outcome = outcome_of(
-        EvaluatedModel(model),
-        tokenizer,
-        exchanges,
-        max_replies=max_replies,
-        num_beams=1,
-        length_penalty=1.0,
-        no_repeat_ngram_size=0,
-        max_new_tokens=None,
-        batch_tokens=EvaluationSettings.batch_tokens,
-    )
+    outcome = outcome_of(EvaluatedModel(model), tokenizer, exchanges, max_replies=max_replies)
     model.train(was_training)
     return figures_of(exchanges, outcome, range(len(exchanges))), outcome.replies
 

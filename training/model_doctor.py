@@ -60,18 +60,7 @@ def try_out(
     model: Any, tokenizer: Any, exchanges: EncodedExchanges, *, training_replies: Collection[str] | None = None
 ) -> Trial:
     """Score the exchanges, and reply to them greedily."""
-    outcome = outcome_of(
-        EvaluatedModel(model),
-        tokenizer,
-        exchanges,
-        max_replies=None,
-        num_beams=1,
-        length_penalty=1.0,
-        no_repeat_ngram_size=0,
-        max_new_tokens=None,
-        batch_tokens=EvaluationSettings.batch_tokens,
-        show_progress=True,
-    )
+    outcome = outcome_of(EvaluatedModel(model), tokenizer, exchanges, max_replies=None, show_progress=True)
     options = {} if training_replies is None else {"training_replies": set(training_replies)}
     return Trial(exchanges, outcome, figures_of(exchanges, outcome, range(len(exchanges)), **options))
 

@@ -9,7 +9,7 @@ import pytest
 import sacrebleu
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-from transformers import MarianConfig, MarianMTModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.training.encoding import encode_exchanges
@@ -42,10 +42,8 @@ REFERENCES = [
     "잘 모르겠네요.",
     "hello there, my old friend!",
 ]
-SEARCH = {
-    **{"max_replies": None, "num_beams": 1, "length_penalty": 1.0, "no_repeat_ngram_size": 0},
-    **{"max_new_tokens": 12, "batch_tokens": 8000},
-}
+SEARCH = {"do_sample": False, "num_beams": 1, "max_new_tokens": 12}
+SHORT_GREEDY = {"max_replies": None, "search": GenerationConfig(**SEARCH)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +84,7 @@ def model(tokenizer):
 
 @pytest.fixture(scope="module")
 def outcome(model, tokenizer, exchanges):
-    return outcome_of(EvaluatedModel(model), tokenizer, exchanges, **SEARCH)
+    return outcome_of(EvaluatedModel(model), tokenizer, exchanges, **SHORT_GREEDY)
 
 
 @pytest.fixture(scope="module")
@@ -164,15 +162,15 @@ def test_the_replies_are_those_of_generate_one_at_a_time(model, tokenizer, excha
 def test_small_batches_change_nothing(model, tokenizer, exchanges, outcome):
     batches = length_batches(exchanges, len(exchanges), 60)
     assert len(batches) > 5 and sorted(itertools.chain(*batches)) == list(range(len(exchanges)))
-    small = outcome_of(EvaluatedModel(model), tokenizer, exchanges, **SEARCH | {"batch_tokens": 60})
+    small = outcome_of(EvaluatedModel(model), tokenizer, exchanges, **SHORT_GREEDY, batch_tokens=60)
     assert small.replies == outcome.replies
     assert small.nats == pytest.approx(outcome.nats, rel=1e-5)
     assert small.nats_without_source == pytest.approx(outcome.nats_without_source, rel=1e-5)
 
 
 def test_beams_find_likelier_replies(model, tokenizer, exchanges, outcome):
-    search = {**SEARCH, "num_beams": 4, "max_replies": 10}
-    beams = outcome_of(EvaluatedModel(model), tokenizer, exchanges, **search)
+    search = GenerationConfig(**SEARCH | {"num_beams": 4})
+    beams = outcome_of(EvaluatedModel(model), tokenizer, exchanges, max_replies=10, search=search)
     assert len(beams.replies) == 10
     assert beams.replies != outcome.replies[:10]
 
@@ -180,13 +178,8 @@ def test_beams_find_likelier_replies(model, tokenizer, exchanges, outcome):
 def test_no_run_of_tokens_stands_twice_where_that_is_asked(model, tokenizer, exchanges):
     def repeated(no_repeat_ngram_size, num_beams):
         sources = [exchanges.source(index) for index in range(len(exchanges))]
-        replies = EvaluatedModel(model).reply(
-            sources,
-            num_beams=num_beams,
-            length_penalty=1.0,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            max_new_tokens=12,
-        )
+        options = {"num_beams": num_beams, "no_repeat_ngram_size": no_repeat_ngram_size}
+        replies = EvaluatedModel(model).reply(sources, GenerationConfig(**SEARCH | options))
         kept = [[token for token in reply if token not in tokenizer.all_special_ids] for reply in replies]
         return sum(len(set(itertools.pairwise(reply))) < len(reply) - 1 for reply in kept if reply)
 
