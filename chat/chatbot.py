@@ -8,7 +8,8 @@ from typing import Any
 from chatformer.conversation import encode_conversation
 from chatformer.loading import WHOLE_WEIGHTS, Checkpoint, CheckpointError
 
-from .engines import CTranslate2Engine, Engine, ModelNotFound, TransformersEngine
+from .engines import CTranslate2Engine, Engine, TransformersEngine
+from .errors import ModelNotFound
 from .settings import EngineName, ReplySettings
 
 Message = dict[str, str]
@@ -58,7 +59,7 @@ class Chatbot:
         """
         source_ids = encode_conversation(self.tokenizer, list(messages), self.max_source_tokens)
         pieces = None if on_text is None else Pieces(self.tokenizer, on_text)
-        reply_ids = self.engine.generate(source_ids, settings, None if pieces is None else pieces.add)
+        (reply_ids,) = self.engine.generate([source_ids], settings.search(), None if pieces is None else pieces.add)
         text = self.tokenizer.decode(reply_ids, skip_special_tokens=True)
         if pieces is not None:
             pieces.tell(text)
@@ -73,6 +74,11 @@ def conversing_tokenizer(checkpoint: Checkpoint, *, vocab_size: int) -> Any:
             f"The tokenizer of {checkpoint.name} has no chat template, so it is not known how it converses."
         )
     return tokenizer
+
+
+def turn(role: str, text: str) -> Message:
+    """Return what was said as a message; text for training is composed likewise, and a keyboard or file may not be."""
+    return {"role": role, "content": unicodedata.normalize("NFC", text)}
 
 
 class Pieces:
@@ -113,12 +119,11 @@ class Conversation:
         """Forget what was said."""
         self.messages: list[Message] = []
         if self.system:
-            self.messages.append({"role": "system", "content": unicodedata.normalize("NFC", self.system)})
+            self.messages.append(turn("system", self.system))
 
     def say(self, text: str, settings: ReplySettings, on_text: Callable[[str], None] | None = None) -> str:
         """Say something and return the reply; both are kept, unless the reply is interrupted."""
-        # Training text is composed likewise, and a keyboard or file may not be.
-        asked = {"role": "user", "content": unicodedata.normalize("NFC", text.strip())}
+        asked = turn("user", text.strip())
         reply = self.chatbot.reply([*self.messages, asked], settings, on_text)
         self.messages += [asked, {"role": "assistant", "content": reply}]
         return reply

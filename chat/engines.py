@@ -6,30 +6,34 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import transformers
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from chatformer.loading import explained
 
-from .settings import ReplySettings
+from .errors import ModelNotFound
 
 OnToken = Callable[[int], None]
-
-
-class ModelNotFound(ValueError):
-    """There is no model to talk to; the message says what was looked for and what to do."""
 
 
 class Engine(Protocol):
     """Computes replies."""
 
-    def generate(self, source_ids: Sequence[int], settings: ReplySettings, on_token: OnToken | None) -> list[int]:
+    def generate(
+        self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
+    ) -> list[list[int]]:
         """
-        Return the ids of the reply to a source.
+        Return the ids of the reply to each source, as `search`, made by `ReplySettings.search`, finds it.
 
-        `on_token` is called with each as soon as it is there. A search over several beams knows them only at the end,
-        and does not call it.
+        `on_token` is called with each id of the reply to one source as soon as it is there. A search over several
+        beams knows them only at the end, and does not call it.
         """
+        ...
+
+    def set_seed(self, seed: int) -> None:
+        """Make what is drawn from now on repeatable."""
         ...
 
 
@@ -39,24 +43,22 @@ class TransformersEngine:
     def __init__(self, model: Any, *, device: str | None):
         self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
-    def generate(self, source_ids: Sequence[int], settings: ReplySettings, on_token: OnToken | None) -> list[int]:
-        input_ids = torch.tensor([list(source_ids)], device=self.model.device)
-        options: dict[str, Any] = {"num_beams": settings.num_beams, "repetition_penalty": settings.repetition_penalty}
-        if settings.no_repeat_ngram_size:
-            options["no_repeat_ngram_size"] = settings.no_repeat_ngram_size
-        if settings.temperature > 0:
-            options |= {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
-        if settings.max_new_tokens is not None:
-            options["max_new_tokens"] = settings.max_new_tokens
-        with torch.inference_mode():
-            generated = self.model.generate(
-                input_ids,
-                attention_mask=torch.ones_like(input_ids),
-                do_sample=settings.temperature > 0,
-                streamer=TokenStreamer(on_token) if on_token is not None and settings.num_beams == 1 else None,
-                **options,
-            )
-        return generated[0].tolist()
+    @torch.inference_mode()
+    def generate(
+        self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
+    ) -> list[list[int]]:
+        ids = [torch.tensor(source) for source in sources]
+        input_ids = pad_sequence(ids, batch_first=True, padding_value=self.model.config.pad_token_id)
+        attention_mask = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
+        return self.model.generate(
+            input_ids.to(self.model.device),
+            attention_mask=attention_mask.to(self.model.device),
+            generation_config=search,
+            streamer=TokenStreamer(on_token) if on_token is not None and search.num_beams == 1 else None,
+        ).tolist()
+
+    def set_seed(self, seed: int) -> None:
+        transformers.set_seed(seed)
 
 
 class TokenStreamer(BaseStreamer):
@@ -96,26 +98,36 @@ class CTranslate2Engine:
             self.rows = {token: row for row, token in enumerate(self.tokens)}
             self.max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens
 
-    def generate(self, source_ids: Sequence[int], settings: ReplySettings, on_token: OnToken | None) -> list[int]:
+    def generate(
+        self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
+    ) -> list[list[int]]:
         options: dict[str, Any] = {}
-        if settings.temperature > 0:
+        if search.do_sample:
             # 0 sets no limit there either, and its top_p must be above 0.
-            options |= {"sampling_temperature": settings.temperature, "sampling_topp": settings.top_p}
-            options["sampling_topk"] = settings.top_k
-        if on_token is not None and settings.num_beams == 1:
+            options |= {"sampling_temperature": search.temperature, "sampling_topp": search.top_p}
+            options["sampling_topk"] = search.top_k
+        if on_token is not None and search.num_beams == 1:
             # Its answer would stop the search.
             options["callback"] = lambda result: bool(on_token(result.token_id))
-        result = self.translator.translate_batch(
-            [[self.tokens[row] for row in source_ids]],
-            beam_size=settings.num_beams,
-            repetition_penalty=settings.repetition_penalty,
-            no_repeat_ngram_size=settings.no_repeat_ngram_size,
-            max_decoding_length=settings.max_new_tokens or self.max_new_tokens or 256,
+        results = self.translator.translate_batch(
+            self._in_tokens(sources),
+            beam_size=search.num_beams,
+            length_penalty=search.length_penalty,
+            repetition_penalty=search.repetition_penalty,
+            no_repeat_ngram_size=search.no_repeat_ngram_size or 0,
+            max_decoding_length=search.max_new_tokens or self.max_new_tokens or 256,
             min_decoding_length=0,
+            max_input_length=0,
             return_end_token=True,
             **options,
-        )[0]
-        return [self.rows[token] for token in result.hypotheses[0]]
+        )
+        return [[self.rows[token] for token in result.hypotheses[0]] for result in results]
+
+    def set_seed(self, seed: int) -> None:
+        import ctranslate2
+
+        # Heeded by threads that have drawn nothing yet.
+        ctranslate2.set_random_seed(seed)
 
     def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[float]:
         """Return the negative log-likelihood, in nats, of each target behind its source; targets end with the end."""
@@ -125,20 +137,6 @@ class CTranslate2Engine:
             self._in_tokens(sources), self._in_tokens(without_end), max_input_length=0
         )
         return [-sum(result.log_probs) for result in results]
-
-    def reply(self, sources: Sequence[Sequence[int]], search: GenerationConfig) -> list[list[int]]:
-        """Return the ids of the reply to each source, as the search finds it; all that it looks at is to be set."""
-        results = self.translator.translate_batch(
-            self._in_tokens(sources),
-            beam_size=search.num_beams,
-            length_penalty=search.length_penalty,
-            no_repeat_ngram_size=search.no_repeat_ngram_size,
-            max_decoding_length=search.max_new_tokens,
-            min_decoding_length=0,
-            max_input_length=0,
-            return_end_token=True,
-        )
-        return [[self.rows[token] for token in result.hypotheses[0]] for result in results]
 
     def _in_tokens(self, sequences: Sequence[Sequence[int]]) -> list[list[str]]:
         return [[self.tokens[row] for row in sequence] for sequence in sequences]

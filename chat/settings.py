@@ -1,9 +1,13 @@
-"""The settings of a chat, each a flag of `chatformer chat`."""
+"""The settings of a chat, each a flag of `chatformer chat` or `chatformer generate`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 EngineName = Literal["transformers", "ctranslate2"]
 
@@ -20,6 +24,8 @@ class ReplySettings:
     """Draw from this many likeliest tokens; 0 sets no limit."""
     num_beams: int = 1
     """Beams of the search; with more than one a reply appears whole instead of word by word."""
+    length_penalty: float = 1.0
+    """Exponent of the length that the score of a beam is divided by; above 0 favours long replies."""
     repetition_penalty: float = 1.0
     """Above 1, tokens that stand already become less likely."""
     no_repeat_ngram_size: int = 0
@@ -42,10 +48,26 @@ class ReplySettings:
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(f"{flag} must be {expected}, but it is {getattr(self, name)}.")
 
+    def search(self) -> "GenerationConfig":
+        """Return the search as `generate()` takes it; what is not set here is the model's own choice."""
+        # Here, for it takes a second, and `--help` needs no more than the flags.
+        from transformers import GenerationConfig
+
+        options: dict[str, Any] = {"num_beams": self.num_beams, "repetition_penalty": self.repetition_penalty}
+        # A greedy search has no use for it, and would warn of another.
+        options["length_penalty"] = self.length_penalty if self.num_beams > 1 else 1.0
+        if self.no_repeat_ngram_size:
+            options["no_repeat_ngram_size"] = self.no_repeat_ngram_size
+        if self.temperature > 0:
+            options |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        if self.max_new_tokens is not None:
+            options["max_new_tokens"] = self.max_new_tokens
+        return GenerationConfig(do_sample=self.temperature > 0, **options)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ChatSettings:
-    """Talk to a trained model, in the terminal or through a pipe."""
+class ChatbotSettings:
+    """Who replies, and how."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Folder of a trained model, or a model's id on the Hub."""
@@ -60,3 +82,25 @@ class ChatSettings:
     """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
     seed: int | None = None
     """Makes drawing with a temperature repeatable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings(ChatbotSettings):
+    """Talk to a trained model, in the terminal or through a pipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(ChatbotSettings):
+    """Reply to each line of a text, or translate it: a line comes out for each that goes in."""
+
+    data: Path | None = None
+    """Text file in UTF-8 with a question, or a sentence to translate, in each line; standard input unless given."""
+    output_file: Path | None = None
+    """Where to write the replies; standard output unless given."""
+    batch_tokens: int = 4000
+    """Tokens that are read at a time, padding counted in; the longest reply and each beam take their memory as well."""
+
+    def __post_init__(self) -> None:
+        """Raise a `ValueError` for what cannot be."""
+        if self.batch_tokens < 1:
+            raise ValueError(f"--batch-tokens must be at least 1, but it is {self.batch_tokens}.")

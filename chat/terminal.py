@@ -2,14 +2,16 @@
 
 import contextlib
 import dataclasses
-import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
 
+from .errors import InputError, ModelNotFound
+from .lines import in_one_line, lines_of
+from .loading import load_chatbot
 from .settings import ChatSettings, ReplySettings
 
 if TYPE_CHECKING:
@@ -25,50 +27,27 @@ HELP = """/reset            begin a new conversation
 def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
     """Chat as a command line says; return the exit status."""
     settings = tyro.cli(ChatSettings, args=list(arguments), prog=program)
-    with collecting_no_garbage():
-        # After the flags are known to be right: these take seconds to import.
-        import transformers
+    try:
+        chatbot = load_chatbot(settings)
+    except ModelNotFound as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from .chatbot import Conversation
 
-        from .chatbot import Chatbot, Conversation
-        from .engines import ModelNotFound
-
-        transformers.utils.logging.disable_progress_bar()
-        if settings.seed is not None:
-            transformers.set_seed(settings.seed)
-        try:
-            chatbot = Chatbot.from_pretrained(
-                settings.model, engine=settings.engine, revision=settings.revision, device=settings.device
-            )
-        except ModelNotFound as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    chatbot.checkpoint.show_commit()
     conversation = Conversation(chatbot, settings.system)
     if sys.stdin.isatty():
         return talk(conversation, settings.reply)
     return answer_lines(conversation, settings.reply)
 
 
-@contextlib.contextmanager
-def collecting_no_garbage() -> Iterator[None]:
-    """Look for no garbage in what is made now, which takes a quarter of the time, nor ever after: it is to stay."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 def answer_lines(conversation: "Conversation", settings: ReplySettings) -> int:
     """Answer each line of standard input with one line of standard output; a blank one with a blank one."""
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            print(f"error: line {number} of standard input is not UTF-8, which it must be.", file=sys.stderr)
-            return 2
-        print(" ".join(conversation.say(text, settings).split()) if text.strip() else "", flush=True)
+    try:
+        for text in lines_of(sys.stdin.buffer, "standard input"):
+            print(in_one_line(conversation.say(text, settings)) if text else "", flush=True)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str], program: str = "chatformer evaluate") -> int:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    from chatformer.chat.engines import ModelNotFound
+    from chatformer.chat.errors import ModelNotFound
 
     transformers.utils.logging.disable_progress_bar()
     # Unless it is told so, it joins processes that have GPUs alone.
@@ -86,6 +86,7 @@ def evaluate(settings: EvaluationSettings) -> None:
 
     from chatformer.chat.chatbot import Chatbot
     from chatformer.chat.engines import CTranslate2Engine, TransformersEngine
+    from chatformer.chat.settings import ReplySettings
     from chatformer.training.encoding import content_digest, encode_exchanges
     from chatformer.training.evaluation import EvaluatedModel, compare, has_metrics, outcome_of
 
@@ -139,14 +140,12 @@ def evaluate(settings: EvaluationSettings) -> None:
         chatbot.tokenizer,
         exchanges,
         max_replies=settings.max_replies,
-        search=transformers.GenerationConfig(
-            do_sample=False,
+        search=ReplySettings(
             num_beams=settings.num_beams,
-            # A greedy search has no use for it, and would warn of another.
-            length_penalty=settings.length_penalty if settings.num_beams > 1 else 1.0,
+            length_penalty=settings.length_penalty,
             no_repeat_ngram_size=settings.no_repeat_ngram_size,
             max_new_tokens=settings.max_new_tokens,
-        ),
+        ).search(),
         batch_tokens=settings.batch_tokens,
         show_progress=True,
     )

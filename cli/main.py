@@ -10,6 +10,7 @@ VERBS = {
     "evaluate": ("chatformer.cli.evaluate", "measure a trained model on conversations"),
     "doctor": ("chatformer.cli.doctor", "say what is wrong with data or a model, and what to do"),
     "chat": ("chatformer.cli.chat", "talk to a trained model"),
+    "generate": ("chatformer.cli.generate", "reply to each line of a text, or translate it"),
     "import": ("chatformer.cli.import_", "turn a MarianMT checkpoint into a Chatformer model"),
     "push": ("chatformer.cli.push", "publish a model on the Hugging Face Hub"),
     "space": ("chatformer.cli.space", "write a web page to talk to a model, for Hugging Face Spaces"),

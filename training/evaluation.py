@@ -43,7 +43,7 @@ class Evaluated(Protocol):
         """Return the negative log-likelihood, in nats, of each target behind its source; targets end with the end."""
         ...
 
-    def reply(self, sources: Sequence[Sequence[int]], search: GenerationConfig) -> list[list[int]]:
+    def generate(self, sources: Sequence[Sequence[int]], search: GenerationConfig) -> list[list[int]]:
         """Return the reply to each source, as the search finds it; control tokens may stand in it."""
         ...
 
@@ -70,7 +70,7 @@ class EvaluatedModel:
         return nats_BT.double().sum(-1).tolist()
 
     @torch.inference_mode()
-    def reply(self, sources: Sequence[Ids], search: GenerationConfig) -> list[list[int]]:
+    def generate(self, sources: Sequence[Ids], search: GenerationConfig) -> list[list[int]]:
         input_ids, attention_mask = self._padded(sources)
         return self.model.generate(
             input_ids,
@@ -187,7 +187,7 @@ def outcome_of(
         return zip(nats, without_source, without_history.values(), strict=True)
 
     def reply(indices: list[int]) -> list[str]:
-        return tokenizer.batch_decode(model.reply(sources_of(indices), search), skip_special_tokens=True)
+        return tokenizer.batch_decode(model.generate(sources_of(indices), search), skip_special_tokens=True)
 
     scores = _by_batch(score, length_batches(exchanges, len(exchanges), batch_tokens), "scoring", show_progress)
     replies = _by_batch(reply, length_batches(exchanges, num_replies, batch_tokens), "replying", show_progress)

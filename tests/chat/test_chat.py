@@ -16,7 +16,7 @@ import transformers
 from rich.console import Console
 
 from chatformer.chat.chatbot import Chatbot, Conversation, Pieces
-from chatformer.chat.engines import ModelNotFound
+from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.settings import ReplySettings
 from chatformer.chat.terminal import main, run_command
 from chatformer.conversation import encode_conversation
@@ -270,7 +270,7 @@ def test_what_no_search_could_do_is_told_at_once(chatbot, capsys, name, value):
 
 def test_no_run_of_tokens_stands_twice_where_that_is_asked(chatbot):
     def has_twice(settings):
-        reply = chatbot.engine.generate([5, 6, 7], settings, None)
+        (reply,) = chatbot.engine.generate([[5, 6, 7]], settings.search())
         return len(set(itertools.pairwise(reply))) < len(reply) - 1
 
     # Drawn from all tokens nearly alike, so that pairs come twice by chance.

@@ -19,7 +19,7 @@ import torch
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.chat.chatbot import Chatbot
-from chatformer.chat.engines import ModelNotFound
+from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.settings import ReplySettings
 from chatformer.hub.bundle import gather
 from chatformer.hub.errors import HubError

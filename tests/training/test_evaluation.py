@@ -179,7 +179,7 @@ def test_no_run_of_tokens_stands_twice_where_that_is_asked(model, tokenizer, exc
     def repeated(no_repeat_ngram_size, num_beams):
         sources = [exchanges.source(index) for index in range(len(exchanges))]
         options = {"num_beams": num_beams, "no_repeat_ngram_size": no_repeat_ngram_size}
-        replies = EvaluatedModel(model).reply(sources, GenerationConfig(**SEARCH | options))
+        replies = EvaluatedModel(model).generate(sources, GenerationConfig(**SEARCH | options))
         kept = [[token for token in reply if token not in tokenizer.all_special_ids] for reply in replies]
         return sum(len(set(itertools.pairwise(reply))) < len(reply) - 1 for reply in kept if reply)
 

@@ -1,0 +1,5 @@
+"""`chatformer generate`."""
+
+from chatformer.chat.generation import main
+
+__all__ = ["main"]

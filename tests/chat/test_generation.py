@@ -1,0 +1,172 @@
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from chatformer.chat.chatbot import Chatbot, turn
+from chatformer.chat.generation import LINES_AT_ONCE, main, replies
+from chatformer.chat.settings import ReplySettings
+
+LINES = ["따라 해 1 2", "again!", "", "처음 보는 말 🤖", "따라 해 7 3", "   ", "hello there, my old friend!"]
+
+
+@pytest.fixture(scope="module")
+def chatbot(trained):
+    torch.set_num_threads(1)
+    return Chatbot.from_pretrained(str(trained), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def lines_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("lines") / "lines.txt"
+    # As an editor of Windows writes it.
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(LINES).encode())
+    return file
+
+
+def one_by_one(chatbot, settings, lines=LINES):
+    return [" ".join(chatbot.reply([turn("user", line)], settings).split()) if line.strip() else "" for line in lines]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_beams": 3, "length_penalty": 2.0}, {"no_repeat_ngram_size": 1}], ids=repr
+)
+@pytest.mark.parametrize("batch_tokens", [1, 30, 4000])
+def test_a_line_comes_out_for_each_that_goes_in(chatbot, trained, lines_file, capsys, settings, batch_tokens):
+    options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = [str(trained), "--data", str(lines_file), "--device", "cpu", "--batch-tokens", str(batch_tokens)]
+    assert main([*command, *options]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.split("\n") == [*one_by_one(chatbot, ReplySettings(**settings)), ""]
+
+
+def test_a_length_penalty_makes_a_difference(chatbot):
+    long, short = (
+        [chatbot.reply([turn("user", line)], ReplySettings(num_beams=4, length_penalty=penalty)) for line in LINES]
+        for penalty in (5.0, -5.0)
+    )
+    assert sum(map(len, long)) > sum(map(len, short))
+
+
+def test_more_lines_than_are_read_at_once_keep_their_order(chatbot, trained, monkeypatch, tmp_path, lines_file):
+    monkeypatch.setattr("chatformer.chat.generation.LINES_AT_ONCE", 3)
+    assert len(LINES) > 6 and LINES_AT_ONCE > 3
+    file = tmp_path / "replies.txt"
+    assert main([str(trained), "--data", str(lines_file), "--output-file", str(file), "--device", "cpu"]) == 0
+    assert file.read_text("utf-8").split("\n") == [*one_by_one(chatbot, ReplySettings()), ""]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_lines_come_through_a_pipe_and_a_system_message_stands_before_them(chatbot, trained, environment):
+    command = [sys.executable, "-m", "chatformer.cli.main", "generate", str(trained), "--device", "cpu"]
+    process = subprocess.run(
+        [*command, "--system", "짧게"],
+        **{"input": "안녕\nhello\n", "env": environment, "capture_output": True, "text": True, "encoding": "utf-8"},
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    found, _ = replies(
+        chatbot,
+        [[turn("system", "짧게"), turn("user", text)] for text in ("안녕", "hello")],
+        ReplySettings().search(),
+        4000,
+        lambda count: None,
+    )
+    assert process.stdout.split("\n") == [*(" ".join(text.split()) for text in found), ""]
+
+
+def test_a_line_that_is_too_long_is_read_without_its_beginning_and_told_of(chatbot, trained, tmp_path, capsys):
+    file = tmp_path / "lines.txt"
+    file.write_text("x y " * 200 + "\nhello\n", "utf-8")
+    assert main([str(trained), "--data", str(file), "--device", "cpu"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.split("\n") == [*one_by_one(chatbot, ReplySettings(), ["x y " * 200, "hello"]), ""]
+    assert "note: 1 lines are longer than the 40 tokens" in captured.err
+
+
+def test_what_is_drawn_is_repeated_with_its_seed(trained, lines_file, capsys):
+    def drawn(seed):
+        flags = ["--temperature", "5", "--top-k", "0", "--max-new-tokens", "8", "--seed", str(seed), "--device", "cpu"]
+        assert main([str(trained), "--data", str(lines_file), *flags]) == 0
+        return capsys.readouterr().out
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_ctranslate2_replies_alike_and_repeats_what_it_draws(trained, lines_file, tmp_path, capsys):
+    pytest.importorskip("ctranslate2")
+    from chatformer.cli.export import main as export
+
+    folder = tmp_path / "ctranslate2"
+    assert export([str(trained), "--to", "ctranslate2", "--output-dir", str(folder)]) == 0
+    capsys.readouterr()
+
+    def generated(model, *arguments):
+        assert main([str(model), "--data", str(lines_file), "--device", "cpu", *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert generated(folder, "--engine", "ctranslate2") == generated(trained)
+    drawing = ["--engine", "ctranslate2", "--temperature", "5", "--max-new-tokens", "8", "--seed"]
+    assert generated(folder, *drawing, "1") == generated(folder, *drawing, "1") != generated(folder, *drawing, "2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--data", "missing.txt"], "--data missing.txt cannot be read (No such file or directory)"),
+        (["--data", "latin.txt"], "line 2 of latin.txt is not UTF-8"),
+        (["--data", "good.txt", "--output-file", "missing/replies.txt"], "--output-file missing/replies.txt cannot be"),
+        ([], "there is nothing to reply to. Give --data FILE, or lines through a pipe."),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_told_and_nothing_is_left(
+    trained, tmp_path, capsys, monkeypatch, arguments, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.txt").write_text("hello\n", "utf-8")
+    (tmp_path / "latin.txt").write_bytes(b"hello\nna\xefve\n")
+    monkeypatch.setattr(sys, "stdin", TerminalInput())
+    output = [] if "--output-file" in arguments else ["--output-file", "replies.txt"]
+    (tmp_path / "replies.txt").write_text("the replies of yesterday", "utf-8")
+    assert main([str(trained), "--device", "cpu", *arguments, *output]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("error: ") and told in captured.err
+    assert (tmp_path / "replies.txt").read_text("utf-8") == "the replies of yesterday"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+class TerminalInput(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_ctrl_c_leaves_nothing_half_written(trained, tmp_path, environment):
+    file, output = tmp_path / "lines.txt", tmp_path / "replies.txt"
+    file.write_text("hello there, my old friend!\n" * 200_000, "utf-8")
+    command = [sys.executable, "-m", "chatformer.cli.main", "generate", str(trained), "--data", str(file)]
+    process = subprocess.Popen(
+        [*command, "--output-file", str(output), "--device", "cpu"], env=environment, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 120
+    while not any(os.path.getsize(each) for each in tmp_path.glob(".replies.txt.*")):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert "interrupted" in told and "Traceback" not in told
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_reader_that_has_had_enough_ends_it_in_peace(trained, tmp_path, environment):
+    file = tmp_path / "lines.txt"
+    file.write_text("hello\n" * 30_000, "utf-8")
+    command = f"'{sys.executable}' -m chatformer.cli.main generate '{trained}' --data '{file}' --device cpu | head -1"
+    process = subprocess.run(command, shell=True, env=environment, capture_output=True)
+    assert process.stdout.count(b"\n") == 1
+    assert b"Traceback" not in process.stderr and b"Exception" not in process.stderr
