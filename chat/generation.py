@@ -1,9 +1,11 @@
 """Replies to the lines of a text, in batches."""
 
 import contextlib
+import gzip
 import itertools
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str], program: str = "chatformer generate") -> int:
 
 def generate(settings: GenerationSettings) -> None:
     """Write a line for each line that is read; a blank one for a blank one."""
-    with opened(settings.data) as data, whole_or_nothing(settings.output_file) as output:
+    with whole_or_nothing(settings.output_file) as output, opened(settings.data) as data:
         chatbot = load_chatbot(settings)
         from tqdm import tqdm
 
@@ -100,22 +102,25 @@ def replies(
 
 
 @contextlib.contextmanager
-def opened(file: Path | None) -> Iterator[IO[bytes]]:
+def opened(file: Path | None) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """Give the file, or standard input without one; raise an `InputError` where there is nothing to read."""
     if file is None:
         if sys.stdin.isatty():
             raise InputError("there is nothing to reply to. Give --data FILE, or lines through a pipe.")
         yield sys.stdin.buffer
         return
-    try:
-        stream = file.open("rb")
-    except OSError as error:
-        raise InputError(f"--data {file} cannot be read ({error.strerror}).") from error
-    with stream:
-        yield stream
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(gzip.open(file) if file.suffix == ".gz" else file.open("rb"))
+        except OSError as error:
+            raise InputError(f"--data {file} cannot be read ({error.strerror}).") from error
+        try:
+            yield stream
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(f"--data {file} is a broken gzip file ({error}).") from error
 
 
-def count_lines(stream: IO[bytes]) -> int | None:
+def count_lines(stream: IO[bytes] | gzip.GzipFile) -> int | None:
     """Return how many lines the file has, or None for a pipe."""
     if not stream.seekable():
         return None

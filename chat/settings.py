@@ -94,7 +94,7 @@ class GenerationSettings(ChatbotSettings):
     """Reply to each line of a text, or translate it: a line comes out for each that goes in."""
 
     data: Path | None = None
-    """Text file in UTF-8 with a question, or a sentence to translate, in each line; standard input unless given."""
+    """Text file in UTF-8, also .gz, with a question or a sentence in each line; standard input unless given."""
     output_file: Path | None = None
     """Where to write the replies; standard output unless given."""
     batch_tokens: int = 4000

@@ -1,3 +1,4 @@
+import gzip
 import io
 import os
 import signal
@@ -56,10 +57,11 @@ def test_a_length_penalty_makes_a_difference(chatbot):
 def test_more_lines_than_are_read_at_once_keep_their_order(chatbot, trained, monkeypatch, tmp_path, lines_file):
     monkeypatch.setattr("chatformer.chat.generation.LINES_AT_ONCE", 3)
     assert len(LINES) > 6 and LINES_AT_ONCE > 3
-    file = tmp_path / "replies.txt"
-    assert main([str(trained), "--data", str(lines_file), "--output-file", str(file), "--device", "cpu"]) == 0
+    packed, file = tmp_path / "lines.txt.gz", tmp_path / "replies.txt"
+    packed.write_bytes(gzip.compress(lines_file.read_bytes()))
+    assert main([str(trained), "--data", str(packed), "--output-file", str(file), "--device", "cpu"]) == 0
     assert file.read_text("utf-8").split("\n") == [*one_by_one(chatbot, ReplySettings()), ""]
-    assert list(tmp_path.iterdir()) == [file]
+    assert sorted(tmp_path.iterdir()) == [packed, file]
 
 
 def test_lines_come_through_a_pipe_and_a_system_message_stands_before_them(chatbot, trained, environment):
@@ -120,6 +122,8 @@ def test_ctranslate2_replies_alike_and_repeats_what_it_draws(trained, lines_file
     [
         (["--data", "missing.txt"], "--data missing.txt cannot be read (No such file or directory)"),
         (["--data", "latin.txt"], "line 2 of latin.txt is not UTF-8"),
+        (["--data", "half.txt.gz"], "--data half.txt.gz is a broken gzip file"),
+        (["--data", "text.txt.gz"], "--data text.txt.gz is a broken gzip file"),
         (["--data", "good.txt", "--output-file", "missing/replies.txt"], "--output-file missing/replies.txt cannot be"),
         ([], "there is nothing to reply to. Give --data FILE, or lines through a pipe."),
     ],
@@ -130,6 +134,8 @@ def test_what_cannot_be_read_or_written_is_told_and_nothing_is_left(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.txt").write_text("hello\n", "utf-8")
     (tmp_path / "latin.txt").write_bytes(b"hello\nna\xefve\n")
+    (tmp_path / "half.txt.gz").write_bytes(gzip.compress(b"hello\n" * 10_000)[:50])
+    (tmp_path / "text.txt.gz").write_text("hello\n", "utf-8")
     monkeypatch.setattr(sys, "stdin", TerminalInput())
     output = [] if "--output-file" in arguments else ["--output-file", "replies.txt"]
     (tmp_path / "replies.txt").write_text("the replies of yesterday", "utf-8")
@@ -137,7 +143,7 @@ def test_what_cannot_be_read_or_written_is_told_and_nothing_is_left(
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith("error: ") and told in captured.err
     assert (tmp_path / "replies.txt").read_text("utf-8") == "the replies of yesterday"
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 class TerminalInput(io.StringIO):
