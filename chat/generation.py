@@ -8,7 +8,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import tyro
 
@@ -102,16 +102,17 @@ def replies(
 
 
 @contextlib.contextmanager
-def opened(file: Path | None) -> Iterator[IO[bytes] | gzip.GzipFile]:
+def opened(file: Path | None) -> Iterator[IO[bytes]]:
     """Give the file, or standard input without one; raise an `InputError` where there is nothing to read."""
     if file is None:
         if sys.stdin.isatty():
             raise InputError("there is nothing to reply to. Give --data FILE, or lines through a pipe.")
         yield sys.stdin.buffer
         return
+    open_file: Callable[..., Any] = gzip.open if file.suffix == ".gz" else open
     with contextlib.ExitStack() as stack:
         try:
-            stream = stack.enter_context(gzip.open(file) if file.suffix == ".gz" else file.open("rb"))
+            stream = stack.enter_context(open_file(file, "rb"))
         except OSError as error:
             raise InputError(f"--data {file} cannot be read ({error.strerror}).") from error
         try:
@@ -120,7 +121,7 @@ def opened(file: Path | None) -> Iterator[IO[bytes] | gzip.GzipFile]:
             raise InputError(f"--data {file} is a broken gzip file ({error}).") from error
 
 
-def count_lines(stream: IO[bytes] | gzip.GzipFile) -> int | None:
+def count_lines(stream: IO[bytes]) -> int | None:
     """Return how many lines the file has, or None for a pipe."""
     if not stream.seekable():
         return None
