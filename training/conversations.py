@@ -35,6 +35,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ Message = dict[str, str]
 
 CONVERSATIONS_IN_MEMORY = 100_000
 """Where there are more, they are kept in a file, of which only what is looked at comes into memory."""
+CONVERSATIONS_AT_ONCE = 10_000
+"""So many are written to the file, or read from it, at a time."""
 
 
 class DataError(ValueError):
@@ -439,12 +442,15 @@ def _parallel_rows(files: Sequence[str], encoding: str | None) -> tuple[list[str
 def _parquet_dataset(file: str, path: Path) -> "datasets.Dataset":
     import datasets
     import pyarrow
+    import pyarrow.dataset
     import pyarrow.parquet
 
     try:
         if pyarrow.parquet.read_metadata(path).num_rows > CONVERSATIONS_IN_MEMORY:
-            # Kept in a file of the cache, from which only what is looked at comes into memory.
-            return datasets.Dataset.from_parquet(str(path))
+            # Kept in a file of the cache, from which only what is looked at comes into memory. Unless told otherwise,
+            # the reader has the whole file in memory before.
+            options = pyarrow.dataset.ParquetFragmentScanOptions(use_buffered_stream=True, pre_buffer=False)
+            return datasets.Dataset.from_parquet(str(path), fragment_scan_options=options)
         return datasets.Dataset(datasets.table.InMemoryTable(pyarrow.parquet.read_table(path)))
     except (pyarrow.ArrowException, ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(
@@ -794,26 +800,31 @@ def load_conversations(
 def _as_dataset(conversations: Iterator[list[Message]]) -> "datasets.Dataset":
     """Return conversations as a dataset: in memory if they are few, otherwise in a file that goes when we do."""
     import datasets
-    from datasets.arrow_writer import ArrowWriter
+    import pyarrow
 
     message = {"role": datasets.Value("string"), "content": datasets.Value("string")}
     features = datasets.Features({"messages": datasets.List(message)})
     first = list(itertools.islice(conversations, CONVERSATIONS_IN_MEMORY))
     if len(first) < CONVERSATIONS_IN_MEMORY:
         return datasets.Dataset.from_dict({"messages": first}, features=features)
-    path = _temporary_file()
-    with ArrowWriter(features=features, path=path) as writer:
-        for messages in itertools.chain(first, conversations):
-            writer.write({"messages": messages})
-        writer.finalize()
-    return datasets.Dataset.from_file(path)
+    rest = itertools.chain(first, conversations)
+    chunks = iter(lambda: list(itertools.islice(rest, CONVERSATIONS_AT_ONCE)), [])
+    return _in_file((pyarrow.table({"messages": chunk}, schema=features.arrow_schema) for chunk in chunks), features)
 
 
-def _temporary_file() -> str:
-    """Return where conversations can be written to; it goes when we do."""
+def _in_file(tables: "Iterable[pyarrow.Table]", features: "datasets.Features") -> "datasets.Dataset":
+    """Return the tables as a dataset in a file that goes when we do."""
+    import datasets
+    from datasets.arrow_writer import ArrowWriter
+
     folder = tempfile.mkdtemp(prefix="chatformer-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return os.path.join(folder, "conversations.arrow")
+    path = os.path.join(folder, "conversations.arrow")
+    with ArrowWriter(features=features, path=path, writer_batch_size=CONVERSATIONS_AT_ONCE) as writer:
+        for table in tables:
+            writer.write_table(table)
+        writer.finalize()
+    return datasets.Dataset.from_file(path)
 
 
 def _opening(messages: Sequence[Message]) -> tuple[str, ...]:
@@ -892,19 +903,16 @@ def _chosen(conversations: "datasets.Dataset", is_chosen: np.ndarray) -> "datase
     """Return the conversations for which `is_chosen` is true, a file of many like `_as_dataset`."""
     if len(conversations) < CONVERSATIONS_IN_MEMORY:
         return conversations.select(np.flatnonzero(is_chosen))
-    import datasets
     import pyarrow
-    from datasets.arrow_writer import ArrowWriter
 
-    path = _temporary_file()
-    # `select` would hold the indices in memory, each of them for a while as an object of its own.
-    with ArrowWriter(features=conversations.features, path=path) as writer:
+    def tables() -> "Iterator[pyarrow.Table]":
+        # `select` would hold the indices in memory, each of them for a while as an object of its own.
         start = 0
-        for batch in conversations.with_format("arrow").iter(batch_size=10_000):
-            writer.write_table(batch.filter(pyarrow.array(is_chosen[start : start + len(batch)])))
-            start += len(batch)
-        writer.finalize()
-    return datasets.Dataset.from_file(path)
+        for table in conversations.with_format("arrow").iter(batch_size=CONVERSATIONS_AT_ONCE):
+            yield table.filter(pyarrow.array(is_chosen[start : start + len(table)]))
+            start += len(table)
+
+    return _in_file(tables(), conversations.features)
 
 
 def exchanges(messages: Sequence[Message]) -> Iterator[tuple[list[Message], str]]:

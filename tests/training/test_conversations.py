@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import logging
+import random
 import socket
 import subprocess
 import sys
@@ -743,6 +744,22 @@ def test_many_conversations_are_kept_in_a_file_and_are_the_same(tmp_path, monkey
         many = split_conversations(in_file, validation_fraction=fraction, seed=1)
         assert [part.to_list() for part in many] == [part.to_list() for part in few]
         assert not few[1].cache_files and all(part.cache_files for part in many)
+
+
+def test_of_a_large_parquet_file_little_is_in_memory_at_a_time(tmp_path, environment):
+    chance, path = random.Random(0), tmp_path / "chats.parquet"
+    records = [{"Q": chance.randbytes(2000).hex(), "A": str(number)} for number in range(5000)]
+    datasets.Dataset.from_list(records).to_parquet(path, batch_size=100)
+    code = (
+        "import pathlib, sys, tracemalloc, datasets.packaged_modules; from chatformer.training import conversations; "
+        "conversations.CONVERSATIONS_IN_MEMORY = 20; path = pathlib.Path(sys.argv[1]); tracemalloc.start(); "
+        "print(len(conversations._parquet_dataset(path.name, path)), tracemalloc.get_traced_memory()[1])"
+    )
+    found = subprocess.run([sys.executable, "-c", code, path], env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    num_rows, most = map(int, found.stdout.split())
+    assert num_rows == 5000
+    assert most < path.stat().st_size / 2
 
 
 def test_a_split_looks_further_where_the_first_lots_do_not_suffice(monkeypatch):
