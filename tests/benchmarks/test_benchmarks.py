@@ -1,5 +1,7 @@
+import gzip
 import importlib
 import json
+import random
 import re
 import statistics
 import sys
@@ -94,6 +96,33 @@ def test_the_trainer_counts_useful_tokens_alone_and_goes_on_to_other_exchanges(b
     assert turns[0].source_lengths.tolist() != turns[1].source_lengths.tolist()
     # Where all are of one length there is no padding to be told from them.
     assert len(set(turns[0].target_lengths.tolist())) > 1
+
+
+@pytest.mark.slow
+def test_multi30k_is_made_diverse_and_what_is_done_is_not_done_again(benchmark, tmp_path, capfd):
+    data, output = tmp_path / "data", tmp_path / "runs"
+    data.mkdir()
+    for part, count in {"train": 60, "val": 8, "test_2016_flickr": 8}.items():
+        for side, words in {"en": "one two three four", "de": "eins zwei drei vier"}.items():
+            lines = [" ".join(random.Random(number).sample(words.split() * 3, 5)) for number in range(count)]
+            packed = gzip.compress("".join(f"{line} .\n" for line in lines).encode())
+            (data / f"{part}.lc.norm.tok.{side}.gz").write_bytes(packed)
+    command = ["--data", str(data), "--output-dir", str(output), "--num-samples", "1", "--max-steps", "3"]
+    main = benchmark("multi30k").main
+    assert main(command) == 0
+    english, german = ((output / f"diverse.{side}").read_text("utf-8").splitlines() for side in ("en", "de"))
+    assert len(english) == len(german) == 4 * 60
+    assert english[:60] == english[60:120] and english[120:180] != english[:60] != english[180:]
+    assert german[:60] == german[120:180] == german[180:] != german[60:120]
+    assert json.loads((output / "model" / "evaluation.json").read_text("utf-8"))["exchanges"]["all"] == 8
+    assert "$ chatformer train --recipe" in capfd.readouterr().out
+    (output / "model" / "evaluation.json").unlink()
+    assert main(command) == 0
+    shown = [line for line in capfd.readouterr().out.splitlines() if line.startswith("$ ")]
+    assert [line.split()[2] for line in shown] == ["train"] * 3 + ["evaluate"]
+    assert all("--resume" in line for line in shown[:3])
+    assert main(["--data", str(tmp_path), "--output-dir", str(output)]) == 2
+    assert "has no train.lc.norm.tok.en, nor train.lc.norm.tok.en.gz." in capfd.readouterr().err
 
 
 def test_operations_are_those_that_torch_counts(benchmark):
