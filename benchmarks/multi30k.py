@@ -35,10 +35,8 @@ class Settings:
     """Folder of the data."""
     output_dir: Path
     """Folder of the three models and of the data between them."""
-    num_samples: int = 2
-    """Sentences that are drawn for each translation, beside the likeliest one."""
     max_steps: int | None = None
-    """Train each model for no more steps, to try it all out."""
+    """Train each model for no more steps, to try it all out in a folder of its own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,16 +65,14 @@ def diversify_and_train(settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     train(settings, "forward", [english, german], validation)
     train(settings, "backward", [german, english], validation[::-1])
-    other_german = translate(folder, "forward", english, "translated.de", "--num-beams", "5")
-    other_english = [translate(folder, "backward", german, "translated.en", "--num-beams", "5")]
-    for seed in range(1, settings.num_samples + 1):
-        drawing = ("--temperature", "1", "--top-k", "10", "--seed", str(seed))
-        other_english.append(translate(folder, "backward", german, f"drawn-{seed}.en", *drawing))
+    other_german = translate(folder, "forward", english, "translated.de")
+    other_english = translate(folder, "backward", german, "translated.en")
     diverse = [
-        joined([english, english, *other_english], folder / "diverse.en"),
-        joined([german, other_german, *[german] * len(other_english)], folder / "diverse.de"),
+        joined([english, english, other_english], folder / "diverse.en"),
+        joined([german, other_german, german], folder / "diverse.de"),
     ]
-    train(settings, "model", diverse, validation, "--num-train-epochs", "13")
+    # A translation may be empty, which is no pair.
+    train(settings, "model", diverse, validation, "--num-train-epochs", "24", "--skip-bad-rows")
     figures = ("--num-beams", "5", "--bleu-tokenize", "none")
     chatformer("evaluate", folder / "model", "--data", *test, *figures)
 
@@ -93,20 +89,21 @@ def found(folder: Path, part: str, side: str) -> Path:
 def train(settings: Settings, name: str, data: list[Path], validation: list[Path], *more: str) -> None:
     """Train a model by the recipe, or go on with its training, or leave it if it is done."""
     folder = settings.output_dir / name
-    if folder.exists():
+    if any(folder.glob("checkpoint-*")):
         return chatformer("train", "--output-dir", folder, "--resume")
     steps = [] if settings.max_steps is None else ["--max-steps", str(settings.max_steps)]
     command: list[str | Path] = ["train", "--recipe", RECIPE, "--data", *data, "--validation-data", *validation]
-    return chatformer(*command, "--output-dir", folder, *more, *steps)
+    return chatformer(*command, "--output-dir", folder, "--overwrite-output-dir", *more, *steps)
 
 
-def translate(folder: Path, model: str, source: Path, name: str, *how: str) -> Path:
-    """Return the file of a model's translations, one for each line."""
+def translate(folder: Path, model: str, source: Path, name: str) -> Path:
+    """Return the file of a model's translations, as five beams find them, one for each line."""
     exported, file = folder / f"{model}-ctranslate2", folder / name
     if not exported.exists():
         chatformer("export", folder / model, "--to", "ctranslate2", "--output-dir", exported)
     if not file.exists():
-        chatformer("generate", exported, "--engine", "ctranslate2", "--data", source, "--output-file", file, *how)
+        search = ("--engine", "ctranslate2", "--num-beams", "5")
+        chatformer("generate", exported, *search, "--data", source, "--output-file", file)
     return file
 
 

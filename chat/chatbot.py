@@ -39,9 +39,9 @@ class Chatbot:
                 raise ModelNotFound(f"The folder {name} holds a model of CTranslate2: add --engine ctranslate2.")
             model = checkpoint.model()
             tokenizer = conversing_tokenizer(checkpoint, vocab_size=model.config.vocab_size)
+            return cls(TransformersEngine(model, device=device), tokenizer, checkpoint)
         except CheckpointError as error:
             raise ModelNotFound(str(error)) from error
-        return cls(TransformersEngine(model, device=device), tokenizer, checkpoint)
 
     @property
     def max_source_tokens(self) -> int | None:

@@ -41,7 +41,8 @@ class TransformersEngine:
     """Stock `generate()` on a model."""
 
     def __init__(self, model: Any, *, device: str | None):
-        self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        with explained(f"--device {device} cannot be used"):
+            self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
     @torch.inference_mode()
     def generate(
@@ -112,8 +113,8 @@ class CTranslate2Engine:
         results = self.translator.translate_batch(
             self._in_tokens(sources),
             beam_size=search.num_beams,
-            length_penalty=search.length_penalty,
-            repetition_penalty=search.repetition_penalty,
+            length_penalty=1.0 if search.length_penalty is None else search.length_penalty,
+            repetition_penalty=search.repetition_penalty or 1.0,
             no_repeat_ngram_size=search.no_repeat_ngram_size or 0,
             max_decoding_length=search.max_new_tokens or self.max_new_tokens or 256,
             min_decoding_length=0,

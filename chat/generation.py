@@ -4,8 +4,8 @@ import contextlib
 import gzip
 import itertools
 import os
+import stat
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -39,31 +39,44 @@ def main(arguments: Sequence[str], program: str = "chatformer generate") -> int:
 
 def generate(settings: GenerationSettings) -> None:
     """Write a line for each line that is read; a blank one for a blank one."""
-    with whole_or_nothing(settings.output_file) as output, opened(settings.data) as data:
+    name = str(settings.data or "standard input")
+    check_output_file(settings.output_file)
+    with opened(settings.data) as data:
+        # What cannot be read is to be known before hours are spent on what can.
+        num_lines = count_lines(data, name)
         chatbot = load_chatbot(settings)
-        from tqdm import tqdm
+        with whole_or_nothing(settings.output_file) as output:
+            num_cut = reply_to_lines(chatbot, settings, lines_of(data, name), num_lines, output)
+    if num_cut:
+        print(
+            f"note: {num_cut} lines are longer than the {chatbot.max_source_tokens} tokens that the model was trained "
+            "on, and were read without their beginning.",
+            file=sys.stderr,
+        )
 
-        from .chatbot import turn
 
-        opening = [turn("system", settings.system)] if settings.system else []
-        search = settings.reply.search()
-        num_cut = 0
-        with tqdm(total=count_lines(data), unit="line", desc="replying", disable=None) as bar:
-            lines = lines_of(data, str(settings.data or "standard input"))
-            while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
-                asked = [[*opening, turn("user", text)] for text in texts if text]
-                bar.update(len(texts) - len(asked))
-                answered, cut = replies(chatbot, asked, search, settings.batch_tokens, bar.update)
-                num_cut += cut
-                found = iter(answered)
-                output.writelines(f"{in_one_line(next(found)) if text else ''}\n" for text in texts)
-                output.flush()
-        if num_cut:
-            print(
-                f"note: {num_cut} lines are longer than the {chatbot.max_source_tokens} tokens that the model was "
-                "trained on, and were read without their beginning.",
-                file=sys.stderr,
-            )
+def reply_to_lines(
+    chatbot: "Chatbot", settings: GenerationSettings, lines: Iterator[str], num_lines: int | None, output: IO[str]
+) -> int:
+    """Write the reply to each line; return how many lines were too long and are cut."""
+    from tqdm import tqdm
+
+    from .chatbot import turn
+
+    opening = [turn("system", settings.system)] if settings.system else []
+    search, num_cut = settings.reply.search(), 0
+    # Where the replies are seen, they show how far it is.
+    is_hidden = True if output.isatty() else None
+    with tqdm(total=num_lines, unit="line", desc="replying", disable=is_hidden) as bar:
+        while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
+            asked = [[*opening, turn("user", text)] for text in texts if text]
+            bar.update(len(texts) - len(asked))
+            answered, cut = replies(chatbot, asked, search, settings.batch_tokens, bar.update)
+            num_cut += cut
+            found = iter(answered)
+            output.writelines(f"{in_one_line(next(found)) if text else ''}\n" for text in texts)
+            output.flush()
+    return num_cut
 
 
 def replies(
@@ -76,24 +89,33 @@ def replies(
     """
     Return the reply to each conversation, and how many of these were too long and are cut.
 
-    Sources of like length are read at a time, up to `batch_tokens` tokens of them; `on_replies` is told how many have
-    got their reply.
+    Sources of like length are read at a time, up to `batch_tokens` tokens of them, or half as many each time that the
+    memory does not suffice. `on_replies` is told how many have got their reply.
     """
-    from chatformer.conversation import encode_conversation, encode_conversations
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    from chatformer.conversation import cut, encode_conversations
 
     longest, num_cut = chatbot.max_source_tokens or sys.maxsize, 0
     sources = encode_conversations(chatbot.tokenizer, conversations) if conversations else []
     for index, source in enumerate(sources):
         if len(source) > longest:
-            sources[index] = encode_conversation(chatbot.tokenizer, conversations[index], longest)
+            sources[index] = cut(chatbot.tokenizer, conversations[index], source, longest)
             num_cut += 1
     found = [""] * len(sources)
-    # The longest first: should memory not suffice, that is known at once.
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]), reverse=True)
     while order:
         size = max(1, batch_tokens // len(sources[order[0]]))
+        try:
+            ids = chatbot.engine.generate([sources[index] for index in order[:size]], search)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            if size == 1:
+                raise ChatError("there is not the memory to reply to one line. Take fewer --num-beams.") from error
+            batch_tokens //= 2
+            continue
         batch, order = order[:size], order[size:]
-        ids = chatbot.engine.generate([sources[index] for index in batch], search)
         texts = chatbot.tokenizer.batch_decode(ids, skip_special_tokens=True)
         for index, text in zip(batch, texts, strict=True):
             found[index] = text
@@ -103,32 +125,38 @@ def replies(
 
 @contextlib.contextmanager
 def opened(file: Path | None) -> Iterator[IO[bytes]]:
-    """Give the file, or standard input without one; raise an `InputError` where there is nothing to read."""
-    if file is None:
-        if sys.stdin.isatty():
-            raise InputError("there is nothing to reply to. Give --data FILE, or lines through a pipe.")
-        yield sys.stdin.buffer
-        return
-    open_file: Callable[..., Any] = gzip.open if file.suffix == ".gz" else open
+    """Give the file, or standard input, unpacked; raise an `InputError` where there is nothing to read."""
     with contextlib.ExitStack() as stack:
-        try:
-            stream = stack.enter_context(open_file(file, "rb"))
-        except OSError as error:
-            raise InputError(f"--data {file} cannot be read ({error.strerror}).") from error
-        try:
-            yield stream
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"--data {file} is a broken gzip file ({error}).") from error
+        if file is not None:
+            try:
+                stream: Any = stack.enter_context(file.open("rb"))
+            except OSError as error:
+                raise InputError(f"--data {file} cannot be read ({error.strerror}).") from error
+        elif sys.stdin.isatty():
+            raise InputError("there is nothing to reply to. Give --data FILE, or lines through a pipe.")
+        else:
+            stream = sys.stdin.buffer
+        if stream.peek(2)[:2] == b"\x1f\x8b":
+            stream = stack.enter_context(gzip.open(stream))
+        yield stream
 
 
-def count_lines(stream: IO[bytes]) -> int | None:
-    """Return how many lines the file has, or None for a pipe."""
-    if not stream.seekable():
+def count_lines(stream: IO[bytes], name: str) -> int | None:
+    """Return how many lines the file has, all of them in UTF-8, or None for a pipe."""
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         return None
     start = stream.tell()
-    count = sum(1 for _ in stream)
+    count = sum(1 for _ in lines_of(stream, name))
     stream.seek(start)
     return count
+
+
+def check_output_file(file: Path | None) -> None:
+    """Raise an `InputError` where no file can be."""
+    if file is not None and file.is_dir():
+        raise InputError(f"--output-file {file} is a folder. Give the name of a file.")
+    if file is not None and not file.parent.is_dir():
+        raise InputError(f"there is no folder {file.parent} for --output-file {file}.")
 
 
 @contextlib.contextmanager
@@ -137,6 +165,13 @@ def whole_or_nothing(file: Path | None) -> Iterator[IO[str]]:
     if file is None:
         yield sys.stdout
         return
+    if file.exists() and not file.is_file():
+        # A device or a pipe, which is not to be replaced by a file.
+        with file.open("w", encoding="utf-8") as stream:
+            yield stream
+        return
+    # What a link leads to, rather than the link.
+    file = file.resolve()
     aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         with aside.open("w", encoding="utf-8") as stream:

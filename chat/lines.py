@@ -1,17 +1,25 @@
 """Texts that come in lines, and go out in lines."""
 
+import itertools
+import zlib
 from collections.abc import Iterable, Iterator
 
 from .errors import InputError
 
 
 def lines_of(stream: Iterable[bytes], name: str) -> Iterator[str]:
-    """Yield the text of each line; raise an `InputError` that says which line is not UTF-8."""
-    for number, line in enumerate(stream, start=1):
+    """Yield the text of each line; raise an `InputError` that says what of `name` cannot be read."""
+    lines = iter(stream)
+    for number in itertools.count(1):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            line = next(lines).decode("utf-8-sig" if number == 1 else "utf-8")
+        except StopIteration:
+            return
         except UnicodeDecodeError as error:
             raise InputError(f"line {number} of {name} is not UTF-8, which it must be.") from error
+        except (EOFError, zlib.error, OSError) as error:
+            raise InputError(f"{name} cannot be read: {error}.") from error
+        yield line.strip()
 
 
 def in_one_line(text: str) -> str:

@@ -23,11 +23,11 @@ class ReplySettings:
     top_k: int = 50
     """Draw from this many likeliest tokens; 0 sets no limit."""
     num_beams: int = 1
-    """Beams of the search; with more than one a reply appears whole instead of word by word."""
-    length_penalty: float = 1.0
-    """Exponent of the length that the score of a beam is divided by; above 0 favours long replies."""
-    repetition_penalty: float = 1.0
-    """Above 1, tokens that stand already become less likely."""
+    """Beams of the search; more find likelier replies, which a chat then shows whole instead of word by word."""
+    length_penalty: float | None = None
+    """Exponent of the length that the score of a beam is divided by; the model's own, mostly 1, unless given."""
+    repetition_penalty: float | None = None
+    """Above 1, tokens that stand already become less likely; the model's own, mostly 1, unless given."""
     no_repeat_ngram_size: int = 0
     """No run of so many tokens stands twice in a reply, which ends loops; 0 allows all."""
     max_new_tokens: int | None = None
@@ -40,7 +40,7 @@ class ReplySettings:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("num_beams", self.num_beams >= 1, "at least 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("repetition_penalty", self.repetition_penalty is None or self.repetition_penalty > 0, "above 0"),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "at least 0"),
             ("max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),
         ):
@@ -53,15 +53,16 @@ class ReplySettings:
         # Here, for it takes a second, and `--help` needs no more than the flags.
         from transformers import GenerationConfig
 
-        options: dict[str, Any] = {"num_beams": self.num_beams, "repetition_penalty": self.repetition_penalty}
-        # A greedy search has no use for it, and would warn of another.
-        options["length_penalty"] = self.length_penalty if self.num_beams > 1 else 1.0
-        if self.no_repeat_ngram_size:
-            options["no_repeat_ngram_size"] = self.no_repeat_ngram_size
+        options: dict[str, Any] = {"num_beams": self.num_beams, "num_return_sequences": 1}
         if self.temperature > 0:
             options |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        if self.max_new_tokens is not None:
-            options["max_new_tokens"] = self.max_new_tokens
+        if self.num_beams > 1:
+            # A greedy search has no use for it, and would warn of it.
+            options["length_penalty"] = self.length_penalty
+        if self.no_repeat_ngram_size:
+            options["no_repeat_ngram_size"] = self.no_repeat_ngram_size
+        options |= {"repetition_penalty": self.repetition_penalty, "max_new_tokens": self.max_new_tokens}
+        options = {name: value for name, value in options.items() if value is not None}
         return GenerationConfig(do_sample=self.temperature > 0, **options)
 
 
@@ -83,6 +84,11 @@ class ChatbotSettings:
     seed: int | None = None
     """Makes drawing with a temperature repeatable."""
 
+    def __post_init__(self) -> None:
+        """Raise a `ValueError` for what cannot be."""
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must be at least 0 and below 2^32, but it is {self.seed}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChatSettings(ChatbotSettings):
@@ -94,13 +100,13 @@ class GenerationSettings(ChatbotSettings):
     """Reply to each line of a text, or translate it: a line comes out for each that goes in."""
 
     data: Path | None = None
-    """Text file in UTF-8, also .gz, with a question or a sentence in each line; standard input unless given."""
+    """Text file in UTF-8, or one packed by gzip, a question or sentence a line; standard input unless given."""
     output_file: Path | None = None
     """Where to write the replies; standard output unless given."""
     batch_tokens: int = 4000
     """Tokens that are read at a time, padding counted in; the longest reply and each beam take their memory as well."""
 
     def __post_init__(self) -> None:
-        """Raise a `ValueError` for what cannot be."""
+        super().__post_init__()
         if self.batch_tokens < 1:
             raise ValueError(f"--batch-tokens must be at least 1, but it is {self.batch_tokens}.")

@@ -4,14 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
 
 from chatformer.chat.chatbot import Chatbot, turn
-from chatformer.chat.generation import LINES_AT_ONCE, main, replies
+from chatformer.chat.generation import main, replies
 from chatformer.chat.settings import ReplySettings
+from chatformer.conversation import encode_conversation
 
 LINES = ["따라 해 1 2", "again!", "", "처음 보는 말 🤖", "따라 해 7 3", "   ", "hello there, my old friend!"]
 
@@ -56,7 +58,6 @@ def test_a_length_penalty_makes_a_difference(chatbot):
 
 def test_more_lines_than_are_read_at_once_keep_their_order(chatbot, trained, monkeypatch, tmp_path, lines_file):
     monkeypatch.setattr("chatformer.chat.generation.LINES_AT_ONCE", 3)
-    assert len(LINES) > 6 and LINES_AT_ONCE > 3
     packed, file = tmp_path / "lines.txt.gz", tmp_path / "replies.txt"
     packed.write_bytes(gzip.compress(lines_file.read_bytes()))
     assert main([str(trained), "--data", str(packed), "--output-file", str(file), "--device", "cpu"]) == 0
@@ -122,9 +123,13 @@ def test_ctranslate2_replies_alike_and_repeats_what_it_draws(trained, lines_file
     [
         (["--data", "missing.txt"], "--data missing.txt cannot be read (No such file or directory)"),
         (["--data", "latin.txt"], "line 2 of latin.txt is not UTF-8"),
-        (["--data", "half.txt.gz"], "--data half.txt.gz is a broken gzip file"),
-        (["--data", "text.txt.gz"], "--data text.txt.gz is a broken gzip file"),
-        (["--data", "good.txt", "--output-file", "missing/replies.txt"], "--output-file missing/replies.txt cannot be"),
+        (["--data", "half.txt.gz"], "half.txt.gz cannot be read: Compressed file ended"),
+        (["--data", "good.txt", "--output-file", "."], "--output-file . is a folder"),
+        (["--data", "good.txt", "--device", "gpu"], "--device gpu cannot be used"),
+        (
+            ["--data", "good.txt", "--output-file", "missing/replies.txt"],
+            "there is no folder missing",
+        ),
         ([], "there is nothing to reply to. Give --data FILE, or lines through a pipe."),
     ],
 )
@@ -135,7 +140,6 @@ def test_what_cannot_be_read_or_written_is_told_and_nothing_is_left(
     (tmp_path / "good.txt").write_text("hello\n", "utf-8")
     (tmp_path / "latin.txt").write_bytes(b"hello\nna\xefve\n")
     (tmp_path / "half.txt.gz").write_bytes(gzip.compress(b"hello\n" * 10_000)[:50])
-    (tmp_path / "text.txt.gz").write_text("hello\n", "utf-8")
     monkeypatch.setattr(sys, "stdin", TerminalInput())
     output = [] if "--output-file" in arguments else ["--output-file", "replies.txt"]
     (tmp_path / "replies.txt").write_text("the replies of yesterday", "utf-8")
@@ -143,7 +147,58 @@ def test_what_cannot_be_read_or_written_is_told_and_nothing_is_left(
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith("error: ") and told in captured.err
     assert (tmp_path / "replies.txt").read_text("utf-8") == "the replies of yesterday"
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_cannot_be_is_told_at_once(capsys, seed):
+    with pytest.raises(SystemExit):
+        main(["nowhere", "--seed", seed])
+    assert "--seed must be at least 0 and below 2^32" in capsys.readouterr().err
+
+
+def test_lines_at_the_end_are_looked_at_before_the_first_reply(trained, tmp_path, capsys, monkeypatch):
+    def load(settings):
+        raise AssertionError("The model is not to be loaded.")
+
+    monkeypatch.setattr("chatformer.chat.generation.load_chatbot", load)
+    file = tmp_path / "lines.txt"
+    file.write_bytes(b"hello\n" * 50_000 + b"\xff\n")
+    assert main([str(trained), "--data", str(file)]) == 2
+    assert "line 50001 of" in capsys.readouterr().err
+
+
+def test_replies_go_where_a_link_leads_and_into_a_device_as_it_is(trained, lines_file, tmp_path):
+    file, link, pipe = tmp_path / "replies.txt", tmp_path / "link.txt", tmp_path / "pipe"
+    link.symlink_to(file)
+    command = [str(trained), "--data", str(lines_file), "--device", "cpu", "--output-file"]
+    assert main([*command, str(link)]) == 0
+    assert link.is_symlink() and file.read_text("utf-8").count("\n") == len(LINES)
+    os.mkfifo(pipe)
+    found = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text("utf-8")))
+    reader.start()
+    assert main([*command, str(pipe)]) == 0
+    reader.join()
+    assert found == [file.read_text("utf-8")] and pipe.is_fifo()
+
+
+def test_without_enough_memory_fewer_are_read_at_a_time(chatbot, monkeypatch):
+    sizes, generate = [], chatbot.engine.generate
+
+    def generate_few(sources, search):
+        sizes.append(len(sources))
+        if len(sources) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate(sources, search)
+
+    monkeypatch.setattr(chatbot.engine, "generate", generate_few)
+    asked = [[turn("user", line)] for line in LINES if line.strip()]
+    search = ReplySettings().search()
+    found, _ = replies(chatbot, asked, search, 4000, lambda count: None)
+    ids = [generate([encode_conversation(chatbot.tokenizer, each, 40)], search)[0] for each in asked]
+    assert found == chatbot.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert sizes[0] == len(asked) and max(sizes[-2:]) <= 2
 
 
 class TerminalInput(io.StringIO):
