@@ -450,7 +450,9 @@ def _parquet_dataset(file: str, path: Path) -> "datasets.Dataset":
             # Kept in a file of the cache, from which only what is looked at comes into memory. Unless told otherwise,
             # the reader has the whole file in memory before.
             options = pyarrow.dataset.ParquetFragmentScanOptions(use_buffered_stream=True, pre_buffer=False)
-            return datasets.Dataset.from_parquet(str(path), fragment_scan_options=options)
+            return datasets.Dataset.from_parquet(
+                str(path), fragment_scan_options=options, writer_batch_size=CONVERSATIONS_AT_ONCE
+            )
         return datasets.Dataset(datasets.table.InMemoryTable(pyarrow.parquet.read_table(path)))
     except (pyarrow.ArrowException, ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(
