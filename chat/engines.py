@@ -49,7 +49,8 @@ class TransformersEngine:
         self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
     ) -> list[list[int]]:
         ids = [torch.tensor(source) for source in sources]
-        input_ids = pad_sequence(ids, batch_first=True, padding_value=self.model.config.pad_token_id)
+        # Which id pads does not matter, as the mask hides it.
+        input_ids = pad_sequence(ids, batch_first=True, padding_value=self.model.config.pad_token_id or 0)
         attention_mask = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
         return self.model.generate(
             input_ids.to(self.model.device),

@@ -26,7 +26,8 @@ def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epo
     micro-batches has no part in it.
     """
     generator = np.random.default_rng((seed, epoch))
-    chance = generator.permutation(np.arange(len(exchanges), dtype=np.int32))
+    chance = np.arange(len(exchanges), dtype=np.int32)
+    generator.shuffle(chance)
     sources, targets = exchanges.source_lengths, exchanges.target_lengths
     # The same number of steps in every epoch, as the lengths are the same.
     num_steps = max(1, round(int(sources.sum() + targets.sum()) / tokens_per_step))
