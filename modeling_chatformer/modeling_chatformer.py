@@ -242,8 +242,8 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
         input_ids: (B, S). labels: (B, T), -100 where no loss is wanted; without `decoder_input_ids` the decoder reads
         them shifted right. num_items_in_batch: the target tokens that the summed loss is divided by. Further
         keywords are the loss function's, `label_smoothing` and `rdrop_alpha`. Returns a `Seq2SeqLMOutput`, `logits`
-        (B, T, V), unless `return_logits` is off: of all tensors it is the largest, and mixed precision would copy it
-        to float32.
+        (B, T, V), unless `return_logits` is off: of all tensors it would be the largest, and the loss alone needs but
+        a piece of it at a time.
         """
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
@@ -285,12 +285,16 @@ class ChatformerForConditionalGeneration(ChatformerPreTrainedModel, GenerationMi
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        logits_BTV = self.lm_head(outputs.last_hidden_state)
-        loss = None
+        loss, logits_BTV, hidden_BTD = None, None, outputs.last_hidden_state
+        # What else may be in their places needs the logits of all tokens.
+        is_plain = isinstance(self.lm_head, nn.Linear) and self.loss_function is label_smoothed_cross_entropy
+        if return_logits or not is_plain:
+            logits_BTV = self.lm_head(hidden_BTD)
         if labels is not None:
-            if not return_logits:
-                loss_kwargs["overwrite"] = True
-            loss = self.loss_function(logits_BTV, labels, num_items_in_batch=num_items_in_batch, **loss_kwargs)
+            predictions = logits_BTV
+            if logits_BTV is None:
+                predictions, loss_kwargs["head"] = hidden_BTD, self.lm_head
+            loss = self.loss_function(predictions, labels, num_items_in_batch=num_items_in_batch, **loss_kwargs)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits_BTV if return_logits else None,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.profiler import profile
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.attention import MultiHeadAttention, scaled_dot_product_attention
@@ -105,8 +106,7 @@ def test_the_loss_is_the_formula(label_smoothing, num_items_in_batch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("num_items_in_batch", [None, 40])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothing, num_items_in_batch, overwrite):
+def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothing, num_items_in_batch):
     # Seven tokens at a time, so that the last are fewer.
     monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 7 * 50)
     torch.manual_seed(0)
@@ -117,8 +117,8 @@ def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothin
     expected = torch.nn.functional.cross_entropy(
         plain.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
     ) / (num_items_in_batch or int((labels != -100).sum()))
-    found = label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing, overwrite=overwrite)
-    assert torch.equal(logits.float(), plain) != overwrite
+    found = label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing)
+    assert torch.equal(logits.float(), plain)
     # Somebody else's factor, such as that of a loss scaler.
     (1024 * expected).backward()
     (1024 * found).backward()
@@ -129,3 +129,58 @@ def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothin
         torch.testing.assert_close(
             label_smoothed_cross_entropy(plain.to(dtype), labels, num_items_in_batch, label_smoothing), expected
         )
+
+
+@pytest.mark.parametrize("rdrop_alpha", [0.0, 3.0])
+@pytest.mark.parametrize("frozen", [None, "weight", "bias", "hidden"])
+def test_the_loss_of_hidden_states_is_that_of_their_logits(monkeypatch, rdrop_alpha, frozen):
+    torch.manual_seed(0)
+    # Three tokens at a time, or three of each reading, so that the last are fewer.
+    monkeypatch.setattr("chatformer.loss.TOKENS_AT_ONCE", 6 if rdrop_alpha else 3)
+    head = nn.Linear(8, 50)
+    hidden = (3 * torch.randn(4, 5, 8)).requires_grad_()
+    inputs = {"hidden": hidden, "weight": head.weight, "bias": head.bias}
+    if frozen:
+        inputs.pop(frozen).requires_grad_(False)
+    labels = torch.randint(50, (2, 5)).repeat(2, 1)
+    labels[:, 3:] = -100
+    sizes = []
+    head.register_forward_hook(lambda _, arguments, logits: sizes.append(logits.numel()))
+    in_pieces = label_smoothed_cross_entropy(hidden, labels, 7, 0.1, rdrop_alpha, head=head)
+    assert max(sizes) == (6 if rdrop_alpha else 3) * 50 and sum(sizes) == 20 * 50
+    losses = in_pieces, label_smoothed_cross_entropy(head(hidden), labels, 7, 0.1, rdrop_alpha)
+    torch.testing.assert_close(*losses)
+    found, expected = (torch.autograd.grad(8 * loss, inputs.values()) for loss in losses)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_loss_without_logits_takes_the_memory_of_a_piece():
+    head, hidden = nn.Linear(4, 20_000, bias=False), torch.randn(8, 1024, 4, requires_grad=True)
+    labels = torch.randint(20_000, (8, 1024))
+    largest = {}
+    for name, predictions, options in (("piece", hidden, {"head": head}), ("all", head(hidden), {})):
+        with profile(profile_memory=True) as profiled:
+            label_smoothed_cross_entropy(predictions, labels, **options).backward()
+        largest[name] = max(event.cpu_memory_usage for event in profiled.events())
+    assert largest["all"] >= 8 * 1024 * 20_000 * 4
+    assert largest["piece"] < 1.01 * largest["all"] / 8
+
+
+def test_another_loss_or_another_head_is_given_all_logits(make_model):
+    model = make_model()
+    source, labels = torch.randint(6, 50, (2, 5)), torch.randint(6, 50, (2, 4))
+    expected = model(source, labels=labels).loss
+
+    class Head(nn.Module):
+        def __init__(self, linear):
+            super().__init__()
+            self.linear = linear
+
+        def forward(self, x):
+            return self.linear(x)
+
+    model.loss_function = lambda logits, labels, **_: logits.sum() * 0 + logits.shape[-1]
+    assert model(source, labels=labels, return_logits=False).loss == model.config.vocab_size
+    model.loss_function = label_smoothed_cross_entropy
+    model.lm_head = Head(model.lm_head)
+    torch.testing.assert_close(model(source, labels=labels, return_logits=False).loss, expected)
