@@ -173,11 +173,16 @@ class Run:
         if accelerator.device.type == "cpu":
             # On CPUs the fused attention is slower to train at the lengths of conversations.
             model.set_attn_implementation("eager")
-            speed_up(model)
+            # Either of the two: compiled, these ways are several for each length.
+            if not plan.torch_compile:
+                speed_up(model)
         # Tied weights are sharded together only where they are one module's.
         model.set_input_embeddings(model.get_input_embeddings())
         # What is evaluated and published: a plain model, however the trained one is wrapped, averaged or sharded.
         self.published = copy.deepcopy(model).to(accelerator.device).eval()
+        if plan.torch_compile:
+            for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
+                layer.compile(dynamic=True)
         optimizer = make_optimizer(model, plan)
         self.scheduler = make_scheduler(
             plan.lr_scheduler_type,
@@ -315,6 +320,15 @@ class Run:
             try:
                 return self.try_to_accumulate_gradients(indices, num_tokens)
             except (RuntimeError, MemoryError) as error:
+                if self.settings.optimization.torch_compile and isinstance(
+                    error, torch._dynamo.exc.TorchDynamoException
+                ):
+                    reason = str(error).split("\n\n")[0]
+                    raise TrainingFailed(
+                        f"--torch-compile: the layers cannot be compiled here. {reason}\n"
+                        "torch needs a C++ compiler for that, and Triton on a GPU. Install them, or train without the "
+                        "flag."
+                    ) from error
                 if not is_out_of_memory(error):
                     raise
                 self.halve_micro_batches(len(indices))

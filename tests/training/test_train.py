@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 import signal
@@ -16,6 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from chatformer.training.checkpoints import checkpoints
 from chatformer.training.preparation import with_other_topics
 from chatformer.training.settings import read_recipe
+from chatformer.training.train import Run
 
 
 def log_of(folder):
@@ -163,6 +165,46 @@ def test_accumulating_changes_nothing(flags, train, tmp_path, fifty_steps, num_p
     plan, losses = fifty_steps
     assert train(flags(tmp_path / "parts", **plan, gradient_accumulation_steps=num_parts)) == 0
     assert losses_of(tmp_path / "parts") == pytest.approx(losses, rel=2e-5)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_layers_change_nothing_and_are_compiled_once(flags, train, tmp_path, monkeypatch, backend):
+    graphs, counts, compile_module, take_step = [], [], torch.nn.Module.compile, Run.take_step
+
+    def compiler(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    def take_step_and_count(run):
+        take_step(run)
+        counts.append(len(graphs))
+
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(compile_module, backend=compiler))
+    monkeypatch.setattr(Run, "take_step", take_step_and_count)
+    plan = {"max_steps": 50, "dropout": 0, "encoder_layers": 2, "decoder_layers": 3}
+    for folder, more in (("plain", []), ("compiled", ["--torch-compile"])):
+        assert train([*flags(tmp_path / folder, **plan), *more]) == 0
+        assert bool(graphs) == bool(more)
+    # At first with padding or without, as the batches come, and then no more, whatever their lengths.
+    assert counts[-1] == counts[-30] <= 6
+    assert losses_of(tmp_path / "compiled") == pytest.approx(losses_of(tmp_path / "plain"), rel=2e-5)
+    names = [
+        safetensors.torch.load_file(tmp_path / folder / "model.safetensors").keys() for folder in ("plain", "compiled")
+    ]
+    assert names[0] == names[1]
+
+
+def test_what_cannot_be_compiled_is_told(flags, train, tmp_path, monkeypatch, capsys):
+    def compiler(graph, inputs):
+        raise OSError("No working C++ compiler found")
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(compile_module, backend=compiler))
+    assert train([*flags(tmp_path / "run", max_steps=5), "--torch-compile"]) == 2
+    message = capsys.readouterr().err
+    assert "--torch-compile: the layers cannot be compiled here." in message
+    assert "No working C++ compiler found" in message and "train without the flag" in message
+    assert "Traceback" not in message
 
 
 def test_a_folder_with_something_in_it_is_left_alone(flags, train, tmp_path, capsys):
