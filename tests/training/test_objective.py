@@ -142,5 +142,7 @@ def test_the_two_predictions_are_compared_in_single_precision_under_autocast(bat
     seen = []
     loss = loss_under_autocast(5.0)
     assert loss.dtype == torch.float32 and seen[0].dtype == torch.bfloat16
-    expected = by_hand(*seen[0].double(), batch["labels"], 0.1, 5.0) / 13
+    # The logits of all tokens in a row.
+    logits = seen[0].double().unflatten(1, batch["labels"].shape)
+    expected = by_hand(*logits, batch["labels"], 0.1, 5.0) / 13
     assert math.isclose(loss.item(), expected.item(), rel_tol=1e-5)
