@@ -110,17 +110,26 @@ def test_multi30k_is_made_diverse_and_what_is_done_is_not_done_again(benchmark, 
     command = ["--data", str(data), "--output-dir", str(output), "--max-steps", "3"]
     main = benchmark("multi30k").main
     assert main(command) == 0
-    english, german = ((output / f"diverse.{side}").read_text("utf-8").splitlines() for side in ("en", "de"))
-    assert len(english) == len(german) == 3 * 60
-    assert english[:60] == english[60:120] != english[120:]
-    assert german[:60] == german[120:] != german[60:120]
-    assert json.loads((output / "model" / "evaluation.json").read_text("utf-8"))["exchanges"]["all"] == 8
+    for number in (1, 2):
+        sides = [(output / f"diverse-{number}.{side}").read_text("utf-8").splitlines() for side in ("en", "de")]
+        for side, same in zip(sides, ((0, 1, 3), (0, 2, 4)), strict=True):
+            parts = [side[start : start + 60] for start in range(0, len(side), 60)]
+            assert len(parts) == 1 + 2 * number
+            # What was there, and of each round a translation.
+            assert {part for part, lines in enumerate(parts) if lines == parts[0]} == {*same[: 1 + number]}
+            assert len({tuple(part) for part in parts}) == 1 + number
+    # The second round goes on where the first one ended.
+    steps = [
+        json.loads(line)["step"] for line in (output / "model-2" / "training_log.jsonl").open("rb") if b"step" in line
+    ]
+    assert max(steps) == 6
+    assert json.loads((output / "model-2" / "evaluation.json").read_text("utf-8"))["exchanges"]["all"] == 8
     assert "$ chatformer train --recipe" in capfd.readouterr().out
-    (output / "model" / "evaluation.json").unlink()
+    (output / "model-2" / "evaluation.json").unlink()
     assert main(command) == 0
     shown = [line for line in capfd.readouterr().out.splitlines() if line.startswith("$ ")]
-    assert [line.split()[2] for line in shown] == ["train"] * 3 + ["evaluate"]
-    assert all("--resume" in line for line in shown[:3])
+    assert [line.split()[2] for line in shown] == ["train"] * 6 + ["evaluate"]
+    assert all("--resume" in line for line in shown[:6])
     assert main(["--data", str(tmp_path), "--output-dir", str(output)]) == 2
     assert "has no train.lc.norm.tok.en, nor train.lc.norm.tok.en.gz." in capfd.readouterr().err
 
