@@ -126,7 +126,7 @@ class SummedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, factor):
-        gradient_NX, *gradients = (gradient.mul_(factor) for gradient in ctx.saved_tensors)
+        gradient_NX, *gradients = (gradient * factor for gradient in ctx.saved_tensors)
         # Of x, of what has no gradient, and of the weights that are trained.
         rest = iter(gradients)
         return (

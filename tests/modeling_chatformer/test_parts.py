@@ -150,8 +150,11 @@ def test_the_loss_of_hidden_states_is_that_of_their_logits(monkeypatch, rdrop_al
     assert max(sizes) == (6 if rdrop_alpha else 3) * 50 and sum(sizes) == 20 * 50
     losses = in_pieces, label_smoothed_cross_entropy(head(hidden), labels, 7, 0.1, rdrop_alpha)
     torch.testing.assert_close(*losses)
-    found, expected = (torch.autograd.grad(8 * loss, inputs.values()) for loss in losses)
+    found, expected = (torch.autograd.grad(8 * loss, inputs.values(), retain_graph=True) for loss in losses)
     torch.testing.assert_close(found, expected)
+    # What is kept for the backward pass is as it was.
+    for loss in losses:
+        torch.testing.assert_close(torch.autograd.grad(8 * loss, inputs.values()), expected)
 
 
 def test_a_loss_without_logits_takes_the_memory_of_a_piece():
