@@ -204,14 +204,11 @@ def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]
     import torch
     import transformers
 
-    import chatformer  # noqa: F401  (makes its models known to AutoModelForSeq2SeqLM)
+    # It also makes Chatformers known to AutoModelForSeq2SeqLM.
+    from chatformer.loading import Checkpoint
 
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise SettingsError(
-            f"The folder {name} holds no model: it has no config.json. Give the --output-dir of a training that has "
-            "published one, or a file of conversations."
-        )
+    # What transformers does not find it asks the Hub for again and again, for a minute where there is no network.
+    folder = Checkpoint.find(name, settings.revision).folder
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     # What it would say of weights that are missing is said among the findings.
@@ -219,9 +216,9 @@ def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         model, report = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-            name, revision=settings.revision, dtype=torch.float32, output_loading_info=True
+            folder, dtype=torch.float32, output_loading_info=True
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=settings.revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         return model.to(device).eval(), tokenizer, sorted(report["missing_keys"])
     # Behind its first line transformers gives advice that is not about this command.
     except (OSError, ValueError, RuntimeError) as error:

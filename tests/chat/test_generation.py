@@ -211,7 +211,11 @@ def test_ctrl_c_leaves_nothing_half_written(trained, tmp_path, environment):
     file.write_text("hello there, my old friend!\n" * 200_000, "utf-8")
     command = [sys.executable, "-m", "chatformer.cli.main", "generate", str(trained), "--data", str(file)]
     process = subprocess.Popen(
-        [*command, "--output-file", str(output), "--device", "cpu"], env=environment, stderr=subprocess.PIPE
+        [*command, "--output-file", str(output), "--device", "cpu"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        # Whoever runs the tests in the background may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 120
     while not any(os.path.getsize(each) for each in tmp_path.glob(".replies.txt.*")):

@@ -156,7 +156,7 @@ def test_a_model_that_cannot_be_tried_is_not(doctor, run_folder, conversations_f
         (["{strange}", "--max-target-tokens", "0"], "--max-target-tokens (0) must be at least 1"),
         (["{empty}", "--validation-data", "{strange}"], "--validation-data goes with data"),
         (["{empty}", "{empty}"], "One model at a time"),
-        (["nowhere", "--data", "{strange}"], "nowhere cannot be loaded as a model"),
+        (["nowhere", "--data", "{strange}"], "There is no folder nowhere, and the Hub gave no model nowhere: "),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(doctor, tmp_path, monkeypatch, arguments, message):
