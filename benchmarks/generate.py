@@ -40,6 +40,7 @@ import transformers
 from accelerate.utils import set_seed
 from data import TextSettings, training_settings
 from machine import (
+    DEVICE,
     ComparisonSettings,
     MatrixRate,
     check_comparison,
@@ -77,7 +78,6 @@ Name = Literal[
     "ctranslate2-float32",
     "ctranslate2-int8",
 ]
-DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")
 
 OTHER_WEIGHTS = ("bart-sdpa",)
 ROUNDED_WEIGHTS = ("ctranslate2-int8",)

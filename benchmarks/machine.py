@@ -40,6 +40,8 @@ Name = TypeVar("Name", bound=str)
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 """The precisions of which the machine's rate is measured."""
+# torch names the accelerator that it was built for, and in most builds that is one which many a machine lacks.
+DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,12 +189,11 @@ def matrix_rate(
 
 def description() -> dict[str, Any]:
     """Return what the machine is, and what computes on it."""
-    found = torch.accelerator.current_accelerator()
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else found and str(found),
+        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else DEVICE.type,
         "torch": torch.__version__,
     }
 
