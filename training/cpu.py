@@ -51,8 +51,9 @@ class CheapDropout(nn.Dropout):
             return x
         bound = round(self.p * 2**16)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        is_kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= bound - 2**15
-        return x * is_kept.to(x.dtype).mul_(2**16 / (2**16 - bound))
+        # Of 1 and 0 in 16 bits: torch turns booleans into other numbers one by one.
+        kept = words.view(torch.int16)[: x.numel()].view(x.shape).ge_(bound - 2**15)
+        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - bound))
 
 
 class OneDnnLinear(nn.Linear):
