@@ -40,7 +40,8 @@ Name = TypeVar("Name", bound=str)
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 """The precisions of which the machine's rate is measured."""
-# torch names the accelerator that it was built for, and in most builds that is one which many a machine lacks.
+
+# Unasked, torch names the accelerator that it was built for, whether or not the machine has it.
 DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
