@@ -44,6 +44,7 @@ ROWS = {
     "exact_match": ("exact match, %", ".1f"),
     "distinct_1": ("distinct-1, %", ".1f"),
     "distinct_2": ("distinct-2, %", ".1f"),
+    "repeated_words": ("loops or doubled words, %", ".1f"),
     "copied_replies": ("copied from training, %", ".1f"),
     "most_frequent_reply": ("most frequent reply, %", ".1f"),
     "distinct_replies": ("different replies", "d"),
@@ -332,6 +333,9 @@ def show(
         console.print("seen: the reference answer stands in the training data; unseen: it does not.", style="dim")
     if samples:
         console.print("distinct-n: different words, and pairs of them, split at white space, over all.", style="dim")
+        console.print(
+            "loops or doubled words: a word, or two, twice in a row, or three that occur twice in a reply.", style="dim"
+        )
     for name, signature in signatures.items():
         console.print(f"{ROWS[name][0]}: {signature}", style="dim", soft_wrap=True)
     for note in notes:
