@@ -1,6 +1,7 @@
 """From settings to what is trained on: conversations, the tokenizer, encoded exchanges."""
 
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +13,7 @@ from .encoding import EncodedExchanges, encode_exchanges
 from .records import BAD_ROWS_FILES, RunFolder
 from .settings import ReadingSettings, TrainingSettings
 from .tokenizer import train_tokenizer
+from .unread import unread_part
 
 if TYPE_CHECKING:
     import datasets
@@ -37,6 +39,12 @@ def prepare_data(settings: TrainingSettings, accelerator: "Accelerator", folder:
     with accelerator.main_process_first():
         training, validation = conversations_of(settings, folder)
     tokenizer = the_tokenizer(settings, accelerator, training, folder)
+    if accelerator.is_main_process and (unread := unread_part(tokenizer, validation)) is not None:
+        print(
+            f"warning: the validation data has {unread}, which the model will not read: the training data has none, so "
+            "the chat template leaves them out.",
+            file=sys.stderr,
+        )
     limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
     with accelerator.main_process_first():
         told_before = with_other_topics(training, settings.data.other_topics_fraction, settings.optimization.seed)

@@ -1,0 +1,43 @@
+import io
+
+import pytest
+
+from chatformer.chat import generation, terminal
+from chatformer.chat.chatbot import Chatbot, Conversation
+from chatformer.chat.settings import ReplySettings
+
+DOES_NOT_READ = "This model was trained on single questions and does not read what was said before."
+IGNORED = "warning: --system is ignored"
+
+
+@pytest.fixture
+def leave_at_once(monkeypatch):
+    def leave(prompt):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", leave)
+
+
+@pytest.mark.parametrize(("model", "times"), [("trained", 0), ("reads_questions", 1)])
+def test_a_chat_says_once_that_the_history_is_not_read(request, leave_at_once, capsys, model, times):
+    chatbot = Chatbot.from_pretrained(str(request.getfixturevalue(model)), device="cpu")
+    assert terminal.talk(Conversation(chatbot), ReplySettings()) == 0
+    assert capsys.readouterr().out.count(DOES_NOT_READ) == times
+
+
+@pytest.mark.parametrize("command", [terminal, generation], ids=["chat", "generate"])
+@pytest.mark.parametrize(
+    ("model", "flags", "times"),
+    [("reads_questions", ["--system", "짧게"], 1), ("reads_questions", [], 0), ("trained", ["--system", "짧게"], 0)],
+)
+def test_a_system_message_that_is_ignored_is_warned_of(request, monkeypatch, capsys, command, model, flags, times):
+    class Pipe(io.TextIOWrapper):
+        def isatty(self):
+            return False
+
+    monkeypatch.setattr("sys.stdin", Pipe(io.BufferedReader(io.BytesIO("안녕\n".encode()))))
+    folder = request.getfixturevalue(model)
+    assert command.main([str(folder), "--device", "cpu", *flags]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count(IGNORED) == times
+    assert len(printed.out.splitlines()) == 1 and "warning" not in printed.out
