@@ -109,7 +109,12 @@ class Outcome:
 
 def length_batches(exchanges: EncodedExchanges, count: int, batch_tokens: int) -> list[list[int]]:
     """Return indices of the first `count` exchanges, those of like length in batches of about `batch_tokens`."""
-    lengths = (exchanges.source_lengths + exchanges.target_lengths)[:count]
+    return batches_of_like_length((exchanges.source_lengths + exchanges.target_lengths)[:count], batch_tokens)
+
+
+def batches_of_like_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> list[list[int]]:
+    """Return the indices of all lengths, like ones in batches of about `batch_tokens` together."""
+    lengths = np.asarray(lengths)
     order = np.argsort(lengths, kind="stable")
     ends = np.searchsorted(lengths[order].cumsum(), np.arange(batch_tokens, lengths.sum(), batch_tokens))
     return [batch.tolist() for batch in np.split(order, ends) if len(batch)]
