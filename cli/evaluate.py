@@ -94,7 +94,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     from chatformer.training.by_turns import figures_by_turns
     from chatformer.training.encoding import content_digest, encode_exchanges
     from chatformer.training.evaluation import EvaluatedModel, compare, has_metrics, outcome_of
-    from chatformer.training.free_baselines import WHAT_TO_DO, better_baselines, told
+    from chatformer.training.free_baselines import WHAT_TO_DO, better_baselines, sentences_about
     from chatformer.training.unread import unread_part
 
     check(settings)
@@ -170,7 +170,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     )
     better = better_baselines(comparison, len(outcome.replies))
     if better:
-        notes.append(" ".join([*told(better), WHAT_TO_DO]))
+        notes.append(" ".join([*sentences_about(better), WHAT_TO_DO]))
     by_turns = figures_by_turns(exchanges, outcome, bleu_tokenize=settings.bleu_tokenize)
     report = {
         **figures_in(comparison),

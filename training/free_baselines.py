@@ -28,9 +28,9 @@ class BetterBaseline:
     figures: ReplyFigures
 
     def __str__(self) -> str:
-        group = self.group if self.group == "all" else f"the {self.group}"
+        group = f"all {self.num_exchanges:,}" if self.group == "all" else f"the {self.num_exchanges:,} {self.group}"
         return (
-            f"on {group} {self.num_exchanges:,} exchanges (exact match {self.figures.exact_match:.1f}% instead of "
+            f"on {group} exchanges (exact match {self.figures.exact_match:.1f}% instead of "
             f"{self.model.exact_match:.1f}%, chrF {self.figures.chrf:.1f} instead of {self.model.chrf:.1f})"
         )
 
@@ -57,7 +57,7 @@ def better_baselines(comparison: Comparison, num_replies: int) -> list[BetterBas
     return found
 
 
-def told(better: list[BetterBaseline]) -> list[str]:
+def sentences_about(better: list[BetterBaseline]) -> list[str]:
     """A sentence about each baseline that is better."""
     sentences = []
     for baseline in dict.fromkeys(each.baseline for each in better):
@@ -85,7 +85,7 @@ def check_baselines(comparison: Comparison, num_replies: int) -> list[Finding]:
             check="baselines",
             severity="problem" if is_worthless else "hint",
             title="A free baseline is better",
-            found=" ".join(told(better)),
+            found=" ".join(sentences_about(better)),
             what_to_do=WHAT_TO_DO,
         )
     ]

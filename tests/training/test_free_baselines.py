@@ -1,7 +1,7 @@
 import pytest
 
 from chatformer.training.evaluation import Comparison, Evaluation, ReplyFigures
-from chatformer.training.free_baselines import better_baselines, check_baselines, told
+from chatformer.training.free_baselines import better_baselines, check_baselines, sentences_about
 
 LOSS = {"loss": 1.0, "perplexity": 2.7, "bits_per_character": 1.0, "source_gain": 0.5}
 NEAREST, FREQUENT = "nearest question", "most frequent answer"
@@ -44,8 +44,8 @@ def test_groups_are_told_apart_and_none_is_told_twice():
     nearest = {"all": (20, 28), "seen": (40, 50), "unseen": (0, 9)}
     comparison = compared((10, 30), nearest, groups=groups)
     assert better(comparison) == [(NEAREST, "seen")]
-    assert told(better_baselines(comparison, 40)) == [
-        "Giving the answer of the nearest training question is better than the model on the seen 25 exchanges "
+    assert sentences_about(better_baselines(comparison, 40)) == [
+        "Giving the answer of the nearest training question is better than the model on the 25 seen exchanges "
         "(exact match 40.0% instead of 10.0%, chrF 50.0 instead of 30.0)."
     ]
     everything_seen = {"all": list(range(40)), "seen": list(range(40)), "unseen": []}
