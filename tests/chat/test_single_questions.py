@@ -1,5 +1,3 @@
-import io
-
 import pytest
 
 from chatformer.chat import generation, terminal
@@ -25,19 +23,24 @@ def test_a_chat_says_once_that_the_history_is_not_read(request, leave_at_once, c
     assert capsys.readouterr().out.count(DOES_NOT_READ) == times
 
 
-@pytest.mark.parametrize("command", [terminal, generation], ids=["chat", "generate"])
+@pytest.mark.parametrize("command", ["chat", "generate"])
 @pytest.mark.parametrize(
     ("model", "flags", "times"),
     [("reads_questions", ["--system", "짧게"], 1), ("reads_questions", [], 0), ("trained", ["--system", "짧게"], 0)],
 )
-def test_a_system_message_that_is_ignored_is_warned_of(request, monkeypatch, capsys, command, model, flags, times):
-    class Pipe(io.TextIOWrapper):
-        def isatty(self):
-            return False
-
-    monkeypatch.setattr("sys.stdin", Pipe(io.BufferedReader(io.BytesIO("안녕\n".encode()))))
-    folder = request.getfixturevalue(model)
-    assert command.main([str(folder), "--device", "cpu", *flags]) == 0
+def test_a_system_message_that_is_ignored_is_warned_of(
+    request, monkeypatch, tmp_path, capsys, command, model, flags, times
+):
+    arguments = [str(request.getfixturevalue(model)), "--device", "cpu", *flags]
+    file = tmp_path / "lines.txt"
+    file.write_text("안녕\n", "utf-8")
+    capsys.readouterr()
+    if command == "chat":
+        with file.open(encoding="utf-8") as lines:
+            monkeypatch.setattr("sys.stdin", lines)
+            assert terminal.main(arguments) == 0
+    else:
+        assert generation.main([*arguments, "--data", str(file)]) == 0
     printed = capsys.readouterr()
     assert printed.err.count(IGNORED) == times
     assert len(printed.out.splitlines()) == 1 and "warning" not in printed.out
