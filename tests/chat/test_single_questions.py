@@ -25,13 +25,13 @@ def test_a_chat_says_once_that_the_history_is_not_read(request, leave_at_once, c
 
 @pytest.mark.parametrize("command", ["chat", "generate"])
 @pytest.mark.parametrize(
-    ("model", "flags", "times"),
+    ("model", "options", "times"),
     [("reads_questions", ["--system", "짧게"], 1), ("reads_questions", [], 0), ("trained", ["--system", "짧게"], 0)],
 )
 def test_a_system_message_that_is_ignored_is_warned_of(
-    request, monkeypatch, tmp_path, capsys, command, model, flags, times
+    request, monkeypatch, tmp_path, capsys, command, model, options, times
 ):
-    arguments = [str(request.getfixturevalue(model)), "--device", "cpu", *flags]
+    arguments = [str(request.getfixturevalue(model)), "--device", "cpu", *options]
     file = tmp_path / "lines.txt"
     file.write_text("안녕\n", "utf-8")
     capsys.readouterr()
