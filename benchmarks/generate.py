@@ -38,7 +38,6 @@ import numpy as np
 import torch
 import transformers
 from accelerate.utils import set_seed
-from data import TextSettings, training_settings
 from machine import (
     DEVICE,
     ComparisonSettings,
@@ -57,16 +56,17 @@ from machine import (
     write_figures,
 )
 from peers import new_bart
+from text import TextSettings, training_settings
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.tokenizer import train_tokenizer
 from chatformer.hub.errors import optional_package
 from chatformer.hub.loading import load_chatformer, load_tokenizer
 from chatformer.hub.marian import to_marian
-from chatformer.training.encoding import encode_exchanges
 from chatformer.training.preparation import conversations_of, texts_of
 from chatformer.training.settings import check_settings
-from chatformer.training.tokenizer import train_tokenizer
 from chatformer.training.train import new_model
 
 Name = Literal[

@@ -21,13 +21,13 @@ import torch
 import tyro
 from transformers import MarianConfig, MarianMTModel
 
-from chatformer.training.batches import collate
-from chatformer.training.conversations import load_conversations, split_conversations
-from chatformer.training.encoding import encode_exchanges
+from chatformer.data.batches import collate
+from chatformer.data.conversations import load_conversations, split_conversations
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.tokenizer import train_tokenizer
 from chatformer.training.evaluation import evaluate
 from chatformer.training.preparation import texts_of
 from chatformer.training.schedules import make_scheduler
-from chatformer.training.tokenizer import train_tokenizer
 from chatformer.training.train import evaluation_figures, evaluation_line
 
 

@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from data import TextSettings, training_settings
 from machine import print_table, run, write_figures
+from text import TextSettings, training_settings
 
-from chatformer.training.batches import collate, plan_epoch
+from chatformer.data.batches import collate, plan_epoch
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.tokenizer import train_tokenizer
 from chatformer.training.cpu import speed_up
-from chatformer.training.encoding import encode_exchanges
 from chatformer.training.preparation import conversations_of, texts_of
 from chatformer.training.settings import check_settings
-from chatformer.training.tokenizer import train_tokenizer
 from chatformer.training.train import new_model
 
 PAIRS_AT_ONCE = 100_000

@@ -38,7 +38,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from data import TextSettings, training_settings
 from machine import (
     DTYPES,
     ComparisonSettings,
@@ -59,6 +58,7 @@ from machine import (
     write_figures,
 )
 from peers import TorchTransformer, new_bart
+from text import TextSettings, training_settings
 from tqdm.auto import tqdm
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -68,11 +68,11 @@ from transformers import (
     TrainerCallback,
 )
 
+from chatformer.data.batches import collate
+from chatformer.data.exchanges import EncodedExchanges
 from chatformer.hub.marian import to_marian
 from chatformer.loss import label_smoothed_cross_entropy
 from chatformer.modeling_chatformer import shift_right
-from chatformer.training.batches import collate
-from chatformer.training.encoding import EncodedExchanges
 from chatformer.training.preparation import PreparedData, prepare_data
 from chatformer.training.processes import make_accelerator
 from chatformer.training.settings import OptimizationSettings, SettingsError, TrainingSettings, check_settings

@@ -83,10 +83,10 @@ def is_model(settings: DoctorSettings) -> bool:
 
 def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
     """Look at conversations."""
-    from chatformer.training.conversations import exchanges
+    from chatformer.data.conversations import exchanges
+    from chatformer.data.tokenizer import train_tokenizer
     from chatformer.training.doctor import Conversations, check_bad_rows, check_leaks
     from chatformer.training.preparation import texts_of
-    from chatformer.training.tokenizer import train_tokenizer
 
     limits = settings.max_source_tokens, settings.max_target_tokens
     diagnosis = Diagnosis(" ".join(settings.subject), limits=limits)
@@ -126,7 +126,7 @@ def data_findings(conversations: "Conversations", diagnosis: Diagnosis, tokenize
 
 def load(data: tuple[str, ...], settings: DoctorSettings) -> "tuple[datasets.Dataset, list[dict[str, Any]]]":
     """Return conversations, and the rows that are none as the loader lists them."""
-    from chatformer.training import conversations as loader
+    from chatformer.data import conversations as loader
     from chatformer.training.preparation import read_conversations
 
     with tempfile.TemporaryDirectory() as folder:
@@ -236,9 +236,9 @@ def model_findings(
     max_exchanges: int,
 ) -> "list[Finding]":
     """Look at a model's parts, and try it on conversations where there are some and it can be tried."""
-    from chatformer.training.conversations import exchanges
+    from chatformer.data.conversations import exchanges
+    from chatformer.data.exchanges import encode_exchanges
     from chatformer.training.doctor import Finding
-    from chatformer.training.encoding import encode_exchanges
     from chatformer.training.model_doctor import check_behaviour, check_parts
 
     longest = [limit or sys.maxsize for limit in limits]

@@ -26,7 +26,7 @@ from chatformer.training.settings import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from chatformer.training.encoding import EncodedExchanges
+    from chatformer.data.exchanges import EncodedExchanges
     from chatformer.training.evaluation import Comparison, Outcome, ReplyFigures
 
 OUTPUT_FILE = "evaluation.json"
@@ -87,7 +87,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     from chatformer.chat.chatbot import Chatbot
     from chatformer.chat.engines import CTranslate2Engine, TransformersEngine
     from chatformer.chat.settings import ReplySettings
-    from chatformer.training.encoding import content_digest, encode_exchanges
+    from chatformer.data.exchanges import content_digest, encode_exchanges
     from chatformer.training.evaluation import EvaluatedModel, compare, has_metrics, outcome_of
 
     check(settings)
@@ -238,7 +238,7 @@ def data_of(settings: EvaluationSettings, run: TrainingSettings | None, output_f
 
 def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:
     """Return what the run was trained and validated on; raise a `ValueError` unless it is still the same."""
-    from chatformer.training.encoding import content_digest
+    from chatformer.data.exchanges import content_digest
     from chatformer.training.preparation import conversations_of
     from chatformer.training.records import RECORD_FILE, RunFolder
 
@@ -255,7 +255,7 @@ def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:
 
 def questions_and_answers(conversations: Any) -> list[tuple[str, str]]:
     """Return each answer behind the turn that it answers."""
-    from chatformer.training.conversations import exchanges
+    from chatformer.data.conversations import exchanges
 
     return [
         (history[-1]["content"], answer)

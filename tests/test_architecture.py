@@ -9,10 +9,11 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "configuration": set(),
     "modeling_chatformer": {"configuration"},
-    "training": {"configuration", "modeling_chatformer"},
+    "data": {"configuration", "modeling_chatformer"},
+    "training": {"configuration", "modeling_chatformer", "data"},
     "hub": {"configuration", "modeling_chatformer"},
     "chat": {"configuration", "modeling_chatformer"},
-    "cli": {"configuration", "modeling_chatformer", "training", "hub", "chat"},
+    "cli": {"configuration", "modeling_chatformer", "data", "training", "hub", "chat"},
 }
 
 SOURCES = [path.relative_to(ROOT) for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
 from chatformer.conversation import encode_conversation
+from chatformer.data.batches import IGNORED
+from chatformer.data.conversations import Message
+from chatformer.data.exchanges import EncodedExchanges
 
-from .batches import IGNORED
-from .conversations import Message
-from .encoding import EncodedExchanges
 from .settings import EvaluationSettings
 
 Ids = Sequence[int] | np.ndarray

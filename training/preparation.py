@@ -7,11 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .conversations import DataError, exchanges, load_conversations, split_conversations
-from .encoding import EncodedExchanges, encode_exchanges
+from chatformer.data.conversations import DataError, exchanges, load_conversations, split_conversations
+from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
+from chatformer.data.tokenizer import train_tokenizer
+
 from .records import BAD_ROWS_FILES, RunFolder
 from .settings import ReadingSettings, TrainingSettings
-from .tokenizer import train_tokenizer
 
 if TYPE_CHECKING:
     import datasets
@@ -102,7 +103,7 @@ def read_conversations(
 def paths_of(data: tuple[str, ...]) -> str | tuple[str, ...]:
     """Return where `data` lies; "starter" is the corpus that comes with the package."""
     if data == ("starter",):
-        return str(resources.files("chatformer.training").joinpath("starter/conversations.jsonl"))
+        return str(resources.files("chatformer.data").joinpath("starter/conversations.jsonl"))
     return data[0] if len(data) == 1 else data
 
 

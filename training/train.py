@@ -23,13 +23,13 @@ from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
+from chatformer.data.batches import collate, padding_share, plan_epoch, split_step
+from chatformer.data.conversations import DataError
+from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.noise import SourceNoise
 
-from .augmentation import SourceNoise
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
-from .batches import collate, padding_share, plan_epoch, split_step
-from .conversations import DataError
 from .cpu import keep_freed_memory, speed_up
-from .encoding import EncodedExchanges
 from .evaluation import Evaluation, evaluate
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 from .objective import training_loss

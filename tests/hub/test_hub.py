@@ -110,7 +110,7 @@ print(); print(json.dumps([found, said.getvalue(), refusals]))
 
 TRAINING_DATA = """
 import json, sys
-from chatformer.training.conversations import DataError, load_conversations
+from chatformer.data.conversations import DataError, load_conversations
 
 found = [
     load_conversations(name, split="train", revision=revision)["messages"]

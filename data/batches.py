@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from .encoding import EncodedExchanges
+from .exchanges import EncodedExchanges
 
 IGNORED = -100
 """A label that has no loss."""

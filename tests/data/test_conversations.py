@@ -17,8 +17,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from chatformer.training import conversations
-from chatformer.training.conversations import DataError, exchanges, load_conversations, split_conversations
+from chatformer.data import conversations
+from chatformer.data.conversations import DataError, exchanges, load_conversations, split_conversations
 
 SONGYS = Path(__file__).parents[2].parent / "shared" / "data" / "songys_chatbot" / "ChatbotData.csv"
 
@@ -52,7 +52,7 @@ def error_of(data, **options) -> str:
 
 
 def test_importing_is_quick_and_needs_neither_torch_nor_datasets():
-    program = "import sys, chatformer.training.conversations; sys.exit(bool({'torch', 'datasets'} & set(sys.modules)))"
+    program = "import sys, chatformer.data.conversations; sys.exit(bool({'torch', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -384,7 +384,7 @@ def test_bad_rows_are_written_and_left_out(tmp_path, caplog):
     assert rows[1]["reason"] == "the byte 0xFF is not utf-8" and rows[1]["content"] == '{"Q": "\\xFF", "A": "x"}'
     assert rows[2]["reason"] == "the answer is empty"
     assert [entry.name for entry in bad.parent.iterdir()] == ["bad.jsonl"]
-    (record,) = [record for record in caplog.records if record.name == "chatformer.training.conversations"]
+    (record,) = [record for record in caplog.records if record.name == "chatformer.data.conversations"]
     assert "3 of 4 rows" in record.getMessage() and str(bad) in record.getMessage()
 
 
@@ -751,7 +751,7 @@ def test_of_a_large_parquet_file_little_is_in_memory_at_a_time(tmp_path, environ
     records = [{"Q": chance.randbytes(2000).hex(), "A": str(number)} for number in range(5000)]
     datasets.Dataset.from_list(records).to_parquet(path, batch_size=100)
     code = (
-        "import pathlib, sys, tracemalloc, datasets.packaged_modules; from chatformer.training import conversations; "
+        "import pathlib, sys, tracemalloc, datasets.packaged_modules; from chatformer.data import conversations; "
         "conversations.CONVERSATIONS_IN_MEMORY = 20; path = pathlib.Path(sys.argv[1]); tracemalloc.start(); "
         "print(len(conversations._parquet_dataset(path.name, path)), tracemalloc.get_traced_memory()[1])"
     )

@@ -7,8 +7,8 @@ import torch
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
 from chatformer.conversation import encode_conversation
-from chatformer.training import batches, encoding
-from chatformer.training.batches import (
+from chatformer.data import batches, exchanges
+from chatformer.data.batches import (
     IGNORED,
     ROWS_OF_A_BATCH,
     collate,
@@ -16,8 +16,8 @@ from chatformer.training.batches import (
     plan_epoch,
     split_step,
 )
-from chatformer.training.conversations import DataError
-from chatformer.training.encoding import EncodedExchanges, encode_exchanges
+from chatformer.data.conversations import DataError
+from chatformer.data.exchanges import EncodedExchanges, content_digest, encode_exchanges
 
 
 def of_lengths(source_lengths, target_lengths):
@@ -176,7 +176,7 @@ def same(one, other):
 def test_what_was_encoded_once_is_read_from_its_file(conversations, tokenizer, tmp_path, monkeypatch):
     encoded = encode_exchanges(conversations, tokenizer, 100, 4, cache_folder=tmp_path)
     assert encoded.num_too_long and same(encoded, encode_exchanges(conversations, tokenizer, 100, 4))
-    monkeypatch.setattr(encoding, "_encode_batch", None)
+    monkeypatch.setattr(exchanges, "_encode_batch", None)
     assert same(encoded, encode_exchanges(conversations, tokenizer, 100, 4, cache_folder=tmp_path))
     # Anything else is another file's.
     for others, limits in ((conversations[1:], (100, 4)), (conversations, (100, 6))):
@@ -187,10 +187,10 @@ def test_what_was_encoded_once_is_read_from_its_file(conversations, tokenizer, t
 def test_a_digest_is_of_the_conversations_and_not_of_how_they_lie():
     rows = [{"messages": said(f"{number}", f"답 {number}")} for number in range(30)]
     whole = datasets.Dataset.from_list(rows)
-    digest = encoding.content_digest(whole)
+    digest = content_digest(whole)
     in_pieces = datasets.concatenate_datasets([datasets.Dataset.from_list(part) for part in (rows[:7], rows[7:])])
     chosen = datasets.Dataset.from_list([rows[0], *rows]).select(range(1, 31))
-    assert encoding.content_digest(in_pieces) == encoding.content_digest(chosen) == digest
+    assert content_digest(in_pieces) == content_digest(chosen) == digest
     for changed in (
         rows[1:],
         rows[::-1],
@@ -199,9 +199,9 @@ def test_a_digest_is_of_the_conversations_and_not_of_how_they_lie():
         # The same letters and roles, cut elsewhere.
         [{"messages": rows[0]["messages"] + rows[1]["messages"]}, *rows[2:]],
     ):
-        assert encoding.content_digest(datasets.Dataset.from_list(changed)) != digest
+        assert content_digest(datasets.Dataset.from_list(changed)) != digest
     one, other = (datasets.Dataset.from_list([{"messages": said(*texts)}]) for texts in (("12", "3"), ("1", "23")))
-    assert encoding.content_digest(one) != encoding.content_digest(other)
+    assert content_digest(one) != content_digest(other)
 
 
 def test_several_processes_encode_what_one_does(conversations, tokenizer, tmp_path):
