@@ -70,10 +70,10 @@ from transformers import (
 
 from chatformer.data.batches import collate
 from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.hub.marian import to_marian
 from chatformer.loss import label_smoothed_cross_entropy
 from chatformer.modeling_chatformer import shift_right
-from chatformer.training.preparation import PreparedData, prepare_data
 from chatformer.training.processes import make_accelerator
 from chatformer.training.settings import OptimizationSettings, SettingsError, TrainingSettings, check_settings
 from chatformer.training.train import EpochPlans, Run, chosen_precision, make_optimizer, new_model
@@ -376,7 +376,7 @@ def compare(settings: Settings) -> None:
     plan = plain.optimization
     set_seed(settings.seed)
     accelerator = make_accelerator(plan.mixed_precision, max_grad_norm=plan.max_grad_norm)
-    data = prepare_data(plain, accelerator, None)
+    data = prepare_data(plain)
     contestants = make_contestants(settings, plain, data, accelerator)
     config = new_model(plain.model, data.tokenizer, max_new_tokens=plain.tokenizer.max_target_tokens).config
 

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 OUTPUT_FILE = "evaluation.json"
 BAD_ROWS_FILE = "bad_evaluation_rows.jsonl"
+BAD_TRAINING_ROWS_FILE = "bad_training_rows.jsonl"
 NUM_SAMPLES = 10
 
 ROWS = {
@@ -213,13 +213,17 @@ def run_settings(folder: Path) -> TrainingSettings | None:
 
 def data_of(settings: EvaluationSettings, run: TrainingSettings | None, output_folder: Path) -> tuple[Any, Any, str]:
     """Return what to measure on, the training conversations or None, and why there are none."""
-    from chatformer.training.preparation import read_conversations
+    from chatformer.data.preparation import read_conversations
 
-    bad_rows = output_folder / BAD_ROWS_FILE if settings.skip_bad_rows else None
-    conversations, training = (
-        read_conversations(data, settings, bad_rows=bad_rows) if data else None
-        for data in (settings.data, settings.training_data)
-    )
+    conversations = training = None
+    if settings.data:
+        loaded = read_conversations(settings.data, settings, skip_bad_rows=settings.skip_bad_rows)
+        loaded.bad_rows.report(output_folder / BAD_ROWS_FILE)
+        conversations = loaded.conversations
+    if settings.training_data:
+        loaded = read_conversations(settings.training_data, settings, skip_bad_rows=settings.skip_bad_rows)
+        loaded.bad_rows.report(output_folder / BAD_TRAINING_ROWS_FILE)
+        training = loaded.conversations
     problem = ""
     if conversations is None or training is None:
         try:
@@ -239,14 +243,13 @@ def data_of(settings: EvaluationSettings, run: TrainingSettings | None, output_f
 def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:
     """Return what the run was trained and validated on; raise a `ValueError` unless it is still the same."""
     from chatformer.data.exchanges import content_digest
-    from chatformer.training.preparation import conversations_of
-    from chatformer.training.records import RECORD_FILE, RunFolder
+    from chatformer.data.preparation import conversations_of
+    from chatformer.training.records import RECORD_FILE
 
     if run is None:
         raise SettingsError(f"{model} has no {SETTINGS_FILE}, which would say what it was trained on.")
     # Bad rows were listed when the run began.
-    with tempfile.TemporaryDirectory() as folder:
-        training, validation = conversations_of(run, RunFolder(Path(folder)))
+    training, validation = (loaded.conversations for loaded in conversations_of(run))
     record = json.loads((Path(model) / RECORD_FILE).read_text("utf-8"))
     if content_digest(training) != record["data"]["training_sha256"]:
         raise SettingsError(f"{' '.join(run.data.data)} has changed since {model} was trained on it.")
@@ -255,7 +258,7 @@ def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:
 
 def questions_and_answers(conversations: Any) -> list[tuple[str, str]]:
     """Return each answer behind the turn that it answers."""
-    from chatformer.data.conversations import exchanges
+    from chatformer.data.messages import exchanges
 
     return [
         (history[-1]["content"], answer)

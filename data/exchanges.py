@@ -14,7 +14,7 @@ import numpy as np
 
 from chatformer.conversation import encode_conversations
 
-from .conversations import DataError, Message, exchanges
+from .messages import DataError, Message, exchanges
 
 if TYPE_CHECKING:
     import datasets

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from chatformer.data.conversations import Message, exchanges
+from chatformer.data.messages import Message, exchanges
 
 if TYPE_CHECKING:
     import datasets

@@ -20,8 +20,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from chatformer.conversation import encode_conversation
 from chatformer.data.batches import IGNORED
-from chatformer.data.conversations import Message
 from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.messages import Message
 
 from .settings import EvaluationSettings
 

@@ -20,7 +20,7 @@ from .settings import SETTINGS_FILE, SettingsError, TrainingSettings, read_recip
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from .train import Progress
+    from .progress import Progress
 
 LOG_FILE = "training_log.jsonl"
 RECORD_FILE = "training_record.json"

@@ -24,18 +24,19 @@ from tqdm.auto import tqdm
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
 from chatformer.data.batches import collate, padding_share, plan_epoch, split_step
-from chatformer.data.conversations import DataError
 from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.messages import DataError
 from chatformer.data.noise import SourceNoise
+from chatformer.data.preparation import PreparedData, prepare_data
 
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .cpu import keep_freed_memory, speed_up
 from .evaluation import Evaluation, evaluate
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 from .objective import training_loss
-from .preparation import PreparedData, prepare_data
-from .processes import make_accelerator
-from .records import RunFolder, describe_data
+from .processes import from_main_process, make_accelerator
+from .progress import Progress
+from .records import BAD_ROWS_FILES, RunFolder, describe_data
 from .schedules import make_scheduler
 from .settings import (
     LOWER_IS_BETTER,
@@ -98,7 +99,15 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         keep_freed_memory()
     set_seed(settings.optimization.seed)
     folder = None if settings.run.dry_run else RunFolder.prepared(accelerator, settings)
-    data = prepare_data(settings, accelerator, folder)
+    data = prepare_data(
+        settings,
+        tokenizer=folder.load_tokenizer() if folder is not None and settings.run.resume else None,
+        main_first=accelerator.main_process_first,
+        from_main=from_main_process,
+    )
+    if accelerator.is_main_process:
+        for bad_rows, name in zip((data.bad_rows, data.bad_validation_rows), BAD_ROWS_FILES, strict=True):
+            bad_rows.report(None if folder is None else folder.path / name)
     run = Run(settings, accelerator, data, on_published)
     if folder is None:
         estimate = run.try_out()
@@ -121,35 +130,6 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 0 if finished else 130
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run has come; saved with every checkpoint."""
-
-    step: int = 0
-    micro_batches: int = 1
-    """Parts that each process splits its share of a step into."""
-    seconds: float = 0.0
-    training_seconds: float = 0.0
-    """Of those, the seconds between evaluations and checkpoints."""
-    target_tokens: int = 0
-    losses: list[float] = dataclasses.field(default_factory=list)
-    """Of the steps since the last line of the log."""
-    lowest_loss: float = math.inf
-    """The lowest mean loss of a line of the log."""
-    evaluated_step: int = 0
-    best_figure: float | None = None
-    best_step: int | None = None
-    best_evaluation: dict[str, Any] | None = None
-    evaluations_since_best: int = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 class Run:

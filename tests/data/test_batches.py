@@ -16,8 +16,8 @@ from chatformer.data.batches import (
     plan_epoch,
     split_step,
 )
-from chatformer.data.conversations import DataError
 from chatformer.data.exchanges import EncodedExchanges, content_digest, encode_exchanges
+from chatformer.data.messages import DataError
 
 
 def of_lengths(source_lengths, target_lengths):

@@ -14,6 +14,7 @@ from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.data.batches import collate
 from chatformer.data.conversations import load_conversations
 from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.preparation import paths_of
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.training import model_doctor
 from chatformer.training.doctor import (
@@ -29,7 +30,6 @@ from chatformer.training.doctor import (
     lengths_of,
     misread,
 )
-from chatformer.training.preparation import paths_of
 from chatformer.training.settings import OptimizationSettings, TrainingSettings
 
 
@@ -51,7 +51,7 @@ def ill(findings):
 
 
 def test_the_starter_corpus_has_nothing_wrong():
-    conversations = Conversations(load_conversations(paths_of(("starter",))))
+    conversations = Conversations(load_conversations(paths_of(("starter",))).conversations)
     findings = check_conversations(conversations) + check_lengths(conversations, lengths_of(conversations))
     assert ill(findings) == {}
     assert len({finding.check for finding in findings}) == len(findings) >= 11

@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from chatformer.data.preparation import with_other_topics
 from chatformer.training.checkpoints import checkpoints
-from chatformer.training.preparation import with_other_topics
 from chatformer.training.settings import read_recipe
 from chatformer.training.train import Run
 
