@@ -56,14 +56,14 @@ def _find_encoding(file: str, data: bytes) -> str:
     korean = ["cp949", "johab"]
     best = from_bytes(data, cp_isolation=korean).best()
     # It rejects a text for one broken byte; such a text still has an encoding, and one broken row.
-    found = best.encoding if best else min(korean, key=lambda encoding: _undecodable_share(data, encoding))
-    if _undecodable_share(data, found) > _MOST_UNDECODABLE_KOREAN:
+    likeliest = best.encoding if best else min(korean, key=lambda encoding: _undecodable_share(data, encoding))
+    if _undecodable_share(data, likeliest) > _MOST_UNDECODABLE_KOREAN:
         raise DataError(
             f"{file}, row {row}: the text is not UTF-8, nor any Korean encoding. "
             "Save it as UTF-8, or pass --encoding with the name of its encoding."
         )
-    logger.warning("%s: not UTF-8, read as %s. Pass --encoding if it is something else.", file, found)
-    return found
+    logger.warning("%s: not UTF-8, read as %s. Pass --encoding if it is something else.", file, likeliest)
+    return likeliest
 
 
 def decode(file: str, data: bytes, encoding: str | None) -> tuple[str, str]:
