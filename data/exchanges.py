@@ -191,9 +191,9 @@ def _encode_batch(
 ) -> dict[str, list[Any]]:
     """The rows of some conversations, without exchanges that are too long."""
     encoded: dict[str, list[Any]] = {"input_ids": [], "labels": [], "history": [], "reply": []}
-    if not (pairs := list(_exchanges_of(batch))):
+    if not (found := list(_exchanges_of(batch))):
         return encoded
-    histories, replies = (list(part) for part in zip(*pairs, strict=True))
+    histories, replies = (list(part) for part in zip(*found, strict=True))
     sources = encode_conversations(tokenizer, histories, max_source_tokens if too_long == "truncate" else None)
     # A typed text never becomes a control token; the end token follows it.
     targets = tokenizer(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """What a run trains on and what it is validated on, as conversations and encoded, and the rows left out of both."""
+    """What a run trains on and what it is validated on, as conversations and encoded."""
 
     training: "datasets.Dataset"
     validation: "datasets.Dataset"
@@ -44,11 +44,12 @@ def prepare_data(
     """
     Load the conversations, train the tokenizer unless one is given, and encode.
 
-    Of several processes, `main_first` has the main one enter first, so that the others find in the cache what it
-    downloads and encodes. `from_main(make)` returns on all of them what the main one makes.
+    If there are several processes, the main one enters `main_first()` before the others, and `from_main(make)` returns
+    what `make` returns on the main one.
     """
     import datasets
 
+    # The main process first: what it downloads and encodes the others find in the cache.
     with main_first():
         loaded, loaded_validation = conversations_of(settings)
     training, validation = loaded.conversations, loaded_validation.conversations
