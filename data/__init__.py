@@ -14,5 +14,6 @@ What it learns from: the way of the data, from a file to batches. In reading ord
     exchanges       conversations -> ids, a source and a target for each reply
     batches         exchanges -> the steps of an epoch, and their tensors
     noise           sources -> other wordings of them
+    topics          conversations -> changes of subject, behind other conversations
     preparation     settings -> all that a run trains on
 """

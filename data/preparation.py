@@ -1,7 +1,6 @@
 """From settings to what is trained on: conversations, the tokenizer, encoded exchanges."""
 
 import contextlib
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -14,6 +13,7 @@ from .exchanges import EncodedExchanges, encode_exchanges
 from .messages import DataError, exchanges
 from .splitting import split_conversations
 from .tokenizer import train_tokenizer
+from .topics import behind_other_topics
 
 if TYPE_CHECKING:
     import datasets
@@ -53,23 +53,26 @@ def prepare_data(
     with main_first():
         loaded, loaded_validation = conversations_of(settings)
     training, validation = loaded.conversations, loaded_validation.conversations
+    # Behind other conversations of the training alone: what validates is seen nowhere.
+    mixed = behind_other_topics(training, settings.data.other_topics_fraction, settings.optimization.seed)
     if tokenizer is None:
-        tokenizer = from_main(lambda: new_tokenizer(training, settings))
+        tokenizer = from_main(lambda: new_tokenizer(training, settings, has_history=bool(len(mixed))))
     limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
     with main_first():
-        mixed = with_other_topics(training, settings.data.other_topics_fraction, settings.optimization.seed)
-        encoded = [
+        train_exchanges, mixed_exchanges, eval_exchanges = (
             encode_exchanges(
                 conversations,
                 tokenizer,
                 *limits,
-                too_long=settings.tokenizer.too_long,
+                # Of what stands before by chance, as much is kept as there is room for.
+                too_long="truncate" if conversations is mixed else settings.tokenizer.too_long,
+                last_only=conversations is mixed,
                 num_processes=settings.data.preprocessing_num_workers,
                 cache_folder=Path(datasets.config.HF_DATASETS_CACHE) / "chatformer",
             )
-            for conversations in (mixed, validation)
-        ]
-    if not len(encoded[0]):
+            for conversations in (training, mixed, validation)
+        )
+    if not len(train_exchanges):
         raise DataError(f"No reply is at most --max-target-tokens ({limits[1]}) long: nothing is left to train on.")
     return PreparedData(
         training=training,
@@ -77,8 +80,8 @@ def prepare_data(
         bad_rows=loaded.bad_rows,
         bad_validation_rows=loaded_validation.bad_rows,
         tokenizer=tokenizer,
-        train_exchanges=encoded[0],
-        eval_exchanges=encoded[1],
+        train_exchanges=train_exchanges.with_repeats(mixed_exchanges),
+        eval_exchanges=eval_exchanges,
     )
 
 
@@ -101,9 +104,15 @@ def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
 def read_conversations(
     data: tuple[str, ...], settings: "ReadingSettings", *, skip_bad_rows: bool, **options: Any
 ) -> Loaded:
-    """Load `data` as the settings say; `skip_bad_rows` returns bad rows, which otherwise are an error."""
+    """
+    Load `data` as the settings say; `skip_bad_rows` returns bad rows, which otherwise are an error.
+
+    "starter" are the corpora that come with the package.
+    """
+    if data == ("starter",):
+        return starter_corpus(**options)
     return load_conversations(
-        paths_of(data),
+        data[0] if len(data) == 1 else data,
         question_column=settings.question_column,
         answer_column=settings.answer_column,
         messages_column=settings.messages_column,
@@ -116,16 +125,32 @@ def read_conversations(
     )
 
 
-def paths_of(data: tuple[str, ...]) -> str | tuple[str, ...]:
-    """The paths in `data`; "starter" is the corpus that comes with the package."""
-    if data == ("starter",):
-        return str(resources.files("chatformer.data").joinpath("starter/conversations.jsonl"))
-    return data[0] if len(data) == 1 else data
+STARTER_FILES = ("conversations.jsonl", "follow_ups.jsonl")
+"""Questions and short conversations, and conversations whose later replies need the turns before."""
 
 
-def new_tokenizer(training: "datasets.Dataset", settings: "TrainingSettings") -> Any:
-    """A tokenizer that is trained on the training conversations."""
-    has_history = any(
+def starter_corpus(*, sha256: str | None = None, max_rows: int | None = None) -> Loaded:
+    """The conversations that come with the package; raises a `DataError` for a checksum, which names one file."""
+    import datasets
+
+    if sha256 is not None:
+        raise DataError("--data-sha256 is of a file of yours; the starter corpus comes with chatformer.")
+    folder = resources.files("chatformer.data").joinpath("starter")
+    corpus = datasets.concatenate_datasets(
+        [load_conversations(str(folder.joinpath(name))).conversations for name in STARTER_FILES]
+    )
+    if max_rows is not None:
+        corpus = corpus.select(range(min(max_rows, len(corpus))))
+    return Loaded(conversations=corpus, bad_rows=BadRows())
+
+
+def new_tokenizer(training: "datasets.Dataset", settings: "TrainingSettings", *, has_history: bool) -> Any:
+    """
+    A tokenizer that is trained on the training conversations.
+
+    Its template passes on what was said before if `has_history`, or if a conversation of the training has it.
+    """
+    has_history = has_history or any(
         len(history) > 1 for conversation in training for history, _ in exchanges(conversation["messages"])
     )
     tokenizer = train_tokenizer(message_texts(training), settings.tokenizer.vocab_size, has_history=has_history)
@@ -138,24 +163,3 @@ def message_texts(conversations: Any) -> Iterator[str]:
     for conversation in conversations:
         for message in conversation["messages"]:
             yield message["content"]
-
-
-def with_other_topics(conversations: "datasets.Dataset", fraction: float, seed: int) -> "datasets.Dataset":
-    """
-    Return the conversations, and behind `fraction` of them once more after another one.
-
-    So a model learns that the turns before need not concern the last one.
-    """
-    import datasets
-
-    chance = random.Random(seed)
-    told = []
-    for index in range(len(conversations) if fraction else 0):
-        if chance.random() < fraction:
-            before = conversations[chance.randrange(len(conversations))]["messages"]
-            messages = conversations[index]["messages"]
-            if "system" not in (before[0]["role"], messages[0]["role"]):
-                told.append({"messages": [*before, *messages]})
-    if not told:
-        return conversations
-    return datasets.concatenate_datasets([conversations, datasets.Dataset.from_list(told, conversations.features)])
