@@ -13,7 +13,7 @@ from .exchanges import EncodedExchanges, encode_exchanges
 from .messages import DataError, exchanges
 from .splitting import split_conversations
 from .tokenizer import train_tokenizer
-from .topics import behind_other_topics
+from .topics import SHARE_OF_OTHER_TOPICS, behind_other_topics
 
 if TYPE_CHECKING:
     import datasets
@@ -32,6 +32,10 @@ class PreparedData:
     tokenizer: Any
     train_exchanges: EncodedExchanges
     eval_exchanges: EncodedExchanges
+    other_topics_fraction: float
+    """Share of the replies that are also learnt behind other conversations."""
+    num_exchanges: int
+    """Exchanges to learn, those behind other conversations not counted."""
 
 
 def prepare_data(
@@ -54,9 +58,13 @@ def prepare_data(
         loaded, loaded_validation = conversations_of(settings)
     training, validation = loaded.conversations, loaded_validation.conversations
     # Behind other conversations of the training alone: what validates is seen nowhere.
-    mixed = behind_other_topics(training, settings.data.other_topics_fraction, settings.optimization.seed)
+    has_history = any(len(history) > 1 for made in training for history, _ in exchanges(made["messages"]))
+    fraction = settings.data.other_topics_fraction
+    if fraction is None:
+        fraction = SHARE_OF_OTHER_TOPICS if has_history else 0.0
+    mixed = behind_other_topics(training, fraction, settings.optimization.seed)
     if tokenizer is None:
-        tokenizer = from_main(lambda: new_tokenizer(training, settings, has_history=bool(len(mixed))))
+        tokenizer = from_main(lambda: new_tokenizer(training, settings, has_history=has_history or bool(len(mixed))))
     limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
     with main_first():
         train_exchanges, mixed_exchanges, eval_exchanges = (
@@ -82,6 +90,8 @@ def prepare_data(
         tokenizer=tokenizer,
         train_exchanges=train_exchanges.with_repeats(mixed_exchanges),
         eval_exchanges=eval_exchanges,
+        other_topics_fraction=fraction,
+        num_exchanges=len(train_exchanges),
     )
 
 
@@ -148,11 +158,8 @@ def new_tokenizer(training: "datasets.Dataset", settings: "TrainingSettings", *,
     """
     A tokenizer that is trained on the training conversations.
 
-    Its template passes on what was said before if `has_history`, or if a conversation of the training has it.
+    Its template passes on what was said before if `has_history`.
     """
-    has_history = has_history or any(
-        len(history) > 1 for conversation in training for history, _ in exchanges(conversation["messages"])
-    )
     tokenizer = train_tokenizer(message_texts(training), settings.tokenizer.vocab_size, has_history=has_history)
     tokenizer.model_max_length = settings.tokenizer.max_source_tokens
     return tokenizer
