@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from chatformer.data.exchanges import content_digest
+
 from .checkpoints import checkpoints, damage, save_checkpoint
-from .encoding import content_digest
 from .settings import SETTINGS_FILE, SettingsError, TrainingSettings, read_recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from .train import Progress
+    from .progress import Progress
 
 LOG_FILE = "training_log.jsonl"
 RECORD_FILE = "training_record.json"

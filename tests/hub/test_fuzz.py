@@ -21,10 +21,10 @@ from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.settings import ReplySettings
+from chatformer.data.tokenizer import train_tokenizer
 from chatformer.hub.bundle import gather
 from chatformer.hub.errors import HubError
 from chatformer.hub.loading import load_chatformer, load_tokenizer
-from chatformer.training.tokenizer import train_tokenizer
 
 SHORT = ReplySettings(max_new_tokens=3)
 MOST_SECONDS = 60
