@@ -61,8 +61,8 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from chatformer.hub.errors import optional_package
+from chatformer.hub.formats.marian_format import to_marian
 from chatformer.hub.loading import load_chatformer, load_tokenizer
-from chatformer.hub.marian import to_marian
 from chatformer.training.encoding import encode_exchanges
 from chatformer.training.preparation import conversations_of, texts_of
 from chatformer.training.settings import check_settings
@@ -163,7 +163,7 @@ def under_transformers(model: Any, num_new_tokens: int, cache: str | None = None
 def under_ctranslate2(model: Any, tokenizer: Any, quantization: str, num_new_tokens: int) -> Replier:
     """Have CTranslate2 reply, with as many threads as torch has."""
     ctranslate2 = optional_package("ctranslate2", extra="ctranslate2")
-    from chatformer.hub.ctranslate2_export import vocabulary, write_ctranslate2
+    from chatformer.hub.formats.ctranslate2_format import vocabulary, write_ctranslate2
 
     with tempfile.TemporaryDirectory() as folder:
         write_ctranslate2(model.cpu(), tokenizer, Path(folder), quantization=quantization)

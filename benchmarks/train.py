@@ -68,7 +68,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from chatformer.hub.marian import to_marian
+from chatformer.hub.formats.marian_format import to_marian
 from chatformer.loss import label_smoothed_cross_entropy
 from chatformer.modeling_chatformer import shift_right
 from chatformer.training.batches import collate

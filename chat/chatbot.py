@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chatformer.conversation import encode_conversation
-from chatformer.loading import WHOLE_WEIGHTS, Checkpoint, CheckpointError
+from chatformer.storage.model_folder import WHOLE_WEIGHTS, Checkpoint, CheckpointError
 
 from .engines import CTranslate2Engine, Engine, TransformersEngine
 from .errors import ModelNotFound

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from chatformer.loading import explained
+from chatformer.storage.model_folder import explained
 
 from .errors import ModelNotFound
 

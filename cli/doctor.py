@@ -205,7 +205,7 @@ def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]
     import transformers
 
     # It also makes Chatformers known to AutoModelForSeq2SeqLM.
-    from chatformer.loading import Checkpoint
+    from chatformer.storage.model_folder import Checkpoint
 
     # What transformers does not find it asks the Hub for again and again, for a minute where there is no network.
     folder = Checkpoint.find(name, settings.revision).folder

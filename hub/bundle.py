@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from chatformer.loading import TOKENIZER, WEIGHTS, Checkpoint
+from chatformer.storage.model_folder import TOKENIZER, WEIGHTS, Checkpoint
 
 from .errors import HubError, first_line
 from .loading import loading
@@ -39,7 +39,7 @@ CODE = tuple(
     sorted(
         file.name
         for file in resources.files("chatformer").iterdir()
-        if file.name.endswith(".py") and file.name not in ("__init__.py", "loading.py")
+        if file.name.endswith(".py") and file.name not in ("__init__.py",)
     )
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 
 from chatformer import __version__
-from chatformer.loading import Checkpoint
+from chatformer.storage.model_folder import Checkpoint
 
 from .bundle import CARD, CURVES, LOG, check_no_token, public_name, read_log, read_structure, samples_in
 from .errors import HubError

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig
 
-from chatformer.loading import Checkpoint, CheckpointError, first_few, refusal_by
+from chatformer.storage.model_folder import Checkpoint, CheckpointError, first_few, refusal_by
 
 from .errors import HubError, first_line
 

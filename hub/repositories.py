@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from chatformer.loading import chain_of, refusal_by
+from chatformer.storage.model_folder import chain_of, refusal_by
 
 from .bundle import Bundle
 from .errors import HubError, first_line

@@ -106,7 +106,7 @@ def hub_model(name: str, revision: str | None) -> SpaceModel:
     """Return a model on the Hub at the commit that a revision is at now."""
     from huggingface_hub import HfApi, snapshot_download
 
-    from chatformer.loading import refusal_by
+    from chatformer.storage.model_folder import refusal_by
 
     from .card import Records
     from .errors import HubError, first_line

@@ -109,7 +109,7 @@ def test_data_of_any_kind_is_measured_and_what_is_missing_is_said(evaluate, with
 
 @pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs ctranslate2")
 def test_ctranslate2_gives_the_same_figures_and_replies(evaluate, without_run, conversations_file, tmp_path):
-    from chatformer.hub.exporting import main as export
+    from chatformer.hub.formats.exporting import main as export
 
     assert export([str(without_run), "--to", "ctranslate2", "--output-dir", str(tmp_path / "ct2")]) == 0
     data = ["--data", conversations_file]

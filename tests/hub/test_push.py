@@ -14,9 +14,7 @@ from chatformer.hub.bundle import gather, public_name, without_places
 from chatformer.hub.errors import HubError
 
 CODE = {
-    path.name
-    for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py")
-    if path.name not in ("__init__.py", "loading.py")
+    path.name for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py") if path.name != "__init__.py"
 }
 MODEL = {
     "config.json",

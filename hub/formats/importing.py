@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import tyro
 
-from .settings import ImportSettings
+from chatformer.hub.settings import ImportSettings
 
 
 def main(arguments: Sequence[str], program: str = "chatformer import") -> int:
     """Import as a command line says; return the exit status."""
     settings = tyro.cli(ImportSettings, args=list(arguments), prog=program)
-    from .errors import HubError
+    from chatformer.hub.errors import HubError
 
     try:
         import_marian(settings)
@@ -26,10 +26,11 @@ def import_marian(settings: ImportSettings) -> None:
     # After the flags are known to be right: these take seconds to import.
     import transformers
 
-    from .comparison import compare, encode_sentences, random_sources, read_sentences, torch_reply, write_record
-    from .folders import check_output_folder, whole_or_nothing
-    from .loading import load_chatformer, load_tokenizer
-    from .marian import copy_tokenizer, from_marian, load_marian
+    from chatformer.hub.folders import check_output_folder, whole_or_nothing
+    from chatformer.hub.loading import load_chatformer, load_tokenizer
+
+    from .marian_format import copy_tokenizer, from_marian, load_marian
+    from .parity import compare, encode_sentences, random_sources, read_sentences, torch_reply, write_record
 
     transformers.utils.logging.disable_progress_bar()
     # What it would warn of is an error here.

@@ -16,10 +16,10 @@ import torch
 from ctranslate2.specs import common_spec, transformer_spec
 
 from chatformer.embedding import sinusoids
+from chatformer.hub.errors import HubError
+from chatformer.hub.loading import num_positions
 
-from .comparison import MAX_REPLY_TOKENS, Reply, end_tokens
-from .errors import HubError
-from .loading import num_positions
+from .parity import MAX_REPLY_TOKENS, Reply, end_tokens
 
 ACTIVATIONS = {
     "relu": common_spec.Activation.RELU,

@@ -19,8 +19,7 @@ import torch
 
 from chatformer import __version__
 from chatformer.conversation import encode_conversation
-
-from .errors import HubError, first_line
+from chatformer.hub.errors import HubError, first_line
 
 SENTENCES = (
     "안녕하세요!",

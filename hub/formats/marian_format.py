@@ -18,10 +18,10 @@ from transformers.utils import cached_file
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.embedding import sinusoids
+from chatformer.hub.errors import HubError
+from chatformer.hub.loading import all_equal, load_config, load_weights, num_positions
 
-from .comparison import Reply, torch_reply
-from .errors import HubError
-from .loading import all_equal, load_config, load_weights, num_positions
+from .parity import Reply, torch_reply
 
 FIELDS = {
     "vocab_size": "vocab_size",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from .settings import ExportSettings
+from chatformer.hub.settings import ExportSettings
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "marian": (),
@@ -18,7 +18,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 def main(arguments: Sequence[str], program: str = "chatformer export") -> int:
     """Export as a command line says; return the exit status."""
     settings = tyro.cli(ExportSettings, args=list(arguments), prog=program)
-    from .errors import HubError
+    from chatformer.hub.errors import HubError
 
     try:
         export(settings)
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str], program: str = "chatformer export") -> int:
 
 def export(settings: ExportSettings) -> None:
     """Write a model in another format, and compare what was written with the model."""
-    from .errors import HubError, optional_package
+    from chatformer.hub.errors import HubError, optional_package
 
     if settings.quantization != "float32" and settings.to != "ctranslate2":
         raise HubError(f"--quantization {settings.quantization} is for --to ctranslate2; {settings.to} has float32.")
@@ -39,11 +39,11 @@ def export(settings: ExportSettings) -> None:
         optional_package(package, extra=settings.to)
     import transformers
 
-    from chatformer.loading import Checkpoint
+    from chatformer.hub.folders import check_output_folder, whole_or_nothing
+    from chatformer.hub.loading import load_chatformer, load_tokenizer, loading
+    from chatformer.storage.model_folder import Checkpoint
 
-    from .comparison import compare, encode_sentences, read_sentences, write_record
-    from .folders import check_output_folder, whole_or_nothing
-    from .loading import load_chatformer, load_tokenizer, loading
+    from .parity import compare, encode_sentences, read_sentences, write_record
 
     transformers.utils.logging.disable_progress_bar()
     # What it would warn of is an error here.
@@ -59,17 +59,17 @@ def export(settings: ExportSettings) -> None:
     sources = encode_sentences(tokenizer, sentences)
     with whole_or_nothing(settings.output_dir) as folder:
         if settings.to == "marian":
-            from .marian import marian_replies, write_marian
+            from .marian_format import marian_replies, write_marian
 
             write_marian(model, folder)
             replies = marian_replies(folder, sources)
         elif settings.to == "ctranslate2":
-            from .ctranslate2_export import ctranslate2_replies, write_ctranslate2
+            from .ctranslate2_format import ctranslate2_replies, write_ctranslate2
 
             write_ctranslate2(model, tokenizer, folder, quantization=settings.quantization)
             replies = ctranslate2_replies(folder, sources, quantization=settings.quantization)
         else:
-            from .onnx_export import onnx_replies, write_onnx
+            from .onnx_format import onnx_replies, write_onnx
 
             write_onnx(model, folder)
             replies = onnx_replies(folder, model.config, sources)

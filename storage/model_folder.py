@@ -26,9 +26,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from chatformer.configuration import ChatformerConfig
-
-from .conversation import encode_conversation
-from .modeling_chatformer import ChatformerForConditionalGeneration
+from chatformer.conversation import encode_conversation
+from chatformer.modeling_chatformer import ChatformerForConditionalGeneration
 
 CONFIGURATION = "config.json"
 GENERATION = "generation_config.json"

@@ -21,9 +21,9 @@ from torch.export import Dim
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from chatformer.embedding import sinusoids
+from chatformer.hub.loading import num_positions
 
-from .comparison import Reply, greedy_reply
-from .loading import num_positions
+from .parity import Reply, greedy_reply
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 

@@ -1,0 +1,1 @@
+"""How it is kept: what all rooms read and write on disk."""
