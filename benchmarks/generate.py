@@ -61,8 +61,9 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from chatformer.hub.errors import optional_package
+from chatformer.hub.formats.limits import check_one_embedding
 from chatformer.hub.formats.marian_format import to_marian
-from chatformer.hub.loading import load_chatformer, load_tokenizer
+from chatformer.storage.model_folder import ModelFolder
 from chatformer.training.encoding import encode_exchanges
 from chatformer.training.preparation import conversations_of, texts_of
 from chatformer.training.settings import check_settings
@@ -215,8 +216,10 @@ def model_and_questions(settings: Settings) -> tuple[Any, Any, list[list[int]]]:
         tokenizer = train_tokenizer(texts_of(training), settings.vocab_size)
         model = new_model(plain.model, tokenizer, max_new_tokens=settings.num_new_tokens)
     else:
-        model = load_chatformer(settings.model, None)
-        tokenizer = load_tokenizer(settings.model, None, vocab_size=model.config.vocab_size)
+        folder = ModelFolder.find(settings.model)
+        model = folder.model(torch.float32)
+        check_one_embedding(model, settings.model)
+        tokenizer = folder.tokenizer(vocab_size=model.config.vocab_size)
     exchanges = encode_exchanges(validation, tokenizer, *limits)
     order = np.random.default_rng(settings.seed).permutation(len(exchanges))
     return model.eval(), tokenizer, [exchanges.source(int(index)).tolist() for index in order]

@@ -18,7 +18,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 if sys.argv[3] == "alone":
     sys.modules["chatformer"] = None  # any import of it fails
 model = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
 replies = []
 for messages in json.loads(sys.argv[2]):
     ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)

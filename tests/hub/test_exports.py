@@ -9,9 +9,8 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from chatformer.cli.export import main as export_model
-from chatformer.hub import comparison
 from chatformer.hub.formats.onnx_format import names, session
-from chatformer.hub.formats.parity import MAX_REPLY_TOKENS, encode_sentences
+from chatformer.hub.formats.parity import MAX_REPLY_TOKENS, SENTENCES, encode_sentences
 
 SHAPES = [
     {},
@@ -26,7 +25,7 @@ def export(folder, target, output, *flags):
 
 
 def sources_of(folder):
-    return encode_sentences(AutoTokenizer.from_pretrained(folder), comparison.SENTENCES)
+    return encode_sentences(AutoTokenizer.from_pretrained(folder), SENTENCES)
 
 
 def greedy(model, source):
