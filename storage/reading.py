@@ -27,17 +27,21 @@ def read_structure(path: Path, name: str | None = None) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one on each line, up to the first incomplete line; none if there is no file.
-
-    A process that is killed while it adds a line leaves an incomplete one at the end.
     """
+    The objects of a file with one on each line, up to the first incomplete line; none if there is no file.
+
+    A process that is killed while it adds a line leaves an incomplete one at the end, perhaps with half a character.
+    """
+    if not path.is_file():
+        return []
+    with explained(f"{path} could not be read"):
+        content = path.read_bytes()
     lines = []
-    # Not by splitlines(), which also splits at characters that may stand within a JSON text.
-    for text in read_text(path).split("\n") if path.is_file() else []:
+    for text in content.split(b"\n"):
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
+            line = json.loads(text.decode("utf-8"))
         except (ValueError, RecursionError):
             break
         if not isinstance(line, dict):
