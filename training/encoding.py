@@ -90,6 +90,14 @@ class EncodedExchanges:
     def histories(self) -> list[list[Message]]:
         return list(self.rows["history"])
 
+    def with_repeats(self, repeats: "EncodedExchanges") -> "EncodedExchanges":
+        """These exchanges, and behind them `repeats` of some of them, in which nothing new can be too long."""
+        import datasets
+
+        if not len(repeats):
+            return self
+        return EncodedExchanges(datasets.concatenate_datasets([self.rows, repeats.rows]), self.num_too_long)
+
     def source(self, index: int) -> np.ndarray:
         return self.sources[index]
 
@@ -104,11 +112,12 @@ def encode_exchanges(
     max_target_tokens: int,
     *,
     too_long: TooLong = "truncate",
+    last_only: bool = False,
     num_processes: int | None = None,
     cache_folder: Path | None = None,
 ) -> EncodedExchanges:
     """
-    Encode each reply of each conversation, with the turns before it as its source.
+    Encode each reply of each conversation, or the `last_only`, with the turns before it as its source.
 
     What is too long is handled by one rule. "truncate": of sources the oldest turns are left out, and exchanges whose
     reply is too long are left out whole, and counted, as a model that is shown cut replies learns to break off.
@@ -132,8 +141,9 @@ def encode_exchanges(
         "max_source_tokens": max_source_tokens,
         "max_target_tokens": max_target_tokens,
         "too_long": too_long,
+        "last_only": last_only,
     }
-    num_exchanges = _count_replies(conversations)
+    num_exchanges = len(conversations) if last_only else _count_replies(conversations)
     key = _content_key(conversations, {**options, "tokenizer": _tokenizer_state(tokenizer)})
     if cache_folder is not None:
         cache_folder.mkdir(parents=True, exist_ok=True)
@@ -188,10 +198,11 @@ def _encode_batch(
     max_source_tokens: int,
     max_target_tokens: int,
     too_long: TooLong,
+    last_only: bool,
 ) -> dict[str, list[Any]]:
     """Return the rows of some conversations, without what is too long."""
     encoded: dict[str, list[Any]] = {"input_ids": [], "labels": [], "history": [], "reply": []}
-    if not (found := list(_exchanges_of(batch))):
+    if not (found := list(_exchanges_of(batch, last_only))):
         return encoded
     histories, replies = (list(part) for part in zip(*found, strict=True))
     sources = encode_conversations(tokenizer, histories, max_source_tokens if too_long == "truncate" else None)
@@ -218,9 +229,9 @@ def _encode_batch(
     return encoded
 
 
-def _exchanges_of(batch: dict[str, Sequence[Any]]) -> Iterator[tuple[list[Message], str]]:
+def _exchanges_of(batch: dict[str, Sequence[Any]], last_only: bool) -> Iterator[tuple[list[Message], str]]:
     for messages in batch["messages"]:
-        yield from exchanges(messages)
+        yield from list(exchanges(messages))[-1 if last_only else 0 :]
 
 
 def _count_replies(conversations: "datasets.Dataset") -> int:

@@ -1,6 +1,5 @@
 """From settings to what is trained on: conversations, the tokenizer, encoded exchanges."""
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +11,7 @@ from .encoding import EncodedExchanges, encode_exchanges
 from .records import BAD_ROWS_FILES, RunFolder
 from .settings import ReadingSettings, TrainingSettings
 from .tokenizer import train_tokenizer
+from .topics import behind_other_topics
 
 if TYPE_CHECKING:
     import datasets
@@ -36,29 +36,32 @@ def prepare_data(settings: TrainingSettings, accelerator: "Accelerator", folder:
     # The main process first: what it downloads and encodes the others find in the cache.
     with accelerator.main_process_first():
         training, validation = conversations_of(settings, folder)
-    tokenizer = the_tokenizer(settings, accelerator, training, folder)
+    # Behind other conversations of the training alone: what validates is seen nowhere.
+    mixed = behind_other_topics(training, settings.data.other_topics_fraction, settings.optimization.seed)
+    tokenizer = the_tokenizer(settings, accelerator, training, folder, has_history=bool(len(mixed)))
     limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
     with accelerator.main_process_first():
-        told_before = with_other_topics(training, settings.data.other_topics_fraction, settings.optimization.seed)
-        encoded = [
+        train_exchanges, mixed_exchanges, eval_exchanges = (
             encode_exchanges(
                 conversations,
                 tokenizer,
                 *limits,
-                too_long=settings.tokenizer.too_long,
+                # Of what stands before by chance, as much is kept as there is room for.
+                too_long="truncate" if conversations is mixed else settings.tokenizer.too_long,
+                last_only=conversations is mixed,
                 num_processes=settings.data.preprocessing_num_workers,
                 cache_folder=Path(datasets.config.HF_DATASETS_CACHE) / "chatformer",
             )
-            for conversations in (told_before, validation)
-        ]
-    if not len(encoded[0]):
+            for conversations in (training, mixed, validation)
+        )
+    if not len(train_exchanges):
         raise DataError(f"No reply is at most --max-target-tokens ({limits[1]}) long: nothing is left to train on.")
     return PreparedData(
         training=training,
         validation=validation,
         tokenizer=tokenizer,
-        train_exchanges=encoded[0],
-        eval_exchanges=encoded[1],
+        train_exchanges=train_exchanges.with_repeats(mixed_exchanges),
+        eval_exchanges=eval_exchanges,
     )
 
 
@@ -84,9 +87,15 @@ def conversations_of(
 def read_conversations(
     data: tuple[str, ...], settings: ReadingSettings, *, bad_rows: Path | None, **options: Any
 ) -> "datasets.Dataset":
-    """Load `data` as the settings say; with a file for `bad_rows` those are left out and listed there."""
+    """
+    Load `data` as the settings say; with a file for `bad_rows` those are left out and listed there.
+
+    "starter" are the corpora that come with the package.
+    """
+    if data == ("starter",):
+        return starter_corpus(**options)
     return load_conversations(
-        paths_of(data),
+        data[0] if len(data) == 1 else data,
         question_column=settings.question_column,
         answer_column=settings.answer_column,
         messages_column=settings.messages_column,
@@ -99,24 +108,43 @@ def read_conversations(
     )
 
 
-def paths_of(data: tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return where `data` lies; "starter" is the corpus that comes with the package."""
-    if data == ("starter",):
-        return str(resources.files("chatformer.training").joinpath("starter/conversations.jsonl"))
-    return data[0] if len(data) == 1 else data
+STARTER_FILES = ("conversations.jsonl", "follow_ups.jsonl")
+"""Questions and short conversations, and conversations whose later replies need the turns before."""
+
+
+def starter_corpus(*, sha256: str | None = None, max_rows: int | None = None) -> "datasets.Dataset":
+    """The conversations that come with the package; raises a `DataError` for a checksum, which names one file."""
+    import datasets
+
+    if sha256 is not None:
+        raise DataError("--data-sha256 is of a file of yours; the starter corpus comes with chatformer.")
+    folder = resources.files("chatformer.training").joinpath("starter")
+    corpus = datasets.concatenate_datasets([load_conversations(str(folder.joinpath(name))) for name in STARTER_FILES])
+    return corpus if max_rows is None else corpus.select(range(min(max_rows, len(corpus))))
 
 
 def the_tokenizer(
-    settings: TrainingSettings, accelerator: "Accelerator", training: "datasets.Dataset", folder: RunFolder | None
+    settings: TrainingSettings,
+    accelerator: "Accelerator",
+    training: "datasets.Dataset",
+    folder: RunFolder | None,
+    *,
+    has_history: bool,
 ) -> Any:
-    """Return the tokenizer of the run that is resumed, or a new one, which the main process trains for all."""
+    """
+    Return the tokenizer of the run that is resumed, or a new one, which the main process trains for all.
+
+    Its template passes on what was said before if `has_history`, or if a conversation of the training has it.
+    """
     from accelerate.utils import broadcast_object_list
 
     if folder is not None and settings.run.resume:
         return folder.load_tokenizer()
     shared: list[Any] = [None]
     if accelerator.is_main_process:
-        has_history = any(len(history) > 1 for made in training for history, _ in exchanges(made["messages"]))
+        has_history = has_history or any(
+            len(history) > 1 for made in training for history, _ in exchanges(made["messages"])
+        )
         shared[0] = train_tokenizer(texts_of(training), settings.tokenizer.vocab_size, has_history=has_history)
         shared[0].model_max_length = settings.tokenizer.max_source_tokens
     return broadcast_object_list(shared)[0]
@@ -127,24 +155,3 @@ def texts_of(conversations: Any) -> Iterator[str]:
     for conversation in conversations:
         for message in conversation["messages"]:
             yield message["content"]
-
-
-def with_other_topics(conversations: "datasets.Dataset", fraction: float, seed: int) -> "datasets.Dataset":
-    """
-    Return the conversations, and behind `fraction` of them once more after another one.
-
-    So a model learns that the turns before need not concern the last one.
-    """
-    import datasets
-
-    chance = random.Random(seed)
-    told = []
-    for index in range(len(conversations) if fraction else 0):
-        if chance.random() < fraction:
-            before = conversations[chance.randrange(len(conversations))]["messages"]
-            messages = conversations[index]["messages"]
-            if "system" not in (before[0]["role"], messages[0]["role"]):
-                told.append({"messages": [*before, *messages]})
-    if not told:
-        return conversations
-    return datasets.concatenate_datasets([conversations, datasets.Dataset.from_list(told, conversations.features)])

@@ -106,6 +106,7 @@ def test_what_people_type_never_becomes_a_control_token(tokenizer, text):
 
     messages = [{"role": role, "content": text} for role in ("system", "user", "assistant", "user", "assistant")]
     ids = tokenizer.apply_chat_template(messages[:4], return_dict=False)
+    # The system's message, then the newest question, the reply before it, and the first question.
     between = ["<|system|>", "<|user|>", "<|assistant|>", "<|user|>", "<|end|>"]
     assert tokenizer.convert_ids_to_tokens(controls_in(ids)) == between
 
@@ -121,6 +122,24 @@ def test_what_people_type_never_becomes_a_control_token(tokenizer, text):
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_a_single_question_is_encoded_as_plain_text(tokenizer, text):
     assert encode_conversation(tokenizer, [{"role": "user", "content": text}]) == tokenizer(text)["input_ids"]
+
+
+def test_the_newest_turn_comes_first_and_the_system_before_it(tokenizer):
+    said = [("user", "one"), ("assistant", "two"), ("user", "three")]
+    history = [{"role": role, "content": content} for role, content in said]
+    ids = tokenizer.apply_chat_template(history, return_dict=False)
+    assert tokenizer.decode(ids) == "three<|assistant|> two<|user|> one<|end|>"
+    ids = tokenizer.apply_chat_template([{"role": "system", "content": "be brief"}, *history], return_dict=False)
+    assert tokenizer.decode(ids) == "<|system|> be brief<|user|> three<|assistant|> two<|user|> one<|end|>"
+
+
+def test_however_much_was_said_before_the_question_stays_where_it_was(tokenizer):
+    question = {"role": "user", "content": "다시 말해 줘"}
+    alone = encode_conversation(tokenizer, [question])
+    before = [{"role": role, "content": "아까 한 말"} for role in ("user", "assistant")] * 30
+    for longest in (None, 50):
+        ids = encode_conversation(tokenizer, [*before, question], longest)
+        assert ids[: len(alone) - 1] == alone[:-1]
 
 
 @pytest.mark.parametrize("role", ["tool", "", "User"])

@@ -15,7 +15,6 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from chatformer.training.checkpoints import checkpoints
-from chatformer.training.preparation import with_other_topics
 from chatformer.training.settings import read_recipe
 from chatformer.training.train import Run
 
@@ -317,18 +316,6 @@ def test_the_model_with_the_best_validation_is_the_published_one(flags, train, t
     again = tmp_path / "again"
     assert train(flags(again, **plan | {"max_steps": best["step"]})) == 0
     assert_same_weights(folder, again)
-
-
-def test_other_topics_stand_before_some_conversations_once_more(conversations):
-    dataset = datasets.Dataset.from_list(conversations)
-    made = with_other_topics(dataset, 0.5, seed=0).to_list()
-    assert made[: len(conversations)] == conversations
-    added = [conversation["messages"] for conversation in made[len(conversations) :]]
-    assert 0.2 * len(conversations) < len(added) < 0.5 * len(conversations)
-    originals = [conversation["messages"] for conversation in conversations]
-    for messages in added:
-        assert any(messages == [*before, *behind] for before in originals for behind in originals)
-    assert with_other_topics(dataset, 0, seed=0).to_list() == conversations
 
 
 @pytest.mark.parametrize("turns", [2, 4])
