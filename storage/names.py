@@ -30,6 +30,8 @@ CURVES_FILE = "training_curves.png"
 BAD_ROWS_FILES = ("bad_rows.jsonl", "bad_validation_rows.jsonl")
 CHECKPOINT_PREFIX = "checkpoint-"
 EVALUATION_FILE = "evaluation.json"
+EVALUATION_BAD_ROWS_FILE = "bad_evaluation_rows.jsonl"
+DOCTOR_FILE = "doctor.json"
 CONVERSION_FILE = "conversion.json"
 CARD_FILE = "README.md"
 
@@ -55,11 +57,13 @@ KINDS = (
     Kind(patterns=("*.py",), writer="model.save_pretrained", travels=True),
     Kind(patterns=TOKENIZER_FILES, writer="tokenizer.save_pretrained", travels=True),
     Kind(patterns=(SETTINGS_FILE, RECORD_FILE, LOG_FILE), writer="chatformer train", travels=True),
-    Kind(patterns=("*.png",), writer="chatformer train, with matplotlib", travels=True),
+    Kind(patterns=("*.png",), writer="chatformer train, chatformer doctor", travels=True),
     # Rows of the author's data, and states of an optimizer.
     Kind(patterns=BAD_ROWS_FILES, writer="chatformer train --skip-bad-rows", travels=False),
     Kind(patterns=(f"{CHECKPOINT_PREFIX}*",), writer="chatformer train", travels=False),
     Kind(patterns=(EVALUATION_FILE,), writer="chatformer evaluate", travels=True),
+    Kind(patterns=(EVALUATION_BAD_ROWS_FILE,), writer="chatformer evaluate --skip-bad-rows", travels=False),
+    Kind(patterns=(DOCTOR_FILE,), writer="chatformer doctor", travels=False),
     Kind(patterns=(CONVERSION_FILE,), writer="chatformer import, chatformer export", travels=True),
     # Written for each commit of a repository.
     Kind(patterns=(CARD_FILE,), writer="chatformer push, push_to_hub", travels=True),
