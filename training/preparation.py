@@ -11,7 +11,7 @@ from .encoding import EncodedExchanges, encode_exchanges
 from .records import BAD_ROWS_FILES, RunFolder
 from .settings import ReadingSettings, TrainingSettings
 from .tokenizer import train_tokenizer
-from .topics import behind_other_topics
+from .topics import SHARE_OF_OTHER_TOPICS, behind_other_topics
 
 if TYPE_CHECKING:
     import datasets
@@ -27,6 +27,10 @@ class PreparedData:
     tokenizer: Any
     train_exchanges: EncodedExchanges
     eval_exchanges: EncodedExchanges
+    other_topics_fraction: float
+    """Share of the replies that are also learnt behind other conversations."""
+    num_exchanges: int
+    """Exchanges to learn, those behind other conversations not counted."""
 
 
 def prepare_data(settings: TrainingSettings, accelerator: "Accelerator", folder: RunFolder | None) -> PreparedData:
@@ -37,8 +41,12 @@ def prepare_data(settings: TrainingSettings, accelerator: "Accelerator", folder:
     with accelerator.main_process_first():
         training, validation = conversations_of(settings, folder)
     # Behind other conversations of the training alone: what validates is seen nowhere.
-    mixed = behind_other_topics(training, settings.data.other_topics_fraction, settings.optimization.seed)
-    tokenizer = the_tokenizer(settings, accelerator, training, folder, has_history=bool(len(mixed)))
+    has_history = any(len(history) > 1 for made in training for history, _ in exchanges(made["messages"]))
+    fraction = settings.data.other_topics_fraction
+    if fraction is None:
+        fraction = SHARE_OF_OTHER_TOPICS if has_history else 0.0
+    mixed = behind_other_topics(training, fraction, settings.optimization.seed)
+    tokenizer = the_tokenizer(settings, accelerator, training, folder, has_history=has_history or bool(len(mixed)))
     limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
     with accelerator.main_process_first():
         train_exchanges, mixed_exchanges, eval_exchanges = (
@@ -62,6 +70,8 @@ def prepare_data(settings: TrainingSettings, accelerator: "Accelerator", folder:
         tokenizer=tokenizer,
         train_exchanges=train_exchanges.with_repeats(mixed_exchanges),
         eval_exchanges=eval_exchanges,
+        other_topics_fraction=fraction,
+        num_exchanges=len(train_exchanges),
     )
 
 
@@ -134,7 +144,7 @@ def the_tokenizer(
     """
     Return the tokenizer of the run that is resumed, or a new one, which the main process trains for all.
 
-    Its template passes on what was said before if `has_history`, or if a conversation of the training has it.
+    Its template passes on what was said before if `has_history`.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -142,9 +152,6 @@ def the_tokenizer(
         return folder.load_tokenizer()
     shared: list[Any] = [None]
     if accelerator.is_main_process:
-        has_history = has_history or any(
-            len(history) > 1 for made in training for history, _ in exchanges(made["messages"])
-        )
         shared[0] = train_tokenizer(texts_of(training), settings.tokenizer.vocab_size, has_history=has_history)
         shared[0].model_max_length = settings.tokenizer.max_source_tokens
     return broadcast_object_list(shared)[0]

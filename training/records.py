@@ -40,6 +40,7 @@ MAY_CHANGE = frozenset(
         "hub_strategy",
         "hub_private_repo",
         "hub_samples",
+        "minutes",
         "resume",
         "resume_changed",
         "overwrite_output_dir",
@@ -185,7 +186,9 @@ class RunFolder:
 
         drawn = draw_curves(self.path / LOG_FILE, self.path / CURVES_FILE)
         console.print(f"\nDone in {progress.seconds / 60:.1f} minutes. Written to {self.path}:")
-        best = f", the best of the run, from step {progress.best_step}" if progress.best_step else ""
+        best = ""
+        if progress.best_step and progress.best_step < progress.step:
+            best = f", the best of the run, from step {progress.best_step}"
         console.print(f"    model.safetensors, tokenizer.json, ...  the model{best}")
         console.print(f"    checkpoint-{progress.step}  the last state of the training")
         console.print(f"    {LOG_FILE}, {RECORD_FILE}, {SETTINGS_FILE}  the log, what was trained and how")
@@ -198,7 +201,7 @@ class RunFolder:
 
 def recipe_of(settings: TrainingSettings) -> dict[str, Any]:
     """The settings as a recipe that repeats the run."""
-    left_out = ("recipe", "resume", "resume_changed", "overwrite_output_dir", "dry_run", "verify_resume")
+    left_out = ("recipe", "minutes", "resume", "resume_changed", "overwrite_output_dir", "dry_run", "verify_resume")
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in settings.flat().items()

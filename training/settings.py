@@ -32,9 +32,10 @@ Metric = Literal[
     "exact_match",
     "distinct_replies",
     "score",
+    "last",
 ]
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_character")
-METRICS_OF_THE_LOSS = (*LOWER_IS_BETTER, "source_gain")
+METRICS_WITHOUT_REPLIES = (*LOWER_IS_BETTER, "source_gain", "last")
 """Metrics that need no replies."""
 
 
@@ -79,15 +80,17 @@ class DataSettings(ReadingSettings):
     """Share of the conversations that is kept for validation. Equal questions stay on one side."""
     max_train_samples: int | None = None
     """Use only the first so many rows of --data."""
-    other_topics_fraction: float = 0.0
-    """Share of the conversations that are also trained on after another one, for chats that change the subject."""
+    other_topics_fraction: float | None = None
+    """Share of the replies that are also learnt behind one to four other conversations, for chats that change the
+    subject; unless given, 0.25 where there are conversations of several turns and 0 elsewhere. With it a model of
+    single questions reads what was said before, and learns to ignore it."""
     token_dropout: float = 0.0
     """Share of the sources' tokens that are left out, others each time: noise against learning by heart."""
     word_swap: float = 0.0
     """Share of the sources' words that change places with their neighbour, others each time."""
-    bpe_dropout: float = 0.0
+    bpe_dropout: float | None = None
     """Share of merges that are skipped when sources are split into tokens, others each time (Provilkov et al.,
-    2020)."""
+    2020); planned from the data unless given."""
     preprocessing_num_workers: int | None = None
     """Processes that encode the data; as many as there are cores and data for unless given."""
 
@@ -112,8 +115,8 @@ class TokenizerSettings:
 class ModelSettings:
     """What is trained."""
 
-    size: str = "small"
-    """A named size: tiny, mini, small, or the paper's base and big."""
+    size: str | None = None
+    """A named size: tiny, mini, small, or the paper's base and big; planned from the data unless given."""
     d_model: int | None = None
     """Width of the residual stream; the size's unless given."""
     d_ff: int | None = None
@@ -125,7 +128,7 @@ class ModelSettings:
     decoder_layers: int | None = None
     """Layers of the decoder; the size's unless given."""
     dropout: float | None = None
-    """Dropout on sub-layers and embeddings; the size's unless given."""
+    """Dropout on sub-layers and embeddings; planned from the data unless given."""
     attention_dropout: float | None = None
     """Dropout on attention weights; the paper has none."""
     activation_dropout: float | None = None
@@ -134,22 +137,26 @@ class ModelSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizationSettings:
-    """How it is trained."""
+    """How it is trained. What is not given is planned from the data."""
 
-    num_train_epochs: float = 20.0
-    """Passes over the data, unless --max-steps is given."""
+    minutes: float | None = None
+    """Plan for so many minutes on this machine, measured on a few steps first, instead of for a number of steps."""
+    num_train_epochs: float | None = None
+    """Passes over the data; planned from the data unless this, --max-steps or --minutes is given."""
     max_steps: int | None = None
     """Optimizer steps in all; takes the place of --num-train-epochs."""
-    tokens_per_step: int = 2000
-    """Source and target tokens of one optimizer step, over all processes and accumulated micro-batches."""
+    tokens_per_step: int | None = None
+    """Source and target tokens of one optimizer step, over all processes and accumulated micro-batches; planned from
+    the data unless given."""
     gradient_accumulation_steps: int = 1
     """Micro-batches that a step is split into, to save memory; the result is the same."""
-    learning_rate: float = 1e-3
-    """Peak rate; for the schedule "noam" the factor before the paper's formula."""
+    learning_rate: float | None = None
+    """Peak rate; for the schedule "noam" the factor before the paper's formula, 1 unless given. For the others planned
+    from the data unless given."""
     lr_scheduler_type: Literal["noam", "inverse_sqrt", "cosine", "linear", "constant"] = "cosine"
     """How the rate goes after warm-up; "noam" is the paper's Equation 3."""
-    warmup_steps: int = 200
-    """Steps over which the rate rises from zero."""
+    warmup_steps: int | None = None
+    """Steps over which the rate rises from zero; a fifth of all, at most 1,000, unless given."""
     adam_beta1: float = 0.9
     """Adam's decay of the mean gradient (Section 5.3)."""
     adam_beta2: float = 0.98
@@ -165,8 +172,9 @@ class OptimizationSettings:
     rdrop_alpha: float = 0.0
     """Weight of R-Drop (Liang et al., 2021), which reads each batch twice and asks for equal predictions under other
     dropout; against overfitting on small data, at twice the time. The paper takes 1 to 5."""
-    ema_decay: float = 0.0
-    """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none."""
+    ema_decay: float | None = None
+    """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none. Unless
+    given, it averages about the last fifth of the steps."""
     average_checkpoints: int = 0
     """Evaluate and publish the mean of the weights at this many last checkpoints (Section 6.1); 0 takes the last."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
@@ -186,14 +194,15 @@ class RunSettings:
     logging_steps: int = 20
     """Steps between lines of the log."""
     eval_steps: int | None = None
-    """Steps between evaluations; a tenth of the run unless given."""
+    """Steps between evaluations; a fifth of the run unless given."""
     save_steps: int | None = None
     """Steps between checkpoints; as --eval-steps unless given."""
     save_total_limit: int = 2
     """Checkpoints that are kept; the one before the last is there in case the last is damaged."""
-    metric_for_best_model: Metric = "loss"
+    metric_for_best_model: Metric | None = None
     """What chooses the published model, on the validation data. The score is chrF of the replies divided by bits per
-    character, which sees the replies and the loss alike: the loss alone chooses a dull bot."""
+    character, which sees the replies and the loss alike: the loss alone chooses a dull bot. "last" takes the newest.
+    Unless given, the score, or the last where there is too little validation data to choose by."""
     early_stopping_patience: int | None = None
     """Stop after this many evaluations without a better one."""
     max_eval_replies: int = 1000
@@ -312,6 +321,14 @@ class TrainingSettings:
         sections = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: section for name, section in sections.items() if dataclasses.is_dataclass(section)}
 
+    def filled(self, before: "TrainingSettings") -> "TrainingSettings":
+        """Return these settings with the plan of `before` where they leave it open, as a resumed run has them."""
+        given, begun_with = self.flat(), before.flat()
+        open_names = [name for name in PLANNED if given[name] is None]
+        if any(given[name] is not None for name in LENGTHS):
+            open_names = [name for name in open_names if name not in LENGTHS]
+        return self.changed({name: begun_with[name] for name in open_names}, where=SETTINGS_FILE)
+
     def changed(self, changes: Mapping[str, Any], *, where: str) -> "TrainingSettings":
         """
         Return these settings with some changed, given by flat names.
@@ -343,17 +360,17 @@ class TrainingSettings:
 
 def _converted(value: Any, expected: Any, where: str) -> Any:
     """Return a recipe's value as the type of its setting, or raise a `SettingsError`."""
+    options = typing.get_args(expected) if typing.get_origin(expected) is not tuple else ()
+    if type(None) in options:
+        if value is None:
+            return None
+        expected = next(option for option in options if option is not type(None))
     if typing.get_origin(expected) is Literal:
         # YAML reads an unquoted no as false.
         value = "no" if value is False and "no" in typing.get_args(expected) else value
         if value in typing.get_args(expected):
             return value
         raise SettingsError(f"{where} must be one of {', '.join(typing.get_args(expected))}, but it is {value!r}.")
-    options = typing.get_args(expected) if typing.get_origin(expected) is not tuple else ()
-    if type(None) in options:
-        if value is None:
-            return None
-        expected = next(option for option in options if option is not type(None))
     if typing.get_origin(expected) is tuple:
         if isinstance(value, str):
             return (value,)
@@ -370,6 +387,25 @@ def _converted(value: Any, expected: Any, where: str) -> Any:
         return value
     name = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[expected]
     raise SettingsError(f"{where} must be {name}, but it is {value!r}.")
+
+
+LENGTHS = ("max_steps", "num_train_epochs")
+"""Two ways to say how long a run is."""
+
+PLANNED = (
+    "size",
+    "dropout",
+    "bpe_dropout",
+    "other_topics_fraction",
+    "tokens_per_step",
+    *LENGTHS,
+    "warmup_steps",
+    "learning_rate",
+    "ema_decay",
+    "eval_steps",
+    "metric_for_best_model",
+)
+"""What is planned from the data where neither a flag nor a recipe says it."""
 
 
 AT_LEAST = {
@@ -413,10 +449,17 @@ def check_settings(settings: TrainingSettings) -> None:
     for name, value in settings.flat().items():
         if name in AT_LEAST and value is not None and not value >= AT_LEAST[name]:
             raise SettingsError(f"{_flag(name)} must be at least {AT_LEAST[name]}, but it is {value}.")
-        if name in SHARES and not 0 <= value < 1:
+        if name in SHARES and value is not None and not 0 <= value < 1:
             raise SettingsError(f"{_flag(name)} must be at least 0 and less than 1, but it is {value}.")
-    if plan.max_steps is None and not plan.num_train_epochs > 0:
-        raise SettingsError(f"--num-train-epochs must be more than 0, but it is {plan.num_train_epochs}.")
+    for name in ("num_train_epochs", "minutes"):
+        if (value := getattr(plan, name)) is not None and not value > 0:
+            raise SettingsError(f"{_flag(name)} must be more than 0, but it is {value}.")
+    if plan.minutes is not None:
+        for name in ("num_train_epochs", "max_steps"):
+            if getattr(plan, name) is not None:
+                raise SettingsError(f"--minutes and {_flag(name)} both say how long to train: give one of them.")
+        if run.resume:
+            raise SettingsError("--minutes plans a new run; one that is resumed keeps the plan it was begun with.")
     if not data.data:
         raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
     if run.output_dir is None and not (run.dry_run or run.verify_resume):
@@ -427,13 +470,18 @@ def check_settings(settings: TrainingSettings) -> None:
     if not run.hub_samples and not run.push_to_hub:
         raise SettingsError("--no-hub-samples is for --push-to-hub, which is not given.")
     chosen = f"--metric-for-best-model {run.metric_for_best_model}"
-    if run.metric_for_best_model not in METRICS_OF_THE_LOSS and not run.max_eval_replies:
+    if run.metric_for_best_model not in (None, *METRICS_WITHOUT_REPLIES) and not run.max_eval_replies:
         raise SettingsError(f"{chosen} needs replies, but --max-eval-replies is 0.")
     if plan.ema_decay and plan.average_checkpoints:
         raise SettingsError("--ema-decay and --average-checkpoints are two ways to average the weights: choose one.")
+    if run.metric_for_best_model == "last" and run.early_stopping_patience is not None:
+        raise SettingsError(
+            "--early-stopping-patience stops where a figure no longer gets better, but --metric-for-best-model last "
+            "looks at none: choose another."
+        )
     if not data.validation_data and data.validation_fraction == 0:
         for flag, wanted in (
-            (chosen, run.metric_for_best_model != "loss"),
+            (chosen, run.metric_for_best_model not in (None, "loss", "last")),
             ("--early-stopping-patience", run.early_stopping_patience is not None),
         ):
             if wanted:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 MOST_OTHER_CONVERSATIONS = 4
 
+SHARE_OF_OTHER_TOPICS = 0.25
+"""Of the replies, where conversations have several turns and nothing else is asked for."""
+
 
 def behind_other_topics(conversations: "datasets.Dataset", fraction: float, seed: int) -> "datasets.Dataset":
     """

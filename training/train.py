@@ -22,29 +22,30 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
-from chatformer import ChatformerForConditionalGeneration, sized_config
-
 from .augmentation import SourceNoise
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
-from .batches import collate, padding_share, plan_epoch, split_step
+from .batches import collate, padding_share, split_step
+from .building import EpochPlans, chosen_precision, make_optimizer, new_model, ready_to_train
 from .conversations import DataError
-from .cpu import keep_freed_memory, speed_up
+from .cpu import keep_freed_memory
 from .encoding import EncodedExchanges
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, evaluate, has_metrics
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 from .objective import training_loss
+from .pace import Pace, measured
+from .planning import Facts, overview, plan_for_minutes, planned, shortcomings
 from .preparation import PreparedData, prepare_data
 from .processes import make_accelerator
 from .records import RunFolder, describe_data
 from .schedules import make_scheduler
 from .settings import (
     LOWER_IS_BETTER,
-    ModelSettings,
-    OptimizationSettings,
+    SETTINGS_FILE,
     SettingsError,
     TrainingSettings,
     check_settings,
     parse_settings,
+    read_recipe,
 )
 
 OnPublished = Callable[[Path], None]
@@ -96,10 +97,24 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    set_seed(settings.optimization.seed)
+    if settings.run.resume:
+        begun_with = Path(settings.run.output_dir or ".") / SETTINGS_FILE
+        if begun_with.is_file():
+            settings = settings.filled(read_recipe(str(begun_with)))
     folder = None if settings.run.dry_run else RunFolder.prepared(accelerator, settings)
     data = prepare_data(settings, accelerator, folder)
+    facts = facts_of(data, accelerator)
+    settings = settings.changed({"other_topics_fraction": data.other_topics_fraction}, where="plan")
+    if settings.optimization.minutes is None:
+        settings = planned(settings, facts)
+    else:
+        settings = plan_for_minutes(settings, facts, lambda tried: measured(tried, data, accelerator))
+    check_settings(settings)
+    pace = measured(settings, data, accelerator)
+    set_seed(settings.optimization.seed)
     run = Run(settings, accelerator, data, on_published)
+    if accelerator.is_main_process:
+        announce(run, facts, pace)
     if folder is None:
         estimate = run.try_out()
         if accelerator.is_main_process:
@@ -121,6 +136,34 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 0 if finished else 130
+
+
+def facts_of(data: PreparedData, accelerator: Accelerator) -> Facts:
+    """What the plan follows from."""
+    exchanges, device = data.train_exchanges, accelerator.device
+    hardware = f"{torch.get_num_threads()} cores" if torch.get_num_threads() > 1 else "1 core"
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    if accelerator.num_processes > 1:
+        hardware = f"{accelerator.num_processes} processes with {hardware} each"
+    return Facts(
+        exchanges=data.num_exchanges,
+        tokens=int(exchanges.source_lengths.sum()) + int(exchanges.target_lengths.sum()),
+        validation_exchanges=len(data.eval_exchanges),
+        has_metrics=has_metrics(),
+        on_gpu=device.type == "cuda",
+        hardware=hardware,
+    )
+
+
+def announce(run: "Run", facts: Facts, pace: Pace | None) -> None:
+    """Say what is about to run, how long it takes, and why it may not teach."""
+    steps_left = run.num_steps - run.progress.step
+    minutes = None if pace is None else pace.minutes(steps_left, run.eval_steps)
+    num_parameters = run.overview()["parameters"]
+    print(overview(run.settings, facts, num_parameters, run.num_steps, minutes), file=sys.stderr)
+    for problem in shortcomings(run.settings, facts, num_parameters, run.num_steps, minutes):
+        print(f"warning: {problem}", file=sys.stderr)
 
 
 @dataclasses.dataclass
@@ -166,18 +209,11 @@ class Run:
         plan = settings.optimization
         self.plans = EpochPlans(data.train_exchanges, plan)
         self.num_steps = plan.max_steps or max(1, math.ceil(plan.num_train_epochs * self.plans.steps_per_epoch))
-        self.eval_steps = settings.run.eval_steps or math.ceil(self.num_steps / 10)
+        self.eval_steps = settings.run.eval_steps
         self.save_steps = settings.run.save_steps or self.eval_steps
 
         model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
-        if accelerator.device.type == "cpu":
-            # On CPUs the fused attention is slower to train at the lengths of conversations.
-            model.set_attn_implementation("eager")
-            # Either of the two: compiled, these ways are several for each length.
-            if not plan.torch_compile:
-                speed_up(model)
-        # Tied weights are sharded together only where they are one module's.
-        model.set_input_embeddings(model.get_input_embeddings())
+        ready_to_train(model, accelerator.device, compiled=plan.torch_compile)
         # What is evaluated and published: a plain model, however the trained one is wrapped, averaged or sharded.
         self.published = copy.deepcopy(model).to(accelerator.device).eval()
         if plan.torch_compile:
@@ -476,7 +512,8 @@ class Run:
         """Publish the evaluated model if it is the best so far, and log what was found."""
         progress, metric = self.progress, self.settings.run.metric_for_best_model
         figures = evaluation_figures(evaluation)
-        figure = figures[f"eval_{metric}"] * (-1 if metric in LOWER_IS_BETTER else 1)
+        figure = progress.step if metric == "last" else figures[f"eval_{metric}"]
+        figure *= -1 if metric in LOWER_IS_BETTER else 1
         is_best = progress.best_figure is None or figure > progress.best_figure
         progress.evaluations_since_best = 0 if is_best else progress.evaluations_since_best + 1
         if is_best:
@@ -488,7 +525,7 @@ class Run:
         exchanges = self.data.eval_exchanges
         samples = sample_replies(exchanges, replies, turn=progress.step // self.eval_steps)
         folder.log({"step": progress.step, "seconds": round(progress.seconds, 1), **figures, "samples": samples})
-        bar.write(evaluation_line(progress.step, evaluation, is_best), file=sys.stderr)
+        bar.write(evaluation_line(progress.step, evaluation, is_best and metric != "last"), file=sys.stderr)
         for sample in samples:
             bar.write(f"    {shortened(sample['source'])} → {shortened(sample['reply'])}", file=sys.stderr)
         if is_best:
@@ -510,75 +547,6 @@ class Run:
         self.pass_time(training=True)
         folder.save_checkpoint(self.accelerator, self.progress.step, limit=self.settings.run.save_total_limit)
         self.pass_time(training=False)
-
-
-def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> ChatformerForConditionalGeneration:
-    """Return a model with random weights that fits the tokenizer and knows when its replies end."""
-    changes = dataclasses.asdict(settings)
-    config = sized_config(
-        changes.pop("size"),
-        **changes,
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.bos_token_id,
-    )
-    model = ChatformerForConditionalGeneration(config)
-    model.generation_config.max_new_tokens = max_new_tokens
-    return model
-
-
-def make_optimizer(model: torch.nn.Module, plan: OptimizationSettings) -> torch.optim.Optimizer:
-    """Return AdamW, its decay kept off biases, norms and the embedding."""
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)} - {
-        id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)
-    }
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": plan.weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups,
-        lr=plan.learning_rate,
-        betas=(plan.adam_beta1, plan.adam_beta2),
-        eps=plan.adam_epsilon,
-        fused=True,
-    )
-
-
-class EpochPlans:
-    """The steps of a run, planned epoch by epoch."""
-
-    def __init__(self, exchanges: EncodedExchanges, plan: OptimizationSettings):
-        self.exchanges = exchanges
-        self.plan = plan
-        self.epoch = -1
-        self.steps_per_epoch = len(self.steps(0))
-
-    def steps(self, epoch: int) -> list[Any]:
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self.current = plan_epoch(self.exchanges, self.plan.tokens_per_step, self.plan.seed, epoch)
-        return self.current
-
-    def step(self, number: int) -> Any:
-        """Return the indices of the run's `number`-th step, counted from 0."""
-        return self.steps(number // self.steps_per_epoch)[number % self.steps_per_epoch]
-
-
-def num_parts(accelerator: Accelerator, plan: OptimizationSettings) -> int:
-    return accelerator.num_processes * plan.gradient_accumulation_steps
-
-
-def chosen_precision(mixed_precision: str) -> str:
-    """Return the precision that "auto" stands for on this machine."""
-    if mixed_precision != "auto":
-        return mixed_precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
 
 def evaluation_figures(evaluation: Evaluation) -> dict[str, Any]:

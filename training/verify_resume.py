@@ -59,6 +59,7 @@ def _short(recipe: dict[str, Any]) -> dict[str, Any]:
         "output_dir",
         "early_stopping_patience",
         "num_train_epochs",
+        "minutes",
         "push_to_hub",
         "hub_model_id",
         "hub_private_repo",
@@ -66,7 +67,7 @@ def _short(recipe: dict[str, Any]) -> dict[str, Any]:
     }
     return {name: value for name, value in recipe.items() if value is not None and name not in left_out} | {
         "max_steps": NUM_STEPS,
-        "warmup_steps": min(recipe["warmup_steps"], NUM_STEPS // 2),
+        "warmup_steps": min(recipe["warmup_steps"] or NUM_STEPS, NUM_STEPS // 2),
         "save_steps": SAVE_STEPS,
         "eval_steps": 2 * SAVE_STEPS,
         "logging_steps": 1,

@@ -17,7 +17,7 @@ def contents(messages):
 
 def test_a_share_of_the_replies_comes_once_more_behind_one_to_four_other_conversations(dataset):
     mixed = behind_other_topics(dataset, 0.5, seed=0)
-    originals = [messages for messages in dataset["messages"]]
+    originals = list(dataset["messages"])
     ends = [
         [*history, {"role": "assistant", "content": reply}] for made in originals for history, reply in exchanges(made)
     ]

@@ -8,7 +8,6 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import datasets
 import pytest
 import safetensors.torch
 import torch

@@ -1,0 +1,180 @@
+"""
+What `chatformer train --data X --output-dir Y` makes of data of many sizes, with no other flag.
+
+    python benchmarks/own_data.py --songys ChatbotData.csv --multi30k train.en train.de \
+        --multi30k-test test_2016_flickr.en test_2016_flickr.de --output-dir runs/own-data
+
+Rows of songys/Chatbot_data drawn by the seed, all of it, the FAQ beside this file (a hundred questions of a made-up
+shop, three wordings of each to learn and a fourth to ask), the starter corpus, and Multi30k's pairs. Each is trained by
+the command in a process of its own, one after the other, and measured by the evaluation of `chatformer evaluate`.
+"""
+
+import csv
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+FAQ = Path(__file__).with_name("faq.csv")
+SIZES = (100, 300, 1000, 3000)
+MOST_QUESTIONS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Train with no flags on data of many sizes, and write a table."""
+
+    output_dir: Path
+    """Folder of the runs and of the table, own_data.md and own_data.json; a run that is finished there is not
+    repeated."""
+    songys: Path | None = None
+    """ChatbotData.csv of songys/Chatbot_data; left out unless given."""
+    multi30k: tuple[Path, Path] | None = None
+    """Multi30k's training sentences, two files line by line; left out unless given."""
+    multi30k_test: tuple[Path, Path] | None = None
+    """Its test sentences, likewise."""
+    only: tuple[str, ...] = ()
+    """Which to run, such as 100 faq starter all multi30k; all that there is data for unless given."""
+    seed: int = 1
+    """Which rows of songys are drawn."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    name: str
+    data: list[str]
+    test: list[str] | None = None
+    """Questions and answers that are asked at the end."""
+
+
+def cases(settings: Settings) -> Iterator[Case]:
+    """Yield what is to be trained on, written down where it is a part of something."""
+    folder = settings.output_dir / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    if settings.songys is not None:
+        with settings.songys.open(encoding="utf-8", newline="") as file:
+            head, *rows = csv.reader(file)
+        for size in SIZES:
+            drawn = random.Random(settings.seed).sample(rows, size)
+            yield Case(str(size), [str(write_rows(folder / f"songys-{size}.csv", head, drawn))])
+        yield Case("all", [str(settings.songys)])
+    with FAQ.open(encoding="utf-8", newline="") as file:
+        wordings = list(csv.DictReader(file))
+    learnt, asked = (
+        str(write_rows(folder / name, ["question", "answer"], [[row["question"], row["answer"]] for row in part]))
+        for name, part in (
+            ("faq.csv", [row for row in wordings if row["wording"] != "4"]),
+            ("faq-test.csv", [row for row in wordings if row["wording"] == "4"]),
+        )
+    )
+    yield Case("faq", [learnt], [asked])
+    yield Case("starter", ["starter"])
+    if settings.multi30k is not None:
+        test = None if settings.multi30k_test is None else list(map(str, settings.multi30k_test))
+        yield Case("multi30k", list(map(str, settings.multi30k)), test)
+
+
+def write_rows(path: Path, head: list[str], rows: list[list[str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    return path
+
+
+def train(case: Case, folder: Path) -> float:
+    """Train as a newcomer would; return the minutes, from the command to its end."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "chatformer.cli.main", "train", "--data", *case.data, "--output-dir", str(folder)]
+    subprocess.run(command, check=True)
+    return (time.monotonic() - began) / 60
+
+
+def figures(case: Case, folder: Path) -> dict[str, Any]:
+    """What the trained model makes of its own questions, of the validation's and of the test's."""
+    from chatformer.chat.chatbot import Chatbot
+    from chatformer.training.encoding import encode_exchanges
+    from chatformer.training.evaluation import evaluate
+    from chatformer.training.preparation import conversations_of, read_conversations
+    from chatformer.training.settings import read_recipe
+
+    settings = read_recipe(str(folder / "training_settings.yaml"))
+    chatbot = Chatbot.from_pretrained(str(folder))
+    training, validation = conversations_of(settings, None)
+    own = training.shuffle(seed=0).select(range(min(MOST_QUESTIONS, len(training))))
+    parts = {"own": own, "validation": validation}
+    if case.test is not None:
+        parts["test"] = read_conversations(tuple(case.test), settings.data, bad_rows=None)
+    found: dict[str, Any] = {}
+    for name, conversations in parts.items():
+        exchanges = encode_exchanges(
+            conversations,
+            chatbot.tokenizer,
+            settings.tokenizer.max_source_tokens,
+            # No reference is left out.
+            10**6 if name == "test" else settings.tokenizer.max_target_tokens,
+        )
+        evaluation, replies = evaluate(chatbot.engine.model, chatbot.tokenizer, exchanges, max_replies=None)
+        found[name] = {
+            "questions": len(replies),
+            "exact": evaluation.exact_match,
+            "distinct": evaluation.distinct_replies,
+            "bits": evaluation.bits_per_character,
+            "saved_by_listening": evaluation.source_gain,
+            "chrf": evaluation.chrf,
+            "bleu": evaluation.bleu,
+        }
+    record = json.loads((folder / "training_record.json").read_text("utf-8"))
+    plan = settings.flat()
+    return {
+        "exchanges": record["overview"]["training_exchanges"],
+        "plan": {name: plan[name] for name in ("size", "max_steps", "tokens_per_step", "dropout", "bpe_dropout")},
+        **found,
+    }
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| data | exchanges | plan | minutes | own questions exact | validation: distinct replies | "
+        "saved by listening, bits a character | test |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, result in results.items():
+        plan, own, validation = result["plan"], result["own"], result["validation"]
+        test = result.get("test")
+        told = ""
+        if test is not None:
+            told = f"BLEU {test['bleu']:.1f}" if name == "multi30k" else f"exact {test['exact']:.0f}%"
+        lines.append(
+            f"| {name} | {result['exchanges']:,} | {plan['size']}, {plan['max_steps']:,} steps of "
+            f"{plan['tokens_per_step']:,} tokens | {result['minutes']:.1f} | {own['exact']:.1f}% | "
+            f"{validation['distinct']} of {validation['questions']} | {validation['saved_by_listening']:.3f} | {told} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(settings: Settings) -> None:
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    file = settings.output_dir / "own_data.json"
+    results = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    for case in cases(settings):
+        if case.name in results or (settings.only and case.name not in settings.only):
+            continue
+        folder = settings.output_dir / case.name
+        minutes = train(case, folder)
+        results[case.name] = {"minutes": minutes, **figures(case, folder)}
+        file.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        (settings.output_dir / "own_data.md").write_text(table(results), "utf-8")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

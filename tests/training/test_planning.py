@@ -1,0 +1,167 @@
+import dataclasses
+import math
+
+import pytest
+import yaml
+
+from chatformer.training.pace import Pace
+from chatformer.training.planning import (
+    FEW_STEPS,
+    MOST_REPEATS,
+    TABLE,
+    Facts,
+    plan,
+    plan_for_minutes,
+    planned,
+    shortcomings,
+    steps_for,
+)
+from chatformer.training.settings import PLANNED, TrainingSettings, check_settings, parse_settings
+
+CORPORA = [
+    (95, 1_500),
+    (285, 4_500),
+    (950, 15_000),
+    (2850, 45_000),
+    (10_700, 160_000),
+    (27_500, 900_000),
+    (10**6, 2 * 10**7),
+]
+
+
+def facts(exchanges=2850, tokens=45_000, **changes):
+    options = {"validation_exchanges": exchanges // 19, "has_metrics": True, "hardware": "2 cores"}
+    return Facts(exchanges=exchanges, tokens=tokens, **(options | changes))
+
+
+def settings(*flags):
+    return parse_settings(["--data", "a.csv", "--output-dir", "run", *flags], program="chatformer train")
+
+
+@pytest.mark.parametrize(("exchanges", "tokens"), CORPORA)
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_plan_leaves_nothing_open_and_passes_every_check(exchanges, tokens, on_gpu):
+    found = planned(settings(), facts(exchanges, tokens, on_gpu=on_gpu))
+    check_settings(found)
+    flat = found.flat()
+    # How long is said once, and what stands behind other topics is decided when the conversations are read.
+    assert [name for name in PLANNED if flat[name] is None] == ["other_topics_fraction", "num_train_epochs"]
+    assert flat["max_steps"] >= 2 * FEW_STEPS
+    assert flat["warmup_steps"] * 5 <= flat["max_steps"]
+    assert not shortcomings(found, facts(exchanges, tokens, validation_exchanges=200), 10**6, flat["max_steps"], 5.0)
+
+
+def test_more_data_never_has_fewer_steps_or_smaller_ones():
+    found = [plan(facts(tokens // 15 + 1, tokens)) for tokens in range(100, 10**6, 997)]
+    for name in ("max_steps", "tokens_per_step"):
+        values = [getattr(each, name) for each in found]
+        assert values == sorted(values)
+    assert [row.tokens for row in TABLE] == sorted(row.tokens for row in TABLE)
+    assert steps_for(10**12) == TABLE[-1].steps
+
+
+@pytest.mark.parametrize("name", [name for name in PLANNED if name not in ("max_steps", "num_train_epochs")])
+def test_each_flag_wins_over_the_plan_and_leaves_the_rest_planned(name):
+    values = {
+        "size": "small",
+        "metric_for_best_model": "chrf",
+        "eval_steps": "7",
+        "tokens_per_step": "700",
+        "warmup_steps": "9",
+    }
+    value = values.get(name, "0.125")
+    mine = planned(settings(f"--{name.replace('_', '-')}", value), facts()).flat()
+    everything = planned(settings(), facts()).flat()
+    assert str(mine[name]) == value
+    assert {other: mine[other] for other in PLANNED if other != name} == {
+        other: everything[other] for other in PLANNED if other != name
+    }
+
+
+def test_what_depends_on_the_number_of_steps_follows_a_given_one():
+    flat = planned(settings("--max-steps", "400"), facts()).flat()
+    assert (flat["max_steps"], flat["warmup_steps"], flat["eval_steps"]) == (400, 80, 80)
+    flat = planned(settings("--num-train-epochs", "10"), facts()).flat()
+    steps = 10 * round(45_000 / flat["tokens_per_step"])
+    assert (flat["max_steps"], flat["num_train_epochs"], flat["warmup_steps"]) == (None, 10.0, steps // 5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "expected"),
+    [
+        (["--lr-scheduler-type", "noam"], "learning_rate", 1.0),
+        (["--average-checkpoints", "3"], "ema_decay", 0.0),
+        (["--early-stopping-patience", "2"], "metric_for_best_model", "loss"),
+        (["--size", "big"], "dropout", None),
+    ],
+)
+def test_the_plan_gives_way_to_what_goes_with_a_flag(flags, name, expected):
+    found = planned(settings(*flags), facts())
+    check_settings(found)
+    assert found.flat()[name] == expected
+
+
+def test_too_little_validation_chooses_nothing():
+    assert plan(facts(validation_exchanges=99)).metric_for_best_model == "last"
+    assert plan(facts(has_metrics=False)).metric_for_best_model == "last"
+    assert plan(facts(validation_exchanges=100)).metric_for_best_model == "score"
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.1, 0.4, 5.0])
+@pytest.mark.parametrize("minutes", [1, 8, 600])
+def test_minutes_are_kept_to(seconds, minutes):
+    sizes = {"tiny": 0.5, "mini": 1.0, "small": 2.0}
+    found = plan_for_minutes(
+        settings("--minutes", str(minutes)), facts(), lambda tried: Pace(seconds * sizes[tried.model.size], 3.0)
+    )
+    flat = found.flat()
+    pace = Pace(seconds * sizes[flat["size"]], 3.0)
+    assert pace.minutes(flat["max_steps"], flat["eval_steps"]) <= minutes + pace.step / 60
+    wanted = steps_for(45_000)
+    # Either the time is used, or it is more than the data needs.
+    assert (
+        flat["max_steps"] == MOST_REPEATS * wanted
+        or pace.minutes(flat["max_steps"] + 1, flat["eval_steps"]) > minutes - 0.3
+    )
+    # A smaller model where there is no time for the larger one.
+    assert (flat["size"] == "tiny") == (Pace(seconds, 3.0).steps_in(minutes, 5) < wanted)
+
+
+def test_what_cannot_teach_is_said_with_the_flag_to_change():
+    def found(*flags, minutes=5.0, num_parameters=10**6, **changes):
+        chosen = planned(settings(*flags), facts(**changes))
+        return " ".join(shortcomings(chosen, facts(**changes), num_parameters, chosen.optimization.max_steps, minutes))
+
+    assert "--max-steps" in found("--max-steps", "40")
+    assert "--warmup-steps 600" in found("--max-steps", "3000", "--warmup-steps", "2000")
+    assert "22,222 for each" in found(num_parameters=10**9)
+    assert "--validation-fraction 0" in found(exchanges=95, tokens=1500, validation_exchanges=5)
+    assert "--minutes 60" in found(minutes=200.0)
+    assert not found()
+
+
+def test_the_plan_is_written_as_plain_numbers_and_resumed(train, conversations_file, tmp_path):
+    folder = tmp_path / "run"
+    few = ["--data", str(conversations_file), "--output-dir", str(folder), "--d-model", "32", "--num-heads", "2"]
+    assert train([*few, "--max-steps", "6", "--save-steps", "3"]) == 0
+    written = yaml.safe_load((folder / "training_settings.yaml").read_text("utf-8"))
+    assert written["size"] == "tiny"
+    assert all(written[name] is not None for name in PLANNED if name != "num_train_epochs")
+    assert written["other_topics_fraction"] == 0.25
+    # The same words again, and the plan stays as it was.
+    assert train([*few, "--max-steps", "6", "--save-steps", "3", "--resume"]) == 0
+    assert yaml.safe_load((folder / "training_settings.yaml").read_text("utf-8")) == written
+
+
+def test_a_resumed_run_is_not_planned_again():
+    before = planned(settings(), facts())
+    again = settings("--size", "small").filled(before).flat()
+    assert again["size"] == "small"
+    assert again["max_steps"] == before.optimization.max_steps
+    # Another way to say how long takes the place of the plan's.
+    assert settings("--num-train-epochs", "3").filled(before).optimization.max_steps is None
+    assert TrainingSettings().filled(before).flat()["tokens_per_step"] == 500
+
+
+def test_facts_are_plain():
+    assert dataclasses.is_dataclass(Facts) and math.isinf(TABLE[-1].tokens)
