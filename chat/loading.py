@@ -2,8 +2,11 @@
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from chatformer.reading import reads_system
 
 from .settings import ChatbotSettings
 
@@ -26,6 +29,12 @@ def load_chatbot(settings: ChatbotSettings) -> "Chatbot":
     if settings.seed is not None:
         chatbot.engine.set_seed(settings.seed)
     chatbot.checkpoint.show_commit()
+    if settings.system and not reads_system(chatbot.tokenizer):
+        print(
+            "warning: --system is ignored: the model was trained without system messages, and its chat template "
+            "leaves them out.",
+            file=sys.stderr,
+        )
     return chatbot
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
+from chatformer.reading import reads_history
+
 from .errors import InputError, ModelNotFound
 from .lines import in_one_line, lines_of
 from .loading import load_chatbot
@@ -57,6 +59,8 @@ def talk(conversation: "Conversation", settings: ReplySettings) -> int:
         # Gives input() its line editing and history.
         import readline  # noqa: F401
     console = Console(highlight=False, soft_wrap=True)
+    if not reads_history(conversation.chatbot.tokenizer):
+        console.print("This model was trained on single questions and does not read what was said before.", style="dim")
     console.print("Say something. /help shows the commands, /quit leaves.", style="dim")
     while True:
         try:

@@ -180,6 +180,8 @@ def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
         tried, diagnosis.bad_rows = load(settings.data, settings)
         num_rows = len(tried) + len(diagnosis.bad_rows)
         about_data += check_bad_rows(diagnosis.bad_rows, num_rows, left_out=settings.skip_bad_rows)
+    if tried is not None and tokenizer.chat_template is not None:
+        about_data += unread_findings(tokenizer, tried)
     if training is not None:
         known = Conversations(training)
         about_data += data_findings(known, diagnosis, tokenizer)
@@ -196,6 +198,26 @@ def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
     if log is not None:
         diagnosis.sections["The training"] = check_log(log)
     return diagnosis
+
+
+def unread_findings(tokenizer: Any, tried: "datasets.Dataset") -> "list[Finding]":
+    """Find that the model is tried on what it does not read."""
+    from chatformer.training.doctor import Finding
+    from chatformer.training.unread import unread_part
+
+    unread = unread_part(tokenizer, tried)
+    if unread is None:
+        return []
+    return [
+        Finding(
+            check="unread",
+            severity="hint",
+            title="A part of the data is not read",
+            found=f"What it is tried on has {unread}, which the model's chat template leaves out.",
+            what_to_do="Train on conversations that have such messages, too; a model of single questions is to be "
+            "tried on single questions.",
+        )
+    ]
 
 
 def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]]:
@@ -236,10 +258,11 @@ def model_findings(
     max_exchanges: int,
 ) -> "list[Finding]":
     """Look at a model's parts, and try it on conversations where there are some and it can be tried."""
-    from chatformer.training.conversations import exchanges
+    from chatformer.cli.evaluate import questions_and_answers
     from chatformer.training.doctor import Finding
     from chatformer.training.encoding import encode_exchanges
     from chatformer.training.model_doctor import check_behaviour, check_parts
+    from chatformer.training.thread import check_thread
 
     longest = [limit or sys.maxsize for limit in limits]
     findings = check_parts(model, tokenizer, missing)
@@ -255,14 +278,26 @@ def model_findings(
     if reason:
         untried = Finding(check="trial", severity="hint", title="It was not tried", found=reason, what_to_do=advice)
         return [*findings, untried]
-    known = replies = None
+    known = None
     if training is not None:
         # Some from all over the data.
         step = -(-len(training) // max_exchanges)
         known = encode_exchanges(training.select(range(0, len(training), step)), tokenizer, *longest)
-        replies = [reply for made in training for _, reply in exchanges(made["messages"])]
-    return findings + check_behaviour(
-        model, tokenizer, encoded, max_exchanges=max_exchanges, log=log, known=known, training_replies=replies
+    findings += check_behaviour(
+        model,
+        tokenizer,
+        encoded,
+        max_exchanges=max_exchanges,
+        log=log,
+        known=known,
+        training=None if training is None else questions_and_answers(training),
+    )
+    return findings + check_thread(
+        model,
+        tokenizer,
+        tried if training is None else training,
+        max_source_tokens=limits[0],
+        other_topics_fraction=None if log is None else log.settings.data.other_topics_fraction,
     )
 
 

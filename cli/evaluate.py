@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from chatformer.training.encoding import EncodedExchanges
-    from chatformer.training.evaluation import Comparison, Outcome, ReplyFigures
+    from chatformer.training.evaluation import Comparison, Evaluation, Outcome, ReplyFigures
 
 OUTPUT_FILE = "evaluation.json"
 BAD_ROWS_FILE = "bad_evaluation_rows.jsonl"
@@ -44,11 +44,15 @@ ROWS = {
     "exact_match": ("exact match, %", ".1f"),
     "distinct_1": ("distinct-1, %", ".1f"),
     "distinct_2": ("distinct-2, %", ".1f"),
+    "repeated_words": ("loops or doubled words, %", ".1f"),
     "copied_replies": ("copied from training, %", ".1f"),
     "most_frequent_reply": ("most frequent reply, %", ".1f"),
     "distinct_replies": ("different replies", "d"),
 }
 """The figures in the order of the table, what they are called there, and how they are written."""
+
+FIGURES_BY_TURNS = ("bits_per_character", "history_gain", "chrf", "exact_match")
+"""The figures that are shown by number of turns."""
 
 
 def main(arguments: Sequence[str], program: str = "chatformer evaluate") -> int:
@@ -87,8 +91,11 @@ def evaluate(settings: EvaluationSettings) -> None:
     from chatformer.chat.chatbot import Chatbot
     from chatformer.chat.engines import CTranslate2Engine, TransformersEngine
     from chatformer.chat.settings import ReplySettings
+    from chatformer.training.by_turns import figures_by_turns
     from chatformer.training.encoding import content_digest, encode_exchanges
     from chatformer.training.evaluation import EvaluatedModel, compare, has_metrics, outcome_of
+    from chatformer.training.free_baselines import WHAT_TO_DO, better_baselines, sentences_about
+    from chatformer.training.unread import unread_part
 
     check(settings)
     output_file = output_file_of(settings)
@@ -123,6 +130,9 @@ def evaluate(settings: EvaluationSettings) -> None:
             "What is seen or copied, and the baselines, are left out: the training data is not at hand, as "
             f"{problem} Give it with --training-data."
         )
+    unread = unread_part(chatbot.tokenizer, conversations)
+    if unread is not None:
+        notes.append(f"The data has {unread}, which the model's chat template leaves out.")
     exchanges = encode_exchanges(
         conversations,
         chatbot.tokenizer,
@@ -158,8 +168,15 @@ def evaluate(settings: EvaluationSettings) -> None:
         None if training is None else questions_and_answers(training),
         bleu_tokenize=settings.bleu_tokenize,
     )
+    better = better_baselines(comparison, len(outcome.replies))
+    if better:
+        notes.append(" ".join([*sentences_about(better), WHAT_TO_DO]))
+    by_turns = figures_by_turns(exchanges, outcome, bleu_tokenize=settings.bleu_tokenize)
     report = {
         **figures_in(comparison),
+        "by_turns": {
+            length: {"exchanges": count, **dataclasses.asdict(figures)} for length, (count, figures) in by_turns.items()
+        },
         "signatures": signatures,
         "notes": notes,
         "settings": dataclasses.asdict(settings),
@@ -178,7 +195,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     }
     # Before it is shown: whoever reads along, as `head` does, may leave before the end.
     write(report, output_file)
-    show(settings.model, comparison, samples(report["items"]), signatures, notes)
+    show(settings.model, comparison, by_turns, samples(report["items"]), signatures, notes)
     print(f"All figures and replies: {output_file}")
 
 
@@ -320,18 +337,28 @@ def versions() -> dict[str, str]:
 
 
 def show(
-    model: str, comparison: "Comparison", samples: list[dict[str, Any]], signatures: dict[str, str], notes: list[str]
+    model: str,
+    comparison: "Comparison",
+    by_turns: "dict[str, tuple[int, Evaluation]]",
+    samples: list[dict[str, Any]],
+    signatures: dict[str, str],
+    notes: list[str],
 ) -> None:
-    """Print the table, what its words mean, and a few replies."""
+    """Print the tables, what their words mean, and a few replies."""
     from rich.console import Console
     from rich.markup import escape
 
     console = Console(highlight=False)
     console.print(table(model, comparison))
+    if by_turns:
+        console.print(table_by_turns(by_turns))
     if "seen" in comparison.groups:
         console.print("seen: the reference answer stands in the training data; unseen: it does not.", style="dim")
     if samples:
         console.print("distinct-n: different words, and pairs of them, split at white space, over all.", style="dim")
+        console.print(
+            "loops or doubled words: a word, or two, twice in a row, or three that occur twice in a reply.", style="dim"
+        )
     for name, signature in signatures.items():
         console.print(f"{ROWS[name][0]}: {signature}", style="dim", soft_wrap=True)
     for note in notes:
@@ -364,8 +391,26 @@ def table(model: str, comparison: "Comparison") -> "Table":
             made.add_section()
         values = [getattr(figures, name, None) for figures in columns.values()]
         if any(value is not None for value in values):
-            made.add_row(title, *("" if value is None else format(value, form) for value in values))
+            made.add_row(title, *(figure_in(value, form) for value in values))
     return made
+
+
+def table_by_turns(by_turns: "dict[str, tuple[int, Evaluation]]") -> "Table":
+    from rich.table import Table
+
+    made = Table(title="by number of questions so far", title_justify="left")
+    made.add_column("")
+    for length in by_turns:
+        made.add_column(length, justify="right")
+    made.add_row("exchanges", *(str(count) for count, _ in by_turns.values()), end_section=True)
+    for name in FIGURES_BY_TURNS:
+        title, form = ROWS[name]
+        made.add_row(title, *(figure_in(getattr(figures, name), form) for _, figures in by_turns.values()))
+    return made
+
+
+def figure_in(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def write(report: dict[str, Any], file: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from importlib import resources
 
 import pytest
 
@@ -51,6 +53,9 @@ def flags(conversations_file):
             "num_heads": 2,
             "encoder_layers": 1,
             "decoder_layers": 1,
+            # Not what the plan makes of so little data, but the weights as they are, chosen by the loss.
+            "ema_decay": 0,
+            "metric_for_best_model": "loss",
             "vocab_size": 600,
             "max_source_tokens": 40,
             "max_target_tokens": 16,
@@ -110,4 +115,15 @@ def trained(train, flags, tmp_path_factory):
     """Return the folder of a model that was trained for a few steps."""
     folder = tmp_path_factory.mktemp("trained") / "model"
     assert train(flags(folder, max_steps=150, eval_steps=50)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reads_questions(trained, tmp_path_factory):
+    """Return a copy of a trained model's folder whose chat template passes on the last question alone."""
+    folder = tmp_path_factory.mktemp("questions") / "model"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoint-*", "training_*"))
+    template = resources.files("chatformer.training").joinpath("question_template.jinja").read_text("utf-8")
+    assert (folder / "chat_template.jinja").read_text("utf-8") != template
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
     return folder

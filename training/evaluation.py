@@ -23,6 +23,7 @@ from chatformer.conversation import encode_conversation
 from .batches import IGNORED
 from .conversations import Message
 from .encoding import EncodedExchanges
+from .repetition import repeats_itself
 from .settings import EvaluationSettings
 
 Ids = Sequence[int] | np.ndarray
@@ -108,7 +109,12 @@ class Outcome:
 
 def length_batches(exchanges: EncodedExchanges, count: int, batch_tokens: int) -> list[list[int]]:
     """Return indices of the first `count` exchanges, those of like length in batches of about `batch_tokens`."""
-    lengths = (exchanges.source_lengths + exchanges.target_lengths)[:count]
+    return batches_of_like_length((exchanges.source_lengths + exchanges.target_lengths)[:count], batch_tokens)
+
+
+def batches_of_like_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> list[list[int]]:
+    """Return the indices of all lengths, like ones in batches of about `batch_tokens` together."""
+    lengths = np.asarray(lengths)
     order = np.argsort(lengths, kind="stable")
     ends = np.searchsorted(lengths[order].cumsum(), np.arange(batch_tokens, lengths.sum(), batch_tokens))
     return [batch.tolist() for batch in np.split(order, ends) if len(batch)]
@@ -239,6 +245,8 @@ class ReplyFigures:
     """How many different replies there were."""
     most_frequent_reply: float | None = None
     """Share of the most frequent reply, in percent."""
+    repeated_words: float | None = None
+    """Share of replies with a loop or a doubled word, as `repetition.repeats_itself` finds them, in percent."""
     copied_replies: float | None = None
     """Share of replies that stand word for word among the replies of the training, in percent."""
 
@@ -297,6 +305,7 @@ def reply_figures(
         distinct_2=distinct(replies, 2),
         distinct_replies=len(counts),
         most_frequent_reply=100 * counts.most_common(1)[0][1] / len(replies),
+        repeated_words=share(map(repeats_itself, replies)),
         copied_replies=None if training_replies is None else share(reply in training_replies for reply in replies),
     )
 

@@ -19,7 +19,8 @@ from torch import nn
 
 from .doctor import Finding, percent, shortened, shown, well
 from .encoding import EncodedExchanges
-from .evaluation import EvaluatedModel, Evaluation, Outcome, figures_of, length_batches, outcome_of
+from .evaluation import EvaluatedModel, Evaluation, Outcome, compare, figures_of, length_batches, outcome_of
+from .free_baselines import check_baselines
 from .records import LOG_FILE
 from .settings import SETTINGS_FILE, EvaluationSettings, OptimizationSettings, TrainingSettings, read_recipe
 
@@ -122,6 +123,11 @@ class RunLog:
     def gains(self) -> list[float]:
         """Bits per character that listening saved at each evaluation, as a share of all."""
         return [line["eval_source_gain"] / line["eval_bits_per_character"] for line in self.evaluations]
+
+    @property
+    def never_listened(self) -> bool:
+        """Whether the model was evaluated, and did not listen at any evaluation."""
+        return bool(self.gains) and max(self.gains) < HARDLY_LISTENING
 
 
 def check_weights(model: Any, missing: Collection[str] = ()) -> list[Finding]:
@@ -467,56 +473,68 @@ def causes(
     """
     found = []
     blocked = blocked_part(model, exchanges)
-    never = log is not None and bool(log.gains) and max(log.gains) < HARDLY_LISTENING
+    never = log is not None and log.never_listened
     if blocked is not None:
         advice = "Train anew with half the --learning-rate and twice the --warmup-steps; going on does not help."
         found.append(Cause(blocked, "" if never else advice))
-    if log is not None and log.gains:
-        plan = log.settings.optimization
-        if never:
-            begun = f"It did not listen at any of {len(log.gains)} evaluations"
-            if log.num_steps < FEW_STEPS and blocked is None:
-                found.append(
-                    Cause(
-                        f"{begun}, but it has taken only {log.num_steps:,} steps. A model first learns which words "
-                        "are frequent, and begins to listen later, often after one or two thousand steps.",
-                        f"Train on, for {FEW_STEPS:,} steps or more (--num-train-epochs, --max-steps); a smaller "
-                        "--tokens-per-step makes more steps of the same data.",
-                    )
-                )
-            else:
-                found.append(
-                    Cause(
-                        f"{begun}, from the beginning of {log.num_steps:,} steps: the rate (--learning-rate "
-                        f"{plan.learning_rate:g}) was too high or its warm-up (--warmup-steps {plan.warmup_steps}) "
-                        "too short, and the decoder learnt to speak before the encoder had anything to say.",
-                        f"Train anew with {slower(plan)}; going on does not help. The log shows at each evaluation "
-                        "what is saved by listening.",
-                    )
-                )
-        elif log.gains[-1] < 0.5 * max(log.gains):
-            found.append(
-                Cause(
-                    f"It had listened before ({percent(max(log.gains))} of the loss) and stopped.",
-                    "Take an earlier checkpoint, and train on from there with a lower --learning-rate.",
-                )
-            )
-    if most_frequent_answer is not None and most_frequent_answer > OFTEN_SAME_REPLY:
-        found.append(
+    if log is not None:
+        found += causes_in_log(log, is_blocked=blocked is not None)
+    return found + causes_in_answers(most_frequent_answer)
+
+
+def causes_in_answers(most_frequent_answer: float | None) -> list[Cause]:
+    """Return that a share of the training's answers is the same one, where the share is known and large."""
+    if most_frequent_answer is None or most_frequent_answer <= OFTEN_SAME_REPLY:
+        return []
+    found = f"{percent(most_frequent_answer)} of the answers that it learnt are one and the same."
+    return [Cause(found, "Keep a few of these exchanges in the data and leave out the others.")]
+
+
+def causes_in_log(log: RunLog, *, is_blocked: bool = False) -> list[Cause]:
+    """Return the causes that a log shows; of a model that `is_blocked` it is not that it took few steps."""
+    if not log.gains:
+        return []
+    plan = log.settings.optimization
+    begun = f"It did not listen at any of {len(log.gains)} evaluations"
+    if log.never_listened and log.num_steps < FEW_STEPS and not is_blocked:
+        return [
             Cause(
-                f"{percent(most_frequent_answer)} of the answers that it learnt are one and the same.",
-                "Keep a few of these exchanges in the data and leave out the others.",
+                f"{begun}, but it has taken only {log.num_steps:,} steps. A model first learns which words "
+                "are frequent, and begins to listen later, often after one or two thousand steps.",
+                f"Train on, for {FEW_STEPS:,} steps or more (--num-train-epochs, --max-steps); a smaller "
+                "--tokens-per-step makes more steps of the same data.",
             )
-        )
-    return found
+        ]
+    if log.never_listened:
+        return [
+            Cause(
+                f"{begun}, from the beginning of {log.num_steps:,} steps: the rate (--learning-rate "
+                f"{plan.learning_rate:g}) was too high or its warm-up (--warmup-steps {plan.warmup_steps}) "
+                "too short, and the decoder learnt to speak before the encoder had anything to say.",
+                f"Train anew with {slower(plan)}; going on does not help. The log shows at each evaluation "
+                "what is saved by listening.",
+            )
+        ]
+    if log.gains[-1] < 0.5 * max(log.gains):
+        return [
+            Cause(
+                f"It had listened before ({percent(max(log.gains))} of the loss) and stopped.",
+                "Take an earlier checkpoint, and train on from there with a lower --learning-rate.",
+            )
+        ]
+    return []
 
 
-def check_listening(trial: Trial, suspected: Sequence[Cause]) -> list[Finding]:
+def see(finding: Finding) -> Cause:
+    """Return that why and what to do is said by another finding."""
+    return Cause(f"Why is told under {finding.title!r}.", "What is told there.")
+
+
+def check_listening(source_gain: float, bits_per_character: float, suspected: Sequence[Cause]) -> list[Finding]:
     """Find a model whose loss is the same whichever source it reads; `suspected` are the causes that are likely."""
-    figures = trial.evaluation
-    share = figures.source_gain / figures.bits_per_character
+    share = source_gain / bits_per_character
     found = f"The true question saves {percent(max(share, 0))} of the loss against another one "
-    found += f"({figures.source_gain:.3f} of {figures.bits_per_character:.3f} bits per character)."
+    found += f"({source_gain:.3f} of {bits_per_character:.3f} bits per character)."
     if share >= LISTENING:
         return well("listening", "It listens", found)
     return [
@@ -562,18 +580,22 @@ def check_replies(trial: Trial, suspected: Sequence[Cause]) -> list[Finding]:
     # Of two or three replies every one is a large share.
     if share <= OFTEN_SAME_REPLY or count < 3:
         return well("same reply", "Replies differ", found)
+    examples = shown(f"{times:,} times: {shortened(text)}" for text, times in counts.most_common(3))
+    return [same_reply(share, found, suspected, examples)]
+
+
+def same_reply(share: float, found: str, suspected: Sequence[Cause], examples: tuple[str, ...]) -> Finding:
+    """Return the finding that a reply makes up a large share of all."""
     always = share > SAME_REPLY
-    return [
-        Finding(
-            check="same reply",
-            severity="problem" if always else "hint",
-            title="Every input gets the same answer" if always else "It often says the same",
-            found=" ".join([found, *(cause.found for cause in suspected)]),
-            what_to_do=" ".join(cause.what_to_do for cause in suspected if cause.what_to_do)
-            or "Train longer; in the chat, --temperature 0.7 varies what is said, but does not make it fit better.",
-            examples=shown(f"{times:,} times: {shortened(text)}" for text, times in counts.most_common(3)),
-        )
-    ]
+    return Finding(
+        check="same reply",
+        severity="problem" if always else "hint",
+        title="Every input gets the same answer" if always else "It often says the same",
+        found=" ".join([found, *(cause.found for cause in suspected)]),
+        what_to_do=" ".join(cause.what_to_do for cause in suspected if cause.what_to_do)
+        or "Train longer; in the chat, --temperature 0.7 varies what is said, but does not make it fit better.",
+        examples=examples,
+    )
 
 
 def check_copies(trial: Trial) -> list[Finding]:
@@ -691,12 +713,12 @@ def check_behaviour(
     max_exchanges: int,
     log: RunLog | None = None,
     known: EncodedExchanges | None = None,
-    training_replies: Sequence[str] | None = None,
+    training: Sequence[tuple[str, str]] | None = None,
 ) -> list[Finding]:
     """
     Return what shows when the model is tried on exchanges, at most `max_exchanges` with different questions.
 
-    `known` are some that it was trained on, and `training_replies` all replies that it was trained on.
+    `known` are some that it was trained on, and `training` all questions and answers that it was trained on.
     """
     tried = different_questions(exchanges, max_exchanges)
     texts = [text for history in tried.histories for text in (message["content"] for message in history)]
@@ -717,19 +739,23 @@ def check_behaviour(
                 what_to_do="Give more conversations with --data.",
             ),
         ]
-    trial = try_out(model, tokenizer, tried, training_replies=training_replies)
+    answers = None if training is None else [answer for _, answer in training]
+    trial = try_out(model, tokenizer, tried, training_replies=answers)
     most_frequent = None
-    if training_replies:
-        most_frequent = Counter(training_replies).most_common(1)[0][1] / len(training_replies)
+    if answers:
+        most_frequent = Counter(answers).most_common(1)[0][1] / len(answers)
     suspected = causes(model, tried, log, most_frequent)
     findings += check_knowledge(trial, model.config.vocab_size)
-    (listening,) = check_listening(trial, suspected)
+    figures = trial.evaluation
+    (listening,) = check_listening(figures.source_gain, figures.bits_per_character, suspected)
     findings.append(listening)
     if listening.severity != "good":
-        suspected = [Cause(f"Why is told under {listening.title!r}.", "What is told there.")]
+        suspected = [see(listening)]
     findings += check_remembering(trial)
     findings += check_replies(trial, suspected)
     findings += check_copies(trial)
+    if training:
+        findings += check_baselines(compare(tried, trial.outcome, training), len(trial.outcome.replies))
     if known is not None and len(known):
         findings += check_memory(trial.evaluation.loss, loss_on(model, known))
     return findings

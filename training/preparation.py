@@ -1,5 +1,6 @@
 """From settings to what is trained on: conversations, the tokenizer, encoded exchanges."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +13,7 @@ from .records import BAD_ROWS_FILES, RunFolder
 from .settings import ReadingSettings, TrainingSettings
 from .tokenizer import train_tokenizer
 from .topics import SHARE_OF_OTHER_TOPICS, behind_other_topics
+from .unread import unread_part
 
 if TYPE_CHECKING:
     import datasets
@@ -47,6 +49,12 @@ def prepare_data(settings: TrainingSettings, accelerator: "Accelerator", folder:
         fraction = SHARE_OF_OTHER_TOPICS if has_history else 0.0
     mixed = behind_other_topics(training, fraction, settings.optimization.seed)
     tokenizer = the_tokenizer(settings, accelerator, training, folder, has_history=has_history or bool(len(mixed)))
+    if accelerator.is_main_process and (unread := unread_part(tokenizer, validation)) is not None:
+        print(
+            f"warning: the validation data has {unread}, which the model will not read: the training data has none, so "
+            "the chat template leaves them out.",
+            file=sys.stderr,
+        )
     limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
     with accelerator.main_process_first():
         train_exchanges, mixed_exchanges, eval_exchanges = (

@@ -12,6 +12,7 @@ import logging
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from .cpu import keep_freed_memory
 from .encoding import EncodedExchanges
 from .evaluation import Evaluation, evaluate, has_metrics
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
+from .model_doctor import RunLog
 from .objective import training_loss
 from .pace import Pace, measured
 from .planning import Facts, overview, plan_for_minutes, planned, shortcomings
@@ -47,6 +49,7 @@ from .settings import (
     parse_settings,
     read_recipe,
 )
+from .verdict import verdict
 
 OnPublished = Callable[[Path], None]
 """What is done, on the main process, with an output folder that is to be shared as it is now."""
@@ -130,6 +133,8 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     finished = run.go(folder)
     if accelerator.is_main_process:
         folder.finish(run.progress, finished=finished)
+        if finished:
+            show_verdict(run, folder)
         if finished and on_published is not None:
             on_published(folder.path)
     # The first process to end with another status than 0 has the launcher end all the others.
@@ -164,6 +169,24 @@ def announce(run: "Run", facts: Facts, pace: Pace | None) -> None:
     print(overview(run.settings, facts, num_parameters, run.num_steps, minutes), file=sys.stderr)
     for problem in shortcomings(run.settings, facts, num_parameters, run.num_steps, minutes):
         print(f"warning: {problem}", file=sys.stderr)
+
+
+def show_verdict(run: "Run", folder: RunFolder) -> None:
+    """Say, last of all, what is wrong with the published model, in the doctor's words."""
+    log = RunLog.of(folder.path)
+    if log is None:
+        return
+    answers = Counter(run.data.train_exchanges.replies)
+    findings = verdict(
+        log,
+        num_replies=min(len(run.data.eval_exchanges), run.settings.run.max_eval_replies),
+        step=run.progress.best_step,
+        most_frequent_answer=answers.most_common(1)[0][1] / answers.total(),
+    )
+    for finding in findings:
+        print(f"\nwarning: {finding.title}. {finding.found}\n{finding.what_to_do}", file=sys.stderr)
+    if findings:
+        print(f"`chatformer doctor {folder.path}` looks closer.", file=sys.stderr)
 
 
 @dataclasses.dataclass

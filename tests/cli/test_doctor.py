@@ -98,16 +98,26 @@ def test_ill_data_ends_with_status_1_and_says_what_to_do(doctor, table, tmp_path
     assert doctor(file, "--skip-bad-rows")[0] == 0
 
 
-def test_a_run_is_examined_with_its_own_data_and_log(doctor, run_folder, tmp_path):
+def test_a_run_is_examined_with_its_own_data_and_log(doctor, run_folder, tmp_path, monkeypatch):
+    # It was trained so little that it often says the same, whatever came before.
+    monkeypatch.setattr("chatformer.training.thread.SAME_REPLY", 1.0)
     status, printed = doctor(run_folder, "--output-dir", tmp_path / "out")
     report = json.loads((tmp_path / "out/doctor.json").read_text("utf-8"))
     checks = {finding["check"] for finding in report["findings"]}
     assert {"leaks", "size", "vocabulary size", "listening", "same reply", "copies", "memory", "training"} <= checks
+    assert {"thread", "baselines"} <= checks
     for check in ("weights", "tied embeddings", "round trip", "future", "padding", "leaks"):
         assert check not in findings_in(tmp_path / "out"), printed.out
     # Of its 95 conversations there are too few, and it was trained for seconds.
     assert status == 1 and "There is little to learn from" in printed.out
     assert printed.out.index("The data") < printed.out.index("The model") < printed.out.index("The training")
+
+
+def test_a_model_that_reads_the_last_question_alone_does_so_by_design(doctor, reads_questions, conversations_file):
+    _, printed = doctor(reads_questions, "--data", conversations_file, "--max-exchanges", 20)
+    assert "✓ It reads the last question alone. That is by design" in printed.out
+    assert "! A part of the data is not read" in printed.out
+    assert "the turns before a question (52 of 152 exchanges)" in printed.out
 
 
 def test_a_run_that_does_not_listen_is_told_why(doctor, run_folder, tmp_path):

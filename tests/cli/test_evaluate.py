@@ -76,6 +76,10 @@ def test_a_run_is_measured_on_its_own_validation_split(evaluate, trained, record
     for word in ("seen", "unseen", "nearest", "frequent", "perplexity", f"{figures['loss']:.3f}", "version:"):
         assert word in printed.out
     assert replies[0] in printed.out and str(file) in printed.out
+    by_turns = report["by_turns"]
+    assert sum(group["exchanges"] for group in by_turns.values()) == len(report["items"])
+    assert len(by_turns) > 1 and "by number of questions so far" in printed.out
+    assert f"{by_turns['2']['bits_per_character']:.3f}" in printed.out
     assert "scoring" in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
@@ -105,6 +109,25 @@ def test_data_of_any_kind_is_measured_and_what_is_missing_is_said(evaluate, with
     assert report["figures"]["unseen"] is None and not report["notes"]
     assert report["baselines"]["nearest question"]["all"]["exact_match"] == 100
     assert "tok:char" in report["signatures"]["bleu"]
+
+
+def test_what_the_template_leaves_out_is_said(evaluate, reads_questions, ten, tmp_path):
+    file = tmp_path / "figures.json"
+    status, printed = evaluate(reads_questions, "--data", ten, "--max-replies", 1, "--output-file", file)
+    assert status == 0, printed.err
+    (note,) = (note for note in read(file)["notes"] if "chat template leaves out" in note)
+    assert f"note: {note}" in printed.out and "a system message (" in note and "the turns before a question (" in note
+
+
+def test_a_baseline_that_is_better_is_named(evaluate, without_run, tmp_path):
+    data = tmp_path / "data.csv"
+    rows = [f"무엇이 {number}인가요,그것은 {number} 입니다" for number in range(20)]
+    data.write_text("\n".join(["Q,A", *rows]) + "\n", "utf-8")
+    status, printed = evaluate(without_run, "--data", data, "--training-data", data)
+    assert status == 0, printed.err
+    (note,) = (note for note in read(without_run / "evaluation.json")["notes"] if "is better than the model" in note)
+    assert f"note: {note}" in printed.out
+    assert "nearest training question" in note and "on all 20 exchanges (exact match 100.0% instead of" in note
 
 
 @pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs ctranslate2")

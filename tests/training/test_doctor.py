@@ -309,11 +309,11 @@ def log_of(gains, *, steps, **settings):
 
 
 def test_a_model_that_listens_is_well(model, words):
-    findings = examined(model, words, known=words[1], training_replies=["another one"])
+    findings = examined(model, words, known=words[1], training=[("another question", "another one")])
     assert ill(findings) == {}
     assert {finding.check for finding in findings} == {
         *("weights", "tied embeddings", "vocabulary", "chat template", "round trip", "generation", "future", "padding"),
-        *("knowledge", "listening", "same reply", "copies", "memory"),
+        *("knowledge", "listening", "same reply", "copies", "baselines", "memory"),
     }
     (found,) = (finding.found for finding in findings if finding.check == "same reply")
     assert int(re.match(r"40 different questions got (\d+) different replies", found)[1]) > 30

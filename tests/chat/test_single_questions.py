@@ -1,0 +1,46 @@
+import pytest
+
+from chatformer.chat import generation, terminal
+from chatformer.chat.chatbot import Chatbot, Conversation
+from chatformer.chat.settings import ReplySettings
+
+DOES_NOT_READ = "This model was trained on single questions and does not read what was said before."
+IGNORED = "warning: --system is ignored"
+
+
+@pytest.fixture
+def leave_at_once(monkeypatch):
+    def leave(prompt):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", leave)
+
+
+@pytest.mark.parametrize(("model", "times"), [("trained", 0), ("reads_questions", 1)])
+def test_a_chat_says_once_that_the_history_is_not_read(request, leave_at_once, capsys, model, times):
+    chatbot = Chatbot.from_pretrained(str(request.getfixturevalue(model)), device="cpu")
+    assert terminal.talk(Conversation(chatbot), ReplySettings()) == 0
+    assert capsys.readouterr().out.count(DOES_NOT_READ) == times
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
+@pytest.mark.parametrize(
+    ("model", "options", "times"),
+    [("reads_questions", ["--system", "짧게"], 1), ("reads_questions", [], 0), ("trained", ["--system", "짧게"], 0)],
+)
+def test_a_system_message_that_is_ignored_is_warned_of(
+    request, monkeypatch, tmp_path, capsys, command, model, options, times
+):
+    arguments = [str(request.getfixturevalue(model)), "--device", "cpu", *options]
+    file = tmp_path / "lines.txt"
+    file.write_text("안녕\n", "utf-8")
+    capsys.readouterr()
+    if command == "chat":
+        with file.open(encoding="utf-8") as lines:
+            monkeypatch.setattr("sys.stdin", lines)
+            assert terminal.main(arguments) == 0
+    else:
+        assert generation.main([*arguments, "--data", str(file)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count(IGNORED) == times
+    assert len(printed.out.splitlines()) == 1 and "warning" not in printed.out

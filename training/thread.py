@@ -1,0 +1,85 @@
+"""The doctor's check whether a model loses the thread when the topic changes."""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from chatformer.reading import reads_history
+
+from .doctor import Finding, shown, well
+from .evaluation import EvaluatedModel
+from .model_doctor import FEW_QUESTIONS, SAME_REPLY
+from .turns import OtherTopics, ask_behind_other_topics
+
+if TYPE_CHECKING:
+    import datasets
+
+KEEPS_THREAD, LOSES_THREAD = 90, 50
+"""Percent of replies that stay the same behind three exchanges on other topics from which a model keeps the thread, or
+under which it has lost it."""
+
+TRIED_QUESTIONS = 100
+
+ENOUGH_OTHER_TOPICS = 0.25
+"""Share of training conversations behind other ones from which they are not what is missing."""
+
+
+def check_thread(
+    model: Any,
+    tokenizer: Any,
+    conversations: "datasets.Dataset",
+    *,
+    max_source_tokens: int | None,
+    other_topics_fraction: float | None,
+) -> list[Finding]:
+    """
+    Find a model that replies otherwise as soon as something else was said before.
+
+    `other_topics_fraction` is that of its training, where it is known.
+    """
+    if not reads_history(tokenizer):
+        return well(
+            "thread",
+            "It reads the last question alone",
+            "That is by design: its chat template leaves out what was said before, so that nothing can distract it.",
+        )
+    topics = ask_behind_other_topics(
+        EvaluatedModel(model),
+        tokenizer,
+        conversations,
+        nums_before=(0, 1, 2, 3),
+        num_questions=TRIED_QUESTIONS,
+        max_source_tokens=max_source_tokens,
+        show_progress=True,
+    )
+    return thread_findings(topics, other_topics_fraction)
+
+
+def thread_findings(topics: OtherTopics, other_topics_fraction: float | None) -> list[Finding]:
+    """What replies behind other topics say; nothing where they are few, or the same whatever is asked."""
+    alone = Counter(topics.replies[0])
+    if len(topics.questions) < FEW_QUESTIONS or alone.most_common(1)[0][1] > SAME_REPLY * len(topics.questions):
+        return []
+    after = [topics.unchanged(number) for number in (1, 2, 3)]
+    found = f"After one exchange on other topics {after[0]:.0f}% of {len(topics.questions)} replies are the same as to "
+    found += f"the question alone, after two {after[1]:.0f}%, after three {after[2]:.0f}%."
+    if after[2] >= KEEPS_THREAD:
+        return well("thread", "It keeps the thread", found)
+    if other_topics_fraction is not None and other_topics_fraction >= ENOUGH_OTHER_TOPICS:
+        what_to_do = f"Train again for longer, or with more than --other-topics-fraction {other_topics_fraction:g}"
+    else:
+        what_to_do = f"Train again with --other-topics-fraction {ENOUGH_OTHER_TOPICS:g}"
+    return [
+        Finding(
+            check="thread",
+            severity="hint" if after[2] >= LOSES_THREAD else "problem",
+            title="It loses the thread",
+            found=found,
+            what_to_do=f"{what_to_do}, which has it learn that the turns before need not concern the last one. Until "
+            "then, begin a new conversation (/reset) for each new topic.",
+            examples=shown(
+                f"{question} → {alone}; after three exchanges → {later}"
+                for question, alone, later in zip(topics.questions, topics.replies[0], topics.replies[3], strict=True)
+                if alone != later
+            ),
+        )
+    ]
