@@ -15,7 +15,10 @@ from chatformer.hub.errors import HubError
 from chatformer.hub.privacy import public_name, without_places
 
 CODE = {
-    path.name for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py") if path.name != "__init__.py"
+    path.name
+    for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py")
+    # The model itself does not import them.
+    if path.name not in ("__init__.py", "reading.py")
 }
 MODEL = {
     "config.json",
