@@ -64,8 +64,9 @@ from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import conversations_of, message_texts
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.hub.errors import optional_package
-from chatformer.hub.loading import load_chatformer, load_tokenizer
-from chatformer.hub.marian import to_marian
+from chatformer.hub.formats.limits import check_one_embedding
+from chatformer.hub.formats.marian_format import to_marian
+from chatformer.storage.model_folder import ModelFolder
 from chatformer.training.settings import check_settings
 from chatformer.training.train import new_model
 
@@ -163,7 +164,7 @@ def under_transformers(model: Any, num_new_tokens: int, cache: str | None = None
 def under_ctranslate2(model: Any, tokenizer: Any, quantization: str, num_new_tokens: int) -> Replier:
     """Have CTranslate2 reply, with as many threads as torch has."""
     ctranslate2 = optional_package("ctranslate2", extra="ctranslate2")
-    from chatformer.hub.ctranslate2_export import vocabulary, write_ctranslate2
+    from chatformer.hub.formats.ctranslate2_format import vocabulary, write_ctranslate2
 
     with tempfile.TemporaryDirectory() as folder:
         write_ctranslate2(model.cpu(), tokenizer, Path(folder), quantization=quantization)
@@ -215,8 +216,10 @@ def model_and_questions(settings: Settings) -> tuple[Any, Any, list[list[int]]]:
         tokenizer = train_tokenizer(message_texts(training), settings.vocab_size)
         model = new_model(plain.model, tokenizer, max_new_tokens=settings.num_new_tokens)
     else:
-        model = load_chatformer(settings.model, None)
-        tokenizer = load_tokenizer(settings.model, None, vocab_size=model.config.vocab_size)
+        folder = ModelFolder.find(settings.model)
+        model = folder.model(torch.float32)
+        check_one_embedding(model, settings.model)
+        tokenizer = folder.tokenizer(vocab_size=model.config.vocab_size)
     exchanges = encode_exchanges(validation, tokenizer, *limits)
     order = np.random.default_rng(settings.seed).permutation(len(exchanges))
     return model.eval(), tokenizer, [exchanges.source(int(index)).tolist() for index in order]

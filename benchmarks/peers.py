@@ -1,7 +1,8 @@
 """
 The peers' networks, of the same sizes as a Chatformer.
 
-Marian needs no code of its own: `chatformer.hub.marian.to_marian` writes a Chatformer as the MarianMTModel that it is.
+Marian needs no code of its own: `chatformer.hub.formats.marian_format.to_marian` writes a Chatformer as the
+MarianMTModel that it is.
 """
 
 import math

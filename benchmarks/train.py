@@ -71,7 +71,7 @@ from transformers import (
 from chatformer.data.batches import collate
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.preparation import PreparedData, prepare_data
-from chatformer.hub.marian import to_marian
+from chatformer.hub.formats.marian_format import to_marian
 from chatformer.loss import label_smoothed_cross_entropy
 from chatformer.modeling_chatformer import shift_right
 from chatformer.training.processes import make_accelerator

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from chatformer.conversation import encode_conversation
-from chatformer.loading import WHOLE_WEIGHTS, Checkpoint, CheckpointError
+from chatformer.storage.explaining import StorageError
+from chatformer.storage.model_folder import ModelFolder
+from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
 
 from .engines import CTranslate2Engine, Engine, TransformersEngine
 from .errors import ModelNotFound
@@ -16,36 +18,36 @@ Message = dict[str, str]
 
 
 class Chatbot:
-    """What computes replies and its tokenizer, which together answer conversations."""
+    """An engine and a tokenizer that answer conversations."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, checkpoint: Checkpoint):
+    def __init__(self, engine: Engine, tokenizer: Any, checkpoint: ModelFolder):
         self.engine = engine
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
-        """What both were loaded from."""
+        """The folder that both were loaded from."""
 
     @classmethod
     def from_pretrained(
         cls, name: str, *, engine: EngineName = "transformers", revision: str | None = None, device: str | None = None
     ) -> "Chatbot":
-        """Load the model of a folder or of the Hub; raise `ModelNotFound` where there is none that can be loaded."""
+        """Load the model of a folder or of the Hub; raise `ModelNotFound` if it cannot be loaded."""
         try:
             if engine == "ctranslate2":
-                checkpoint = Checkpoint(name, Path(name))
+                checkpoint = ModelFolder(name, Path(name))
                 translator = CTranslate2Engine(checkpoint.folder, device=device)
                 return cls(translator, conversing_tokenizer(checkpoint, vocab_size=len(translator.tokens)), checkpoint)
-            checkpoint = Checkpoint.find(name, revision)
-            if checkpoint.has("model.bin") and not checkpoint.has(WHOLE_WEIGHTS):
+            checkpoint = ModelFolder.find(name, revision)
+            if checkpoint.has(CTRANSLATE2_FILE) and not checkpoint.has(WEIGHTS_FILE):
                 raise ModelNotFound(f"The folder {name} holds a model of CTranslate2: add --engine ctranslate2.")
             model = checkpoint.model()
             tokenizer = conversing_tokenizer(checkpoint, vocab_size=model.config.vocab_size)
             return cls(TransformersEngine(model, device=device), tokenizer, checkpoint)
-        except CheckpointError as error:
+        except StorageError as error:
             raise ModelNotFound(str(error)) from error
 
     @property
     def max_source_tokens(self) -> int | None:
-        """Longest source that the model was trained on, or None where its tokenizer does not say."""
+        """The longest source that the model was trained on, or None if its tokenizer does not say."""
         longest = self.tokenizer.model_max_length
         return longest if longest < 10**9 else None
 
@@ -53,9 +55,9 @@ class Chatbot:
         self, messages: Sequence[Message], settings: ReplySettings, on_text: Callable[[str], None] | None = None
     ) -> str:
         """
-        Return the reply to a conversation that ends with a user's message.
+        The reply to a conversation that ends with a user's message.
 
-        `on_text` is called with each piece of the reply as soon as it is there.
+        `on_text` is called with each piece of the reply as soon as it is known.
         """
         source_ids = encode_conversation(self.tokenizer, list(messages), self.max_source_tokens)
         pieces = None if on_text is None else Pieces(self.tokenizer, on_text)
@@ -66,49 +68,49 @@ class Chatbot:
         return text
 
 
-def conversing_tokenizer(checkpoint: Checkpoint, *, vocab_size: int) -> Any:
-    """Return a model's tokenizer; raise `ModelNotFound` where it does not know how to converse."""
+def conversing_tokenizer(checkpoint: ModelFolder, *, vocab_size: int) -> Any:
+    """A model's tokenizer; raise `ModelNotFound` if it has no chat template."""
     tokenizer = checkpoint.tokenizer(vocab_size=vocab_size)
     if tokenizer.chat_template is None:
         raise ModelNotFound(
-            f"The tokenizer of {checkpoint.name} has no chat template, so it is not known how it converses."
+            f"The tokenizer of {checkpoint.name} has no chat template, which says how it reads a conversation."
         )
     return tokenizer
 
 
 def turn(role: str, text: str) -> Message:
-    """Return what was said as a message; text for training is composed likewise, and a keyboard or file may not be."""
+    """A message, normalized (NFC) as the training text is: keyboards and files may use other forms."""
     return {"role": role, "content": unicodedata.normalize("NFC", text)}
 
 
 class Pieces:
-    """Turns tokens into pieces of text as they come, but never half a character."""
+    """Turns tokens into pieces of text as they are generated, never half a character."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]):
         self.tokenizer = tokenizer
         self.on_text = on_text
         self.ids: list[int] = []
-        self.told = ""
+        self.passed_on = ""
 
     def add(self, token: int) -> None:
-        """Take the next token, and tell what is new if it is certain."""
+        """Take the next token, and pass on the new text if later tokens cannot change it."""
         self.ids.append(token)
         text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
-        # A run of bytes such as "<0xEA>" is read as a whole: as long as it goes on, what it says may still change.
+        # Bytes such as "<0xEA>" are decoded together: the next one may change the text of those before.
         if not (
             self.tokenizer.convert_ids_to_tokens(token).startswith("<") or text.endswith("\N{REPLACEMENT CHARACTER}")
         ):
             self.tell(text)
 
     def tell(self, text: str) -> None:
-        """Tell what of `text` was not told yet."""
-        if len(text) > len(self.told):
-            self.on_text(text[len(self.told) :])
-            self.told = text
+        """Pass on the part of `text` that is new."""
+        if len(text) > len(self.passed_on):
+            self.on_text(text[len(self.passed_on) :])
+            self.passed_on = text
 
 
 class Conversation:
-    """What was said so far between a user and a chatbot."""
+    """The messages so far between a user and a chatbot."""
 
     def __init__(self, chatbot: Chatbot, system: str | None = None):
         self.chatbot = chatbot
@@ -116,14 +118,14 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was said."""
+        """Forget all messages but the system's."""
         self.messages: list[Message] = []
         if self.system:
             self.messages.append(turn("system", self.system))
 
     def say(self, text: str, settings: ReplySettings, on_text: Callable[[str], None] | None = None) -> str:
-        """Say something and return the reply; both are kept, unless the reply is interrupted."""
-        asked = turn("user", text.strip())
-        reply = self.chatbot.reply([*self.messages, asked], settings, on_text)
-        self.messages += [asked, {"role": "assistant", "content": reply}]
+        """Say something and get the reply; both are kept, unless the reply is interrupted."""
+        question = turn("user", text.strip())
+        reply = self.chatbot.reply([*self.messages, question], settings, on_text)
+        self.messages += [question, {"role": "assistant", "content": reply}]
         return reply

@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from chatformer.loading import explained
+from chatformer.storage.explaining import explained
+from chatformer.storage.names import CTRANSLATE2_FILE, CTRANSLATE2_VOCABULARY_FILE
 
 from .errors import ModelNotFound
 
@@ -25,15 +26,15 @@ class Engine(Protocol):
         self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
     ) -> list[list[int]]:
         """
-        Return the ids of the reply to each source, as `search`, made by `ReplySettings.search`, finds it.
+        The ids of the reply to each source, found by `search`, which `ReplySettings.search` makes.
 
-        `on_token` is called with each id of the reply to one source as soon as it is there. A search over several
-        beams knows them only at the end, and does not call it.
+        With a single source, `on_token` is called with each id as soon as it is known. A search over several beams
+        knows its ids only at the end, and does not call it.
         """
         ...
 
     def set_seed(self, seed: int) -> None:
-        """Make what is drawn from now on repeatable."""
+        """Make sampling repeatable from now on."""
         ...
 
 
@@ -49,7 +50,7 @@ class TransformersEngine:
         self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
     ) -> list[list[int]]:
         ids = [torch.tensor(source) for source in sources]
-        # Which id pads does not matter, as the mask hides it.
+        # Any id can pad: the mask hides it.
         input_ids = pad_sequence(ids, batch_first=True, padding_value=self.model.config.pad_token_id or 0)
         attention_mask = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
         return self.model.generate(
@@ -64,7 +65,7 @@ class TransformersEngine:
 
 
 class TokenStreamer(BaseStreamer):
-    """Hands on each token that `generate()` tells of."""
+    """Passes each generated token to a callback."""
 
     def __init__(self, on_token: OnToken):
         self.on_token = on_token
@@ -85,7 +86,7 @@ class CTranslate2Engine:
             import ctranslate2
         except ImportError as error:
             raise ModelNotFound("--engine ctranslate2 needs: pip install 'chatformer[ctranslate2]'") from error
-        if not (folder / "model.bin").is_file():
+        if not (folder / CTRANSLATE2_FILE).is_file():
             raise ModelNotFound(
                 f"{folder} is not a CTranslate2 model. Write one with "
                 f"`chatformer export {folder} --to ctranslate2 --output-dir DIR` and give that folder."
@@ -96,7 +97,7 @@ class CTranslate2Engine:
             self.translator = ctranslate2.Translator(
                 str(folder), device=kind, device_index=int(index or 0), intra_threads=1
             )
-            self.tokens = json.loads((folder / "shared_vocabulary.json").read_text("utf-8"))
+            self.tokens = json.loads((folder / CTRANSLATE2_VOCABULARY_FILE).read_text("utf-8"))
             self.rows = {token: row for row, token in enumerate(self.tokens)}
             self.max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens
 
@@ -105,11 +106,11 @@ class CTranslate2Engine:
     ) -> list[list[int]]:
         options: dict[str, Any] = {}
         if search.do_sample:
-            # 0 sets no limit there either, and its top_p must be above 0.
+            # For CTranslate2 too, a top_k of 0 sets no limit.
             options |= {"sampling_temperature": search.temperature, "sampling_topp": search.top_p}
             options["sampling_topk"] = search.top_k
         if on_token is not None and search.num_beams == 1:
-            # Its answer would stop the search.
+            # A callback that returns True would stop the search.
             options["callback"] = lambda result: bool(on_token(result.token_id))
         results = self.translator.translate_batch(
             self._in_tokens(sources),
@@ -128,12 +129,12 @@ class CTranslate2Engine:
     def set_seed(self, seed: int) -> None:
         import ctranslate2
 
-        # Heeded by threads that have drawn nothing yet.
+        # Only threads that have not sampled yet take the seed.
         ctranslate2.set_random_seed(seed)
 
     def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[float]:
-        """Return the negative log-likelihood, in nats, of each target behind its source; targets end with the end."""
-        # The end is put there once more behind what is given.
+        """The negative log-likelihood, in nats, of each target given its source; targets include the end token."""
+        # CTranslate2 appends the end token itself.
         without_end = [target[:-1] for target in targets]
         results = self.translator.score_batch(
             self._in_tokens(sources), self._in_tokens(without_end), max_input_length=0

@@ -1,4 +1,4 @@
-"""What a user of a chat can put right: the message says what is wrong, and what to do."""
+"""Errors that a user of a chat can correct: the message says what is wrong and what to do."""
 
 
 class ChatError(ValueError):
@@ -6,8 +6,8 @@ class ChatError(ValueError):
 
 
 class ModelNotFound(ChatError):
-    """There is no model to talk to; the message says what was looked for and what to do."""
+    """There is no model to talk to."""
 
 
 class InputError(ChatError):
-    """What is to be replied to cannot be read, or the replies cannot be written."""
+    """The questions cannot be read, or the replies cannot be written."""

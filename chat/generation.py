@@ -12,6 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import tyro
 
+from chatformer.storage.writing import whole_file
+
 from .errors import ChatError, InputError
 from .lines import in_one_line, lines_of
 from .loading import load_chatbot
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from .chatbot import Chatbot, Message
 
 LINES_AT_ONCE = 10_000
-"""So many lines are read and sorted by length at a time, and written when all of them are replied to."""
+"""Lines that are read, sorted by length and answered before the next are read."""
 
 
 def main(arguments: Sequence[str], program: str = "chatformer generate") -> int:
@@ -38,14 +40,14 @@ def main(arguments: Sequence[str], program: str = "chatformer generate") -> int:
 
 
 def generate(settings: GenerationSettings) -> None:
-    """Write a line for each line that is read; a blank one for a blank one."""
+    """Write one line for each line that is read; a blank line for a blank line."""
     name = str(settings.data or "standard input")
     check_output_file(settings.output_file)
     with opened(settings.data) as data:
-        # What cannot be read is to be known before hours are spent on what can.
+        # An unreadable line is an error now, not after hours of replies.
         num_lines = count_lines(data, name)
         chatbot = load_chatbot(settings)
-        with whole_or_nothing(settings.output_file) as output:
+        with opened_output(settings.output_file) as output:
             num_cut = reply_to_lines(chatbot, settings, lines_of(data, name), num_lines, output)
     if num_cut:
         print(
@@ -58,23 +60,23 @@ def generate(settings: GenerationSettings) -> None:
 def reply_to_lines(
     chatbot: "Chatbot", settings: GenerationSettings, lines: Iterator[str], num_lines: int | None, output: IO[str]
 ) -> int:
-    """Write the reply to each line; return how many lines were too long and are cut."""
+    """Write the reply to each line; return the number of lines that were too long and were cut."""
     from tqdm import tqdm
 
     from .chatbot import turn
 
     opening = [turn("system", settings.system)] if settings.system else []
     search, num_cut = settings.reply.search(), 0
-    # Where the replies are seen, they show how far it is.
+    # Replies that the user sees are progress enough.
     is_hidden = True if output.isatty() else None
     with tqdm(total=num_lines, unit="line", desc="replying", disable=is_hidden) as bar:
         while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
-            asked = [[*opening, turn("user", text)] for text in texts if text]
-            bar.update(len(texts) - len(asked))
-            answered, cut = replies(chatbot, asked, search, settings.batch_tokens, bar.update)
+            conversations = [[*opening, turn("user", text)] for text in texts if text]
+            bar.update(len(texts) - len(conversations))
+            answers, cut = replies(chatbot, conversations, search, settings.batch_tokens, bar.update)
             num_cut += cut
-            found = iter(answered)
-            output.writelines(f"{in_one_line(next(found)) if text else ''}\n" for text in texts)
+            answer = iter(answers)
+            output.writelines(f"{in_one_line(next(answer)) if text else ''}\n" for text in texts)
             output.flush()
     return num_cut
 
@@ -87,10 +89,10 @@ def replies(
     on_replies: Callable[[int], object],
 ) -> tuple[list[str], int]:
     """
-    Return the reply to each conversation, and how many of these were too long and are cut.
+    The reply to each conversation, and the number of conversations that were too long and were cut.
 
-    Sources of like length are read at a time, up to `batch_tokens` tokens of them, or half as many each time that the
-    memory does not suffice. `on_replies` is told how many have got their reply.
+    A batch has sources of similar length and at most `batch_tokens` tokens, halved whenever memory is too small.
+    `on_replies` is called with the number of new replies.
     """
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -102,7 +104,7 @@ def replies(
         if len(source) > longest:
             sources[index] = cut(chatbot.tokenizer, conversations[index], source, longest)
             num_cut += 1
-    found = [""] * len(sources)
+    texts = [""] * len(sources)
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]), reverse=True)
     while order:
         size = max(1, batch_tokens // len(sources[order[0]]))
@@ -112,20 +114,19 @@ def replies(
             if not should_reduce_batch_size(error):
                 raise
             if size == 1:
-                raise ChatError("there is not the memory to reply to one line. Take fewer --num-beams.") from error
+                raise ChatError("there is too little memory to reply to one line. Lower --num-beams.") from error
             batch_tokens //= 2
             continue
         batch, order = order[:size], order[size:]
-        texts = chatbot.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        for index, text in zip(batch, texts, strict=True):
-            found[index] = text
+        for index, text in zip(batch, chatbot.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+            texts[index] = text
         on_replies(len(batch))
-    return found, num_cut
+    return texts, num_cut
 
 
 @contextlib.contextmanager
 def opened(file: Path | None) -> Iterator[IO[bytes]]:
-    """Give the file, or standard input, unpacked; raise an `InputError` where there is nothing to read."""
+    """Give the file or standard input, decompressed; raise an `InputError` if there is nothing to read."""
     with contextlib.ExitStack() as stack:
         if file is not None:
             try:
@@ -142,7 +143,7 @@ def opened(file: Path | None) -> Iterator[IO[bytes]]:
 
 
 def count_lines(stream: IO[bytes], name: str) -> int | None:
-    """Return how many lines the file has, all of them in UTF-8, or None for a pipe."""
+    """The number of lines of a file, all of them in UTF-8, or None for a pipe."""
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         return None
     start = stream.tell()
@@ -152,7 +153,7 @@ def count_lines(stream: IO[bytes], name: str) -> int | None:
 
 
 def check_output_file(file: Path | None) -> None:
-    """Raise an `InputError` where no file can be."""
+    """Raise an `InputError` if no file can be written there."""
     if file is not None and file.is_dir():
         raise InputError(f"--output-file {file} is a folder. Give the name of a file.")
     if file is not None and not file.parent.is_dir():
@@ -160,24 +161,13 @@ def check_output_file(file: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def whole_or_nothing(file: Path | None) -> Iterator[IO[str]]:
-    """Give what to write the file with, which is there at the end, or not at all; standard output without a file."""
+def opened_output(file: Path | None) -> Iterator[IO[str]]:
+    """Give the stream that replies go to: standard output, or a file that is complete at the end or not written."""
     if file is None:
         yield sys.stdout
         return
-    if file.exists() and not file.is_file():
-        # A device or a pipe, which is not to be replaced by a file.
-        with file.open("w", encoding="utf-8") as stream:
-            yield stream
-        return
-    # What a link leads to, rather than the link.
-    file = file.resolve()
-    aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        with aside.open("w", encoding="utf-8") as stream:
+        with whole_file(file) as partial, partial.open("w", encoding="utf-8") as stream:
             yield stream
-        aside.replace(file)
     except OSError as error:
         raise InputError(f"--output-file {file} cannot be written ({error.strerror}).") from error
-    finally:
-        aside.unlink(missing_ok=True)

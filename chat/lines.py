@@ -1,4 +1,4 @@
-"""Texts that come in lines, and go out in lines."""
+"""Texts that are read and written one on each line."""
 
 import itertools
 import zlib
@@ -8,7 +8,7 @@ from .errors import InputError
 
 
 def lines_of(stream: Iterable[bytes], name: str) -> Iterator[str]:
-    """Yield the text of each line; raise an `InputError` that says what of `name` cannot be read."""
+    """Yield the text of each line; raise an `InputError` that names the line of `name` that cannot be read."""
     lines = iter(stream)
     for number in itertools.count(1):
         try:
@@ -16,12 +16,12 @@ def lines_of(stream: Iterable[bytes], name: str) -> Iterator[str]:
         except StopIteration:
             return
         except UnicodeDecodeError as error:
-            raise InputError(f"line {number} of {name} is not UTF-8, which it must be.") from error
+            raise InputError(f"line {number} of {name} must be UTF-8, but it is not.") from error
         except (EOFError, zlib.error, OSError) as error:
             raise InputError(f"{name} cannot be read: {error}.") from error
         yield line.strip()
 
 
 def in_one_line(text: str) -> str:
-    """Return the text with each run of white space as one space."""
+    """The text with each run of white space as one space."""
     return " ".join(text.split())

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def load_chatbot(settings: ChatbotSettings) -> "Chatbot":
-    """Load the model that the settings name, and say which it is; raise `ModelNotFound` where there is none."""
+    """Load the model that the settings name, and print its commit; raise `ModelNotFound` if it cannot be loaded."""
     with collecting_no_garbage():
-        # After the flags are known to be right: these take seconds to import.
+        # Only now, with correct flags: these take seconds to import.
         import transformers
 
         from .chatbot import Chatbot
@@ -40,7 +40,7 @@ def load_chatbot(settings: ChatbotSettings) -> "Chatbot":
 
 @contextlib.contextmanager
 def collecting_no_garbage() -> Iterator[None]:
-    """Look for no garbage in what is made now, which takes a quarter of the time, nor ever after: it is to stay."""
+    """Skip garbage collection while loading (a quarter of the time) and freeze what was loaded: it stays."""
     gc.disable()
     try:
         yield

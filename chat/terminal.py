@@ -27,7 +27,7 @@ HELP = """/reset            begin a new conversation
 
 
 def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
-    """Chat as a command line says; return the exit status."""
+    """Chat as the command line says; return the exit status."""
     settings = tyro.cli(ChatSettings, args=list(arguments), prog=program)
     try:
         chatbot = load_chatbot(settings)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
 
 
 def answer_lines(conversation: "Conversation", settings: ReplySettings) -> int:
-    """Answer each line of standard input with one line of standard output; a blank one with a blank one."""
+    """Answer each line of standard input with one line of standard output; a blank line with a blank line."""
     try:
         for text in lines_of(sys.stdin.buffer, "standard input"):
             print(in_one_line(conversation.say(text, settings)) if text else "", flush=True)
@@ -90,7 +90,7 @@ def talk(conversation: "Conversation", settings: ReplySettings) -> int:
 def run_command(
     command: str, rest: list[str], conversation: "Conversation", settings: ReplySettings, console: Console
 ) -> ReplySettings:
-    """Do what a line that begins with a slash says; return the settings from now on."""
+    """Run a command such as /set; return the settings for the next replies."""
     if command == "reset":
         conversation.reset()
         console.print("A new conversation begins.", style="dim")
@@ -103,7 +103,7 @@ def run_command(
                 ReplySettings, args=[f"--{rest[0]}", rest[1]], default=settings, prog="/set", add_help=False
             )
         except SystemExit:
-            # The parser has said what is wrong.
+            # The parser has printed what is wrong.
             return settings
     elif command == "help":
         console.print(HELP, style="dim")

@@ -210,10 +210,10 @@ def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]
     import transformers
 
     # It also makes Chatformers known to AutoModelForSeq2SeqLM.
-    from chatformer.loading import Checkpoint
+    from chatformer.storage.model_folder import ModelFolder
 
     # What transformers does not find it asks the Hub for again and again, for a minute where there is no network.
-    folder = Checkpoint.find(name, settings.revision).folder
+    folder = ModelFolder.find(name, settings.revision).folder
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     # What it would say of weights that are missing is said among the findings.

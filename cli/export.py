@@ -1,5 +1,5 @@
 """`chatformer export`."""
 
-from chatformer.hub.exporting import main
+from chatformer.hub.formats.exporting import main
 
 __all__ = ["main"]

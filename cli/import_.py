@@ -1,5 +1,5 @@
 """`chatformer import`."""
 
-from chatformer.hub.importing import main
+from chatformer.hub.formats.importing import main
 
 __all__ = ["main"]

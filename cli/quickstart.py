@@ -24,11 +24,11 @@ def main(arguments: Sequence[str]) -> int:
     """Train unless that is done, show a few replies, then chat; return the exit status."""
     settings = tyro.cli(QuickstartSettings, args=list(arguments), prog="chatformer quickstart")
     from chatformer.chat.terminal import main as chat
-    from chatformer.training.records import is_finished
+    from chatformer.storage.run_folder import is_finished
 
     folder = Path(settings.output_dir)
     if is_finished(folder):
-        print(f"{folder} is trained already; remove it to begin anew.", file=sys.stderr)
+        print(f"{folder} is trained already; remove it to start again.", file=sys.stderr)
     else:
         status = train(folder, settings.max_steps)
         if status:

@@ -1,4 +1,4 @@
-"""The model card: a template filled in with what a training recorded, and with what the model really answers."""
+"""The model card: a template, filled with the records of a training and with real replies of the model."""
 
 import hashlib
 import json
@@ -12,11 +12,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 
 from chatformer import __version__
-from chatformer.loading import Checkpoint
+from chatformer.storage.model_folder import ModelFolder
+from chatformer.storage.names import CARD_FILE, CURVES_FILE
+from chatformer.storage.run_folder import Records, samples_in
 
-from .bundle import CARD, CURVES, LOG, check_no_token, public_name, read_log, read_structure, samples_in
-from .errors import HubError
-from .loading import loading
+from .errors import HubError, as_hub_error
+from .privacy import check_no_token, public_name
 
 MAX_SAMPLES = 6
 GREETINGS = {"ko": "안녕하세요!", "en": "Hello!"}
@@ -38,14 +39,14 @@ METRICS = {
     "chrf": ("chrf", "chrF"),
     "exact_match": ("exact_match", "Exact match, %"),
 }
-"""Figures by their names in a record, each with its type and its name on the Hub."""
+"""The figures by their names in a record, each with its type and its name on the Hub."""
 
 Sample = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What is known of data that Chatformer has a recipe for."""
+    """The facts about data that Chatformer has a recipe for."""
 
     name: str
     url: str | None
@@ -71,7 +72,7 @@ KNOWN_DATA = {
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """A kind of conversations that a model was measured on."""
+    """A group of conversations that a model was measured on."""
 
     name: str
     title: str
@@ -80,92 +81,64 @@ class Split:
 
 SPLITS = (
     Split(name="all", title="All", title_ko="전체"),
-    Split(name="seen", title="Answers that stand in the training data", title_ko="답이 학습 데이터에 있던 대화"),
-    Split(name="unseen", title="Answers that do not", title_ko="답이 학습 데이터에 없던 대화"),
+    Split(name="seen", title="Answers that are in the training data", title_ko="답이 학습 데이터에 있던 대화"),
+    Split(name="unseen", title="Answers that are not", title_ko="답이 학습 데이터에 없던 대화"),
 )
-"""As `chatformer evaluate` tells them apart."""
+"""The groups of `chatformer evaluate`."""
 VALIDATION = Split(name="validation", title="Conversations kept out of training", title_ko="학습에서 뺀 대화")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Records:
-    """What a training left in its folder; empty where it left nothing."""
+def sources_of(records: Records) -> list[str]:
+    """The names of the data that a model was trained on, without what is private in them."""
+    # A repository on the Hub may hold anything there.
+    data = records.record.get("data")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    if not isinstance(sources, (list, tuple)):
+        return []
+    return [public_name(source) for source in sources if isinstance(source, str)]
 
-    config: dict[str, Any]
-    settings: dict[str, Any]
-    record: dict[str, Any]
-    log: list[dict[str, Any]]
-    evaluation: dict[str, Any]
-    conversion: dict[str, Any]
-    has_curves: bool
 
-    @classmethod
-    def read(cls, folder: Path) -> "Records":
-        def structure(name: str) -> dict[str, Any]:
-            return read_structure(folder / name) if (folder / name).is_file() else {}
+def evaluation_fits(records: Records, folder: Path) -> bool:
+    """True unless the evaluation names other weights than those in the folder."""
+    measured_on = records.evaluation.get("weights_sha256")
+    return measured_on is None or bool(measured_on == ModelFolder(str(folder), folder).weights_sha256())
 
-        return cls(
-            config=structure("config.json"),
-            settings=structure("training_settings.yaml"),
-            record=structure("training_record.json"),
-            log=read_log(folder / LOG),
-            evaluation=structure("evaluation.json"),
-            conversion=structure("conversion.json"),
-            has_curves=(folder / CURVES).is_file(),
-        )
 
-    def evaluation_fits(self, folder: Path) -> bool:
-        """Return whether the evaluation, where it says so, was of the weights in a folder."""
-        measured_on = self.evaluation.get("weights_sha256")
-        if measured_on is None:
-            return True
-        with loading():
-            return bool(measured_on == Checkpoint(str(folder), folder).weights_sha256())
-
-    def sources(self) -> list[str]:
-        # A repository on the Hub may hold anything there.
-        data = self.record.get("data")
-        sources = data.get("sources") if isinstance(data, dict) else None
-        if not isinstance(sources, (list, tuple)):
-            return []
-        return [public_name(source) for source in sources if isinstance(source, str)]
-
-    def questions(self) -> list[str]:
-        """Return the questions of the last samples in the log, each once."""
-        sampled = [sample["source"] for line in reversed(self.log) for sample in samples_in(line)]
-        return list(dict.fromkeys(sampled))[:MAX_SAMPLES]
+def questions_of(records: Records) -> list[str]:
+    """The few latest questions of the log, which the card may show."""
+    return records.questions()[:MAX_SAMPLES]
 
 
 def languages_of(records: Records) -> tuple[str, ...]:
-    """Return the languages of known data, or Korean where a tenth of the sampled letters is Hangul, or none."""
-    known = [KNOWN_DATA[source].languages for source in records.sources() if source in KNOWN_DATA]
+    """The languages of known data; of other data Korean if a tenth of the sampled letters is Hangul, or none."""
+    known = [KNOWN_DATA[source].languages for source in sources_of(records) if source in KNOWN_DATA]
     if known:
         return tuple(dict.fromkeys(language for languages in known for language in languages))
     texts = [text for line in records.log for sample in samples_in(line) for text in sample.values()]
     letters = [letter for text in texts for letter in text if letter.isalpha()]
     hangul = sum("가" <= letter <= "힣" or "ㄱ" <= letter <= "ㅣ" for letter in letters)
-    # Other scripts do not tell a language, and a wrong one is worse than none.
+    # Other scripts are used by many languages, and a wrong one is worse than none.
     return ("ko",) if letters and hangul >= len(letters) / 10 else ()
 
 
 def license_of(records: Records) -> str | None:
-    """Return the licence of the training data, where it is known and the same for all of it."""
-    sources = records.sources()
+    """The licence of the training data, if it is known and all of the data has the same one."""
+    sources = sources_of(records)
     known = {KNOWN_DATA[source].license for source in sources if source in KNOWN_DATA}
     return known.pop() if len(known) == 1 and all(source in KNOWN_DATA for source in sources) else None
 
 
+@as_hub_error()
 def sample_conversations(folder: str, questions: Sequence[str], languages: Sequence[str]) -> list[Sample]:
-    """Return the questions, greetings where there are none, and the model's greedy replies to them."""
+    """The questions, or greetings if there are none, and the model's greedy replies to them."""
     import torch
 
     from chatformer.conversation import encode_conversation
 
     greetings = [GREETINGS[name] for name in (*languages, "en") if name in GREETINGS]
-    with loading():
-        checkpoint = Checkpoint.find(folder)
-        model = checkpoint.model(torch.float32)
-        tokenizer = checkpoint.tokenizer(vocab_size=model.config.vocab_size)
+    model_folder = ModelFolder.find(folder)
+    model = model_folder.model(torch.float32)
+    tokenizer = model_folder.tokenizer(vocab_size=model.config.vocab_size)
     longest = tokenizer.model_max_length
     samples = []
     for question in questions or dict.fromkeys(greetings):
@@ -187,29 +160,29 @@ def generated_reply(model: Any, tokenizer: Any, ids: list[int]) -> str:
 
 
 def measured(records: Records) -> list[tuple[Split, dict[str, float]]]:
-    """Return the figures of each kind of conversation, by `chatformer evaluate` or else by the training itself."""
+    """The figures of each group of conversations, by `chatformer evaluate` or else by the training."""
     figures = records.evaluation.get("figures", {})
-    found = [(split, figures[split.name]) for split in SPLITS if figures.get(split.name)]
+    groups = [(split, figures[split.name]) for split in SPLITS if figures.get(split.name)]
     best = {name.removeprefix("eval_"): value for name, value in records.record.get("best", {}).items()}
-    if not found and "loss" in best:
-        found = [(VALIDATION, best)]
-    return [(split, {name: each[name] for name in METRICS if each.get(name) is not None}) for split, each in found]
+    if not groups and "loss" in best:
+        groups = [(VALIDATION, best)]
+    return [(split, {name: each[name] for name in METRICS if each.get(name) is not None}) for split, each in groups]
 
 
 def evaluated_on(records: Records) -> list[str]:
-    """Return what `chatformer evaluate` was given to measure on; nothing where that was the run's own validation."""
+    """The data that `chatformer evaluate` was given; empty if it used the run's own validation data."""
     return [public_name(source) for source in records.evaluation.get("settings", {}).get("data") or []]
 
 
 def readable(value: float) -> str:
-    """Return a figure with four digits, and none of them beyond the fourth place."""
-    # The sum makes a negative zero positive.
+    """A figure with four digits, none of them beyond the fourth decimal place."""
+    # Adding 0.0 makes a negative zero positive.
     return f"{round(value, 4) + 0.0:.4g}"
 
 
 def eval_results(records: Records) -> list[EvalResult]:
-    """Return the figures in the Hub's form, each kind of conversation a split of its own."""
-    name = next(iter(evaluated_on(records) or records.sources()), "conversations")
+    """The figures in the Hub's form, with a split for each group of conversations."""
+    name = next(iter(evaluated_on(records) or sources_of(records)), "conversations")
     dataset_type = name if HUB_ID.fullmatch(name) else re.sub(r"[^\w.-]+", "-", Path(name).stem)
     return [
         EvalResult(
@@ -237,8 +210,8 @@ def write_card(
     license: str | None,
     tags: Sequence[str] = (),
 ) -> bytes:
-    """Return a model's README.md, which tells people to load `revision`, and is sealed so that edits are seen."""
-    sources = records.sources()
+    """A model's README.md, with code that loads `revision`, and sealed so that later edits are recognised."""
+    sources = sources_of(records)
     results = eval_results(records)
     data = ModelCardData(
         language=list(languages) or None,
@@ -252,7 +225,7 @@ def write_card(
         eval_results=results or None,
     )
     if not results:
-        # Without results the name has no place in the metadata.
+        # The metadata has a name only as part of results.
         data.pop("model_name")
     template = resources.files("chatformer.hub").joinpath("model_card.md.jinja").read_text("utf-8")
     card = ModelCard.from_template(
@@ -277,49 +250,49 @@ def write_card(
         evaluated_on=evaluated_on(records),
         num_exchanges=records.evaluation.get("exchanges", {}),
         metric_names={name: label for name, (_, label) in METRICS.items()},
-        questions_are_unseen={question for question, _ in samples} <= set(records.questions()),
+        questions_are_unseen={question for question, _ in samples} <= set(questions_of(records)),
         example=json.dumps(samples[0][0] if samples else GREETINGS["en"], ensure_ascii=False),
         data_is_public=all(source in KNOWN_DATA or "/" in source for source in sources),
         samples=[(one_line(question), one_line(reply)) for question, reply in samples],
-        curves=CURVES if records.has_curves else None,
+        curves=CURVES_FILE if records.has_curves else None,
         version=__version__,
     )
     return sealed(str(card))
 
 
 def one_line(text: str) -> str:
-    """Return a text as a cell of a table holds it."""
+    """A text in the form of a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def sealed(text: str) -> bytes:
-    """Return a card with a last line that no longer fits when anything before it is changed."""
+    """A card with a checksum in its last line, which no longer fits once the text is edited."""
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     return f"{text}\n<!-- written by chatformer push, {hashlib.sha256(text.encode()).hexdigest()} -->\n".encode()
 
 
 def is_ours(card: bytes) -> bool:
-    """Return whether a card is as Chatformer or transformers made it, and not a person's."""
+    """True if a card is as Chatformer or transformers wrote it, unedited."""
     text = card.decode("utf-8", errors="replace")
     found = SEAL.search(text)
     if found is None:
         if WRITTEN_BY_TRANSFORMERS not in text:
             return False
-        # Somebody may have begun to fill it in.
+        # The author may have begun to fill it in.
         stock = ModelCard.from_template(ModelCardData(), model_description=WRITTEN_BY_TRANSFORMERS)
         return RepoCard(text, ignore_metadata_errors=True).text.strip() == stock.text.strip()
     return hashlib.sha256(text[: found.start()].encode()).hexdigest() == found[1]
 
 
 def pinned_commit(card: bytes) -> str | None:
-    """Return the commit that a card tells people to load."""
+    """The commit that a card says to load."""
     found = PINNED.search(card.decode("utf-8", errors="replace"))
     return found[1] if found else None
 
 
 def own_card(folder: str) -> bytes | None:
-    """Return a folder's card where a person wrote or edited it; raise a `HubError` where it may not be shown."""
-    file = Path(folder) / CARD
+    """A folder's card if a person wrote or edited it; raise a `HubError` if it may not be published."""
+    file = Path(folder) / CARD_FILE
     if not file.is_file():
         return None
     card = file.read_bytes()

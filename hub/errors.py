@@ -1,20 +1,28 @@
-"""What can go wrong when a model comes in or goes out, and is not our own mistake."""
+"""What can go wrong when a model comes in or goes out, for people."""
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from types import ModuleType
+
+from chatformer.storage.explaining import StorageError, first_line
 
 
 class HubError(ValueError):
     """A model that cannot be shared as asked: the message says what was expected, what was found and what to do."""
 
 
-def first_line(error: BaseException) -> str:
-    """Return what an error of another library says, without the lines of advice that follow."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+@contextlib.contextmanager
+def as_hub_error() -> Iterator[None]:
+    """Turn a `StorageError` into a `HubError`; also a decorator."""
+    try:
+        yield
+    except StorageError as error:
+        raise HubError(str(error)) from error
 
 
 def optional_package(name: str, *, extra: str) -> ModuleType:
-    """Import a package that not everybody has; raise a `HubError` that names the extra which brings it."""
+    """Import a package that an extra installs; raise a `HubError` that names the extra."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

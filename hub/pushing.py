@@ -1,6 +1,5 @@
-"""`chatformer push`: a model's folder becomes a repository on the Hub."""
+"""`chatformer push`: publish a model's folder as a repository on the Hub."""
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,19 +9,20 @@ from urllib.parse import quote
 
 import tyro
 
+from .errors import HubError, as_hub_error
 from .settings import PushSettings
 
 if TYPE_CHECKING:
+    from chatformer.storage.run_folder import Records
+
     from .bundle import Bundle
-    from .card import Records, Sample
+    from .card import Sample
     from .repositories import Repository
 
 
 def main(arguments: Sequence[str], program: str = "chatformer push") -> int:
-    """Push as a command line says; return the exit status."""
+    """Push as the command line says; return the exit status."""
     settings = tyro.cli(PushSettings, args=list(arguments), prog=program)
-    from .errors import HubError
-
     try:
         print(push(settings))
     except HubError as error:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str], program: str = "chatformer push") -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """A model's folder as it travels: its files, and what its card is written from."""
+    """What is published of a model's folder: its files, and the content of its card."""
 
     bundle: "Bundle"
     records: "Records"
@@ -41,29 +41,32 @@ class Publication:
     languages: Sequence[str]
     license: str | None
     kept_card: bytes | None
-    """The folder's own card, where a person wrote or edited it."""
+    """The folder's own card, if a person wrote or edited it."""
 
     @classmethod
+    @as_hub_error()
     def prepare(cls, settings: PushSettings) -> "Publication":
-        """Gather a folder; raise a `HubError` where it is no whole model, or does not load and answer."""
+        """Gather a folder; raise a `HubError` if the model is incomplete, or does not load and answer."""
+        from chatformer.storage.run_folder import Records
+
         from .bundle import gather
-        from .card import Records, languages_of, license_of, own_card, sample_conversations
+        from .card import evaluation_fits, languages_of, license_of, own_card, questions_of, sample_conversations
 
         kept_card = None if settings.replace_card else own_card(settings.model)
         records = Records.read(Path(settings.model))
-        if kept_card is None and not records.evaluation_fits(Path(settings.model)):
+        if kept_card is None and not evaluation_fits(records, Path(settings.model)):
             print(
-                "evaluation.json was measured on other weights, run `chatformer evaluate` again: the card leaves it "
-                "out.",
+                "evaluation.json was measured on other weights, so the card leaves it out: run `chatformer evaluate` "
+                "again.",
                 file=sys.stderr,
             )
             records = replace(records, evaluation={})
-        questions = records.questions() if settings.samples and kept_card is None else []
+        questions = questions_of(records) if settings.samples and kept_card is None else []
         languages = settings.language or languages_of(records)
         return cls(
             bundle=gather(settings.model, questions),
             records=records,
-            # Also where the card is kept: what cannot be loaded and does not answer is not pushed.
+            # Even if the card is kept: a model that does not load and answer is not pushed.
             samples=sample_conversations(settings.model, questions, languages),
             languages=languages,
             license=settings.license or license_of(records),
@@ -71,11 +74,12 @@ class Publication:
         )
 
     def card(self, repo_id: str, revision: str, tags: Sequence[str] = ()) -> bytes:
-        """Return the folder's own card, or one that tells people to load `revision`."""
+        """The folder's own card, or a new one with code that loads `revision`."""
         from jinja2 import TemplateError
 
+        from chatformer.storage.explaining import first_line
+
         from .card import write_card
-        from .errors import HubError, first_line
 
         if self.kept_card is not None:
             return self.kept_card
@@ -89,7 +93,7 @@ class Publication:
                 license=self.license,
                 tags=tags,
             )
-        # Of records that hold something else than Chatformer writes there.
+        # Records may hold something else than Chatformer writes.
         except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
             raise HubError(
                 f"The card cannot be written, as the records of the training or of its evaluation are not as "
@@ -97,10 +101,12 @@ class Publication:
             ) from error
 
     def notes(self) -> list[str]:
-        """Return what an author would want to know of the card before it is published."""
+        """Notes on the card for its author, before it is published."""
+        from .card import questions_of
+
         if self.kept_card is not None:
             return []
-        questions = set(self.records.questions())
+        questions = set(questions_of(self.records))
         num_shown = sum(question in questions for question, _ in self.samples)
         notes = {
             "The card names no language: say it with --language.": not self.languages,
@@ -110,20 +116,21 @@ class Publication:
         return [note for note, applies in notes.items() if applies]
 
 
+@as_hub_error()
 def push(settings: PushSettings) -> str:
     """
-    Publish a model's folder; return the URL of what was pushed.
+    Publish a model's folder; return its URL.
 
-    Files and card go up in one commit, so that no reader ever finds half of them. Its hash is known only then, so a
-    second commit puts it into the card, which until then tells to load the branch. Raises a `HubError` where it cannot
-    be done.
+    Files and card are one commit, so that no reader ever finds half of them. The hash of that commit is known only
+    afterwards, so a second commit writes it into the card, which loads the branch until then. Raises a `HubError` if
+    the model cannot be published.
     """
     import transformers
 
-    from .bundle import CARD, REPLACED, gather, size_of
+    from chatformer.storage.names import CARD_FILE
+
+    from .bundle import REPLACED, gather
     from .card import is_ours, pinned_commit
-    from .errors import HubError
-    from .folders import whole_or_nothing
     from .repositories import Repository, changed, check_name, is_equal_at, outdated
 
     transformers.utils.logging.disable_progress_bar()
@@ -131,40 +138,26 @@ def push(settings: PushSettings) -> str:
         raise HubError("--create-pr proposes a change of main; it does not go with --revision.")
     check_name(settings.repo)
     publication = Publication.prepare(settings)
-    bundle = publication.bundle
     branch = settings.revision or "main"
     if settings.dry_run or settings.output_dir is not None:
-        bundle[CARD] = publication.card(settings.repo, branch)
-        if settings.output_dir is not None:
-            with whole_or_nothing(settings.output_dir) as folder:
-                for name, content in bundle.items():
-                    if isinstance(content, Path):
-                        shutil.copyfile(content, folder / name)
-                    else:
-                        (folder / name).write_bytes(content)
-        for name, content in sorted(bundle.items()):
-            print(f"{size_of(content):>12,}  {name}")
-        for note in publication.notes():
-            print(note, file=sys.stderr)
-        where = f"Written to {settings.output_dir}" if settings.output_dir else f"Would go to {settings.repo}"
-        return f"{where}: {sum(map(size_of, bundle.values())):,} bytes. Nothing was pushed."
-
+        return preview(publication, settings, branch)
+    bundle = publication.bundle
     repository = Repository(settings.repo)
     repository.prepare(private=settings.private, revision=branch)
     head, remote = repository.files(branch)
-    remote_card = repository.read(CARD, head) if CARD in remote else None
+    remote_card = repository.read(CARD_FILE, head) if CARD_FILE in remote else None
     if not (remote_card is None or is_ours(remote_card) or publication.kept_card or settings.replace_card):
-        # Whoever edited it may have taken the conversations out on purpose.
+        # Its author may have removed the conversations on purpose.
         bundle = gather(settings.model)
         publication = replace(publication, bundle=bundle, kept_card=remote_card)
-        print("The card on the Hub was edited there, and stays; --replace-card writes it anew.", file=sys.stderr)
+        print("The card on the Hub was edited there, and stays; --replace-card overwrites it.", file=sys.stderr)
     new = changed(bundle, remote)
     old = outdated(bundle, remote, REPLACED)
     if not new and not old:
-        # The commit that the card names is still good if all of this was in it.
+        # The card may go on naming its commit if that has the same files.
         named = pinned_commit(remote_card) if remote_card else None
-        whole = named if named and is_equal_at(repository, named, bundle) else head
-        new = changed({CARD: publication.card(repository.id, whole)}, remote)
+        commit = named if named and is_equal_at(repository, named, bundle) else head
+        new = changed({CARD_FILE: publication.card(repository.id, commit)}, remote)
         if not new:
             print("Nothing to do: the repository has all of it already.", file=sys.stderr)
             return page_of(repository, branch)
@@ -173,7 +166,7 @@ def push(settings: PushSettings) -> str:
         )
         return pushed.pr_url or page_of(repository, branch)
     pushed = repository.commit(
-        new | {CARD: publication.card(repository.id, branch)},
+        new | {CARD_FILE: publication.card(repository.id, branch)},
         deletions=old,
         parent=head,
         revision=branch,
@@ -183,18 +176,37 @@ def push(settings: PushSettings) -> str:
     if publication.kept_card is None:
         try:
             repository.commit(
-                {CARD: publication.card(repository.id, pushed.oid)},
+                {CARD_FILE: publication.card(repository.id, pushed.oid)},
                 parent=pushed.oid,
                 revision=pushed.pr_revision or branch,
                 message=f"The model card names the commit {pushed.oid[:7]}",
                 create_pr=False,
             )
         except HubError as error:
-            # All of it is there and loads; only the card names the branch instead of the commit.
+            # The model is complete and loads; only its card names the branch instead of the commit.
             print(f"The model is pushed, but its card does not name the commit yet. {error}", file=sys.stderr)
     return pushed.pr_url or page_of(repository, branch)
 
 
+def preview(publication: Publication, settings: PushSettings, branch: str) -> str:
+    """Print what would be pushed, and write it into a folder if the settings name one."""
+    from chatformer.storage.names import CARD_FILE
+    from chatformer.storage.writing import whole_folder
+
+    from .bundle import size_of, write_bundle
+
+    bundle = publication.bundle | {CARD_FILE: publication.card(settings.repo, branch)}
+    if settings.output_dir is not None:
+        with whole_folder(settings.output_dir) as folder:
+            write_bundle(bundle, folder)
+    for name, content in sorted(bundle.items()):
+        print(f"{size_of(content):>12,}  {name}")
+    for note in publication.notes():
+        print(note, file=sys.stderr)
+    where = f"Written to {settings.output_dir}" if settings.output_dir else f"Would go to {settings.repo}"
+    return f"{where}: {sum(map(size_of, bundle.values())):,} bytes. Nothing was pushed."
+
+
 def page_of(repository: "Repository", branch: str) -> str:
-    """Return the address of a repository's branch."""
+    """The address of a repository's branch."""
     return repository.url if branch == "main" else f"{repository.url}/tree/{quote(branch, safe='')}"

@@ -1,4 +1,4 @@
-"""A repository on the Hub and one commit to it, by huggingface_hub; and what can go wrong there, for people."""
+"""A repository on the Hub, one commit to it, and its errors for people."""
 
 import contextlib
 import hashlib
@@ -20,19 +20,19 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from chatformer.loading import chain_of, refusal_by
+from chatformer.storage.explaining import chain_of, first_line, refusal_by
 
 from .bundle import Bundle
-from .errors import HubError, first_line
+from .errors import HubError
 
 PULL_REQUEST = "refs/pr/"
 
 
 class Repository:
-    """A repository that somebody who is logged in pushes to."""
+    """A repository that the logged-in user pushes to."""
 
     def __init__(self, name: str, *, kind: str = "model"):
-        """Find out whose repository `name` is; raise a `HubError` where nobody is logged in."""
+        """Find the owner of the repository `name`; raise a `HubError` if the user is not logged in."""
         check_name(name)
         self.api = HfApi()
         self.kind = kind
@@ -48,20 +48,20 @@ class Repository:
         return self.page_of(self.id)
 
     def page_of(self, name: str) -> str:
-        """Return the address of any repository of this kind."""
+        """The address of a repository of this kind."""
         return f"{self.api.endpoint}/{'' if self.kind == 'model' else f'{self.kind}s/'}{name}"
 
     def prepare(self, *, private: bool, revision: str, **creation: Any) -> None:
-        """Make repository and branch where they do not exist; raise a `HubError` where they cannot be had."""
+        """Create repository and branch if they do not exist; raise a `HubError` if that is not possible."""
         with self._explained(self.id):
             try:
                 found = self.api.repo_info(self.id, repo_type=self.kind)
             except GatedRepoError:
-                # It exists, although its kind of error is also one of those that it does not.
+                # It exists, although this error is a kind of RepositoryNotFoundError.
                 raise
             except RepositoryNotFoundError:
                 if self.role == "read":
-                    # Also a repository that exists but is closed to the token looks as if there were none.
+                    # A repository that the token may not see looks like one that does not exist.
                     raise HubError(self._read_only()) from None
                 self.api.create_repo(self.id, repo_type=self.kind, private=private or None, exist_ok=True, **creation)
             else:
@@ -78,19 +78,19 @@ class Repository:
                 self.api.create_branch(self.id, repo_type=self.kind, branch=revision, exist_ok=True)
 
     def check_may_write(self) -> None:
-        """Raise a `HubError` where the repository could not be pushed to."""
+        """Raise a `HubError` if the repository cannot be pushed to."""
         with self._explained(self.id):
             self.api.auth_check(self.id, repo_type=self.kind, write=True)
 
     def files(self, revision: str) -> tuple[str, dict[str, RepoFile]]:
-        """Return the commit that a revision is at, and the files in it."""
+        """The commit of a revision, and the files in it."""
         with self._explained(self.id):
             commit = str(self.api.repo_info(self.id, repo_type=self.kind, revision=revision).sha)
             entries = self.api.list_repo_tree(self.id, repo_type=self.kind, revision=commit, recursive=True)
             return commit, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def read(self, path: str, revision: str) -> bytes:
-        """Return a file's content."""
+        """The content of a file."""
         with self._explained(self.id):
             return Path(self.api.hf_hub_download(self.id, path, repo_type=self.kind, revision=revision)).read_bytes()
 
@@ -105,9 +105,9 @@ class Repository:
         create_pr: bool,
     ) -> CommitInfo:
         """
-        Make one commit of all files, on the commit `parent` and no other.
+        Make one commit of all files; it fails unless `parent` is still the last commit.
 
-        Large files are uploaded before it, and those that the Hub has already are not uploaded again.
+        Large files are uploaded first, unless the Hub has them already.
         """
         operations: list[CommitOperationDelete | CommitOperationAdd] = [
             *(CommitOperationDelete(path) for path in deletions),
@@ -126,13 +126,13 @@ class Repository:
 
     @contextlib.contextmanager
     def _explained(self, name: str) -> Iterator[None]:
-        """Turn what the Hub or the way to it says into a `HubError` that says what to do."""
+        """Turn errors of the Hub and of the network into a `HubError` that says what to do."""
         try:
             yield
         except HubError:
             raise
-        # huggingface_hub lets through the errors of its HTTP client, which is not the same in all its versions, and of
-        # its Xet client; all of them mean that something did not get there.
+        # huggingface_hub passes on errors of its HTTP client, which differs between versions, and of its Xet client;
+        # each of them means that the upload is incomplete.
         except Exception as error:
             raise HubError(self._explanation(name, error)) from error
 
@@ -186,7 +186,7 @@ UNTOUCHED = "Nothing half pushed shows; push again, and only what is missing is 
 
 
 def check_name(name: str, *, flag: str = "--repo") -> None:
-    """Raise a `HubError` where no repository can be called so."""
+    """Raise a `HubError` if a repository cannot have this name."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:
@@ -197,18 +197,18 @@ def check_name(name: str, *, flag: str = "--repo") -> None:
 
 
 def said_by(error: Any) -> str:
-    """Return the Hub's own words in an error, as a sentence."""
+    """The Hub's own words in an error, as a sentence."""
     words = (getattr(error, "server_message", None) or first_line(error)).strip().splitlines()[0]
     return words if words.endswith(".") else f"{words}."
 
 
 def changed(bundle: Bundle, remote: dict[str, RepoFile]) -> Bundle:
-    """Return the files that a repository has not, or has otherwise."""
+    """The files that a repository lacks, or has with other content."""
     return {path: content for path, content in bundle.items() if not is_same(content, remote.get(path))}
 
 
 def is_same(content: Path | bytes, remote: RepoFile | None) -> bool:
-    """Return whether a file equals one in a repository, by its hash."""
+    """True if a file equals one in a repository, by its hash."""
     if remote is None:
         return False
     data = content if isinstance(content, bytes) else None
@@ -221,16 +221,16 @@ def is_same(content: Path | bytes, remote: RepoFile | None) -> bool:
 
 
 def is_equal_at(repository: Repository, commit: str, bundle: Bundle) -> bool:
-    """Return whether a repository had all of these files, as they are now, at a commit."""
+    """True if a repository had all of these files, with the same content, at a commit."""
     try:
         return not changed(bundle, repository.files(commit)[1])
     except HubError:
-        # The commit of a history that was written anew.
+        # The history was rewritten, and the commit no longer exists.
         return False
 
 
 def outdated(bundle: Bundle, remote: dict[str, RepoFile], patterns: Sequence[str]) -> list[str]:
-    """Return the files of a repository that are of the given kinds, and no longer in the bundle."""
+    """The files of a repository that match the patterns and are no longer in the bundle."""
     return sorted(
         path for path in remote if path not in bundle and any(fnmatchcase(path, pattern) for pattern in patterns)
     )

@@ -1,6 +1,5 @@
-"""`chatformer space`: a web page on which to talk to a model, for Hugging Face Spaces and for home."""
+"""`chatformer space`: a web page to talk to a model, for Hugging Face Spaces and for a computer at home."""
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from .errors import HubError, as_hub_error
 from .settings import SpaceSettings
 
 if TYPE_CHECKING:
+    from chatformer.storage.run_folder import Records
+
     from .bundle import Bundle
-    from .card import Records
 
 MAX_EXAMPLES = 6
 MODEL_FOLDER = "model"
@@ -30,15 +31,13 @@ DESCRIPTIONS = {
         "배운 말을 되풀이하며, 틀리거나 무례한 말을 할 수 있습니다.",
     ),
 }
-"""By language: of a model with a record of its training, of any other, and what holds for both."""
+"""By language: the text for a model with a record of its training, for any other, and for both."""
 PLACEHOLDERS = {"en": "Say something…", "ko": "말을 걸어 보세요…"}
 
 
 def main(arguments: Sequence[str], program: str = "chatformer space") -> int:
-    """Write a Space as a command line says; return the exit status."""
+    """Write a Space as the command line says; return the exit status."""
     settings = tyro.cli(SpaceSettings, args=list(arguments), prog=program)
-    from .errors import HubError
-
     try:
         space(settings)
     except HubError as error:
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str], program: str = "chatformer space") -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceModel:
-    """The model that a Space is for: copied into it as `files`, or loaded from the Hub at a commit."""
+    """The model of a Space: copied into it as `files`, or loaded from the Hub at a commit."""
 
     name: str
     records: "Records"
@@ -58,12 +57,15 @@ class SpaceModel:
     commit: str | None = None
 
 
+@as_hub_error()
 def space(settings: SpaceSettings) -> None:
-    """Write a Space's folder, push it where that is asked for, and say what comes next."""
-    from .folders import check_output_folder, whole_or_nothing
+    """Write a Space's folder, push it if a repository is given, and print what to do next."""
+    from chatformer.storage.writing import check_new_or_empty, whole_folder
+
+    from .bundle import write_bundle
     from .repositories import Repository, check_name
 
-    check_output_folder(settings.output_dir)
+    check_new_or_empty(settings.output_dir)
     if settings.repo is not None:
         check_name(settings.repo)
     if Path(settings.model).is_dir():
@@ -71,13 +73,8 @@ def space(settings: SpaceSettings) -> None:
     else:
         model = hub_model(settings.model, settings.revision)
     bundle = space_files(model, settings.title or model.name, samples=settings.samples)
-    with whole_or_nothing(settings.output_dir) as folder:
-        for name, content in bundle.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            if isinstance(content, Path):
-                shutil.copyfile(content, folder / name)
-            else:
-                (folder / name).write_bytes(content)
+    with whole_folder(settings.output_dir) as folder:
+        write_bundle(bundle, folder)
     print(f"Written: {settings.output_dir}", file=sys.stderr)
     if settings.repo is None:
         print(
@@ -89,11 +86,13 @@ def space(settings: SpaceSettings) -> None:
 
 
 def local_model(folder: str) -> SpaceModel:
-    """Return the model of a folder, to be copied: what it would be pushed with, but for records and pictures."""
-    from .bundle import PLOTS, RECORDS, gather
-    from .card import Records
+    """The model of a folder, to be copied: the files that a push would publish, except records and pictures."""
+    from chatformer.storage.names import RECORD_FILES
+    from chatformer.storage.run_folder import Records
 
-    left_out = (*RECORDS, *PLOTS)
+    from .bundle import gather
+
+    left_out = (*RECORD_FILES, "*.png")
     files = {
         f"{MODEL_FOLDER}/{name}": content
         for name, content in gather(folder).items()
@@ -103,40 +102,39 @@ def local_model(folder: str) -> SpaceModel:
 
 
 def hub_model(name: str, revision: str | None) -> SpaceModel:
-    """Return a model on the Hub at the commit that a revision is at now."""
+    """A model on the Hub, at the commit of a revision now."""
     from huggingface_hub import HfApi, snapshot_download
 
-    from chatformer.loading import refusal_by
-
-    from .card import Records
-    from .errors import HubError, first_line
+    from chatformer.storage.explaining import first_line, refusal_by
+    from chatformer.storage.names import CONFIG_FILE
+    from chatformer.storage.run_folder import Records
 
     try:
         commit = HfApi().model_info(name, revision=revision).sha
-        folder = snapshot_download(name, revision=commit, allow_patterns=["config.json", "training_*.*"])
-    # Of the name, of the network, of the Hub: there is no model to be had.
+        folder = snapshot_download(name, revision=commit, allow_patterns=[CONFIG_FILE, "training_*.*"])
+    # The name, the network or the Hub may be the reason.
     except Exception as error:
         said = refusal_by(error, f"{HfApi().endpoint}/{name}") or first_line(error)
         raise HubError(f"There is no folder {name}, and the Hub gave no model {name}: {said}") from error
     records = Records.read(Path(folder))
     if records.config.get("model_type") != "chatformer":
         raise HubError(
-            f"{name} must be a Chatformer model, but its config.json says {records.config.get('model_type')!r}."
+            f"{name} must be a Chatformer model, but its {CONFIG_FILE} says {records.config.get('model_type')!r}."
         )
     return SpaceModel(name=name.rpartition("/")[2], records=records, files={}, repo_id=name, commit=commit)
 
 
 def space_files(model: SpaceModel, title: str, *, samples: bool = True) -> "Bundle":
-    """Return the files of a Space by their paths in it."""
+    """The files of a Space, by their paths in it."""
     import jinja2
 
-    from .card import GREETINGS, languages_of, license_of
+    from .card import GREETINGS, languages_of, license_of, questions_of
 
     known = [name for name in languages_of(model.records) if name in DESCRIPTIONS]
     spoken = list(dict.fromkeys([*known, "en"]))
-    questions = model.records.questions() if samples else []
+    questions = questions_of(model.records) if samples else []
     examples = list(dict.fromkeys([*(GREETINGS[name] for name in known or spoken), *questions]))
-    # A converted model was trained elsewhere, nobody knows on what.
+    # A converted model was trained elsewhere, on unknown data.
     was_trained_here = bool(model.records.record)
     descriptions = []
     for name in spoken:

@@ -50,7 +50,7 @@ def test_nothing_but_chatformer_gets_installed(wheel):
 
 def test_every_source_and_data_file_gets_installed(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("configuration", "modeling_chatformer", "data", "training", "hub", "chat", "cli"):
+    for folder in ("configuration", "modeling_chatformer", "storage", "data", "training", "hub", "chat", "cli"):
         inside = "chatformer" if folder == "modeling_chatformer" else f"chatformer/{folder}"
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and path.suffix != ".pyc":

@@ -1,18 +1,19 @@
 """The curves of a run as a picture."""
 
-import json
 from pathlib import Path
+
+from chatformer.storage.reading import read_json_lines
+from chatformer.storage.writing import whole_file
 
 
 def draw_curves(log_file: Path, picture: Path) -> bool:
-    """Draw loss, learning rate and replies over the steps of a log; return False where matplotlib is missing."""
+    """Draw loss, learning rate and replies over the steps of a log; return False if matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    with log_file.open(encoding="utf-8") as log:
-        lines = [json.loads(line) for line in log]
+    lines = read_json_lines(log_file)
     training = [line for line in lines if "loss" in line]
     evaluations = [line for line in lines if "eval_loss" in line]
     steps = [line["step"] for line in evaluations]
@@ -34,7 +35,6 @@ def draw_curves(log_file: Path, picture: Path) -> bool:
     rate.set(title="Learning rate", xlabel="step", ylim=(0, None))
     for axes in (loss, replies, rate):
         axes.grid(alpha=0.3)
-    aside = picture.with_suffix(".partial.png")
-    figure.savefig(aside, dpi=120)
-    aside.replace(picture)
+    with whole_file(picture) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     return True

@@ -1,7 +1,5 @@
-"""What a run leaves on disk: the published model, the checkpoint to resume from, the log, the record, the curves."""
+"""What a run writes: the published model, the checkpoint to resume from, the log, the record, the curves."""
 
-import contextlib
-import json
 import os
 import platform
 import shutil
@@ -13,24 +11,22 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from chatformer.data.exchanges import content_digest
+from chatformer.storage.names import BAD_ROWS_FILES, CURVES_FILE, LOG_FILE, RECORD_FILE, SETTINGS_FILE
+from chatformer.storage.reading import read_json_lines, read_structure
+from chatformer.storage.writing import append_json_line, json_line, write_json, write_text
 
 from .checkpoints import checkpoints, damage, save_checkpoint
-from .settings import SETTINGS_FILE, SettingsError, TrainingSettings, read_recipe
+from .settings import SettingsError, TrainingSettings, read_recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from .progress import Progress
 
-LOG_FILE = "training_log.jsonl"
-RECORD_FILE = "training_record.json"
-CURVES_FILE = "training_curves.png"
-BAD_ROWS_FILES = ("bad_rows.jsonl", "bad_validation_rows.jsonl")
-
 MAY_CHANGE = frozenset(
     {
         "recipe",
-        # Their content counts, not where it lies.
+        # The content of the data must be the same, not its place.
         "data",
         "data_sha256",
         "validation_data",
@@ -52,18 +48,18 @@ MAY_CHANGE = frozenset(
         "verify_resume",
     }
 )
-"""Settings that have no part in what a run learns, so that a resumed one may have others."""
+"""Settings without influence on what a run learns: a resumed run may have others."""
 
 
 class RunFolder:
-    """The output folder of a run. Whatever is written is written aside and renamed, so that nothing is ever half."""
+    """The output folder of a run, in which every file is complete at any moment."""
 
     def __init__(self, path: Path):
         self.path = path
 
     @classmethod
     def prepared(cls, accelerator: "Accelerator", settings: TrainingSettings) -> "RunFolder":
-        """Return the settings' folder, empty or with a checkpoint to resume; raise a `SettingsError` otherwise."""
+        """The settings' folder, empty or with a checkpoint to resume; raise a `SettingsError` for any other."""
         folder = cls(Path(settings.run.output_dir or "."))
         if settings.run.resume:
             if not checkpoints(folder.path):
@@ -73,26 +69,26 @@ class RunFolder:
         elif folder.is_taken() and not (settings.run.overwrite_output_dir and (folder.path / SETTINGS_FILE).is_file()):
             raise SettingsError(
                 f"--output-dir {folder.path} is not empty. Choose another folder, go on with --resume, "
-                "or begin an earlier run anew with --overwrite-output-dir."
+                "or replace an earlier run with --overwrite-output-dir."
             )
-        # Nobody may look before everyone has, or one process would find what another has just written.
+        # All ranks check before any rank writes.
         accelerator.wait_for_everyone()
         return folder
 
     def check_settings(self, settings: TrainingSettings) -> None:
-        """Raise a `SettingsError` where settings differ from those that the run was begun with."""
+        """Raise a `SettingsError` if settings that matter differ from those of the run so far."""
         now, before = settings.flat(), read_recipe(str(self.path / SETTINGS_FILE)).flat()
         changed = [name for name in now if name not in MAY_CHANGE and now[name] != before[name]]
         if changed:
-            told = "".join(f"\n    {name}: {before[name]} before, {now[name]} now" for name in changed)
+            differences = "".join(f"\n    {name}: {before[name]} before, {now[name]} now" for name in changed)
             raise SettingsError(
-                f"The run in {self.path} was begun with other settings:{told}\nLeave them as they were, or add "
+                f"The run in {self.path} was begun with other settings:{differences}\nLeave them as they were, or add "
                 "--resume-changed to go on all the same."
             )
 
     def check_data(self, data: dict[str, Any]) -> None:
-        """Raise a `SettingsError` where the data differs from that which the run was begun with."""
-        before = json.loads((self.path / RECORD_FILE).read_text("utf-8"))["data"]
+        """Raise a `SettingsError` if the data differs from that of the run so far."""
+        before = read_structure(self.path / RECORD_FILE)["data"]
         for name in ("training_sha256", "validation_sha256"):
             if before.get(name) != data[name]:
                 part = name.removesuffix("_sha256")
@@ -103,7 +99,7 @@ class RunFolder:
                 )
 
     def is_taken(self) -> bool:
-        """Return whether something stands where the folder is to be."""
+        """True if there is a file or a folder with content at this path."""
         return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
 
     def begin(
@@ -114,7 +110,7 @@ class RunFolder:
         tokenizer: Any,
         steps_done: int,
     ) -> None:
-        """Write down what is about to run, in the place of an earlier run or of what it did after its checkpoint."""
+        """Record what is about to run; remove an earlier run, or what a resumed one logged after its checkpoint."""
         self.path.mkdir(parents=True, exist_ok=True)
         if settings.run.resume:
             self._cut_log(steps_done)
@@ -124,9 +120,10 @@ class RunFolder:
                     shutil.rmtree(entry)
                 elif entry.name not in BAD_ROWS_FILES:
                     entry.unlink()
-        self._write(SETTINGS_FILE, yaml.safe_dump(recipe_of(settings), allow_unicode=True, sort_keys=False))
+        recipe = yaml.safe_dump(recipe_of(settings), allow_unicode=True, sort_keys=False)
+        write_text(self.path / SETTINGS_FILE, recipe)
         self.record: dict[str, Any] = {"data": data, "overview": overview, "environment": environment()}
-        self._write(RECORD_FILE, json.dumps(self.record, ensure_ascii=False, indent=2))
+        write_json(self.path / RECORD_FILE, self.record)
         tokenizer.save_pretrained(self.path)
 
     def load_tokenizer(self) -> Any:
@@ -135,27 +132,19 @@ class RunFolder:
         return AutoTokenizer.from_pretrained(self.path)
 
     def _cut_log(self, steps_done: int) -> None:
-        log = self.path / LOG_FILE
-        kept = []
-        # Not by splitlines(), for which a line may also end within what somebody said.
-        for line in log.read_text("utf-8").split("\n") if log.is_file() else []:
-            # The last line of a killed run may be torn.
-            with contextlib.suppress(json.JSONDecodeError):
-                if json.loads(line)["step"] <= steps_done:
-                    kept.append(line + "\n")
-        self._write(LOG_FILE, "".join(kept))
+        lines = read_json_lines(self.path / LOG_FILE)
+        write_text(self.path / LOG_FILE, "".join(json_line(line) for line in lines if line["step"] <= steps_done))
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to the log."""
-        with (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        append_json_line(self.path / LOG_FILE, line)
 
     def save_checkpoint(self, accelerator: "Accelerator", step: int, *, limit: int) -> None:
-        """Save all that resuming needs."""
+        """Save everything that resuming needs."""
         save_checkpoint(accelerator, self.path, step, limit=limit)
 
     def load_checkpoint(self, accelerator: "Accelerator") -> None:
-        """Load the last checkpoint that is as it was written; raise a `SettingsError` if there is none."""
+        """Load the last undamaged checkpoint; raise a `SettingsError` if there is none."""
         for checkpoint in checkpoints(self.path):
             problem = damage(checkpoint)
             if problem is None:
@@ -163,23 +152,23 @@ class RunFolder:
                 return
             if accelerator.is_main_process:
                 print(f"{checkpoint.name} is damaged ({problem}); trying the one before.", file=sys.stderr)
-        raise SettingsError(f"No checkpoint in {self.path} is whole. Begin anew with --overwrite-output-dir.")
+        raise SettingsError(f"No checkpoint in {self.path} is undamaged. Start again with --overwrite-output-dir.")
 
     def publish(self, model: Any, tokenizer: Any) -> None:
-        """Put the model and its tokenizer into the folder, as `from_pretrained` reads them."""
-        aside = self.path / "publishing.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        for file in sorted(aside.iterdir()):
+        """Put the model and its tokenizer into the folder, in the form that `from_pretrained` reads."""
+        partial = self.path / "publishing.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for file in sorted(partial.iterdir()):
             os.replace(file, self.path / file.name)
-        aside.rmdir()
+        partial.rmdir()
 
     def finish(self, progress: "Progress", *, finished: bool) -> None:
-        """Draw the curves, complete the record, and say what was written and what comes next."""
+        """Draw the curves, complete the record, and print what was written and what to do next."""
         from rich.console import Console
 
-        # Beside the progress bar: standard output is for what a command is asked for.
+        # The progress bar is on stderr too; stdout is for the results of commands.
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         self.record |= {
             "finished": finished,
@@ -188,7 +177,7 @@ class RunFolder:
             "target_tokens_per_second": round(progress.target_tokens / max(progress.training_seconds, 1e-9)),
             "best": {"step": progress.best_step, **(progress.best_evaluation or {})},
         }
-        self._write(RECORD_FILE, json.dumps(self.record, ensure_ascii=False, indent=2))
+        write_json(self.path / RECORD_FILE, self.record)
         if not finished:
             console.print(f"\nStopped after step {progress.step}; nothing is lost. Go on with")
             console.print(f"    chatformer train --output-dir {self.path} --resume")
@@ -209,22 +198,9 @@ class RunFolder:
             console.print("    (no curves: pip install 'chatformer[plots]' draws them)")
         console.print(f"Talk to it with\n    chatformer chat {self.path}")
 
-    def _write(self, name: str, text: str) -> None:
-        aside = self.path / f"{name}.partial"
-        aside.write_text(text, "utf-8")
-        os.replace(aside, self.path / name)
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a training in `folder` came to its end."""
-    try:
-        return bool(json.loads((folder / RECORD_FILE).read_text("utf-8")).get("finished"))
-    except (OSError, ValueError):
-        return False
-
 
 def recipe_of(settings: TrainingSettings) -> dict[str, Any]:
-    """Return the settings as a recipe that runs the same again."""
+    """The settings as a recipe that repeats the run."""
     left_out = ("recipe", "minutes", "resume", "resume_changed", "overwrite_output_dir", "dry_run", "verify_resume")
     return {
         name: list(value) if isinstance(value, tuple) else value
@@ -234,7 +210,7 @@ def recipe_of(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def describe_data(training: Any, validation: Any, settings: TrainingSettings) -> dict[str, Any]:
-    """Return what the model was trained on, in figures and a fingerprint."""
+    """What the model is trained on: names, counts and checksums."""
     return {
         "sources": [Path(source).name if Path(source).exists() else source for source in settings.data.data],
         "training_conversations": len(training),
@@ -245,7 +221,7 @@ def describe_data(training: Any, validation: Any, settings: TrainingSettings) ->
 
 
 def environment() -> dict[str, str]:
-    """Return the versions that a run depends on."""
+    """The versions that a run depends on."""
     packages = ("chatformer", "torch", "transformers", "tokenizers", "accelerate", "datasets")
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()} | {
         package: version(package) for package in packages

@@ -49,6 +49,7 @@ from .settings import (
     SettingsError,
     TrainingSettings,
     check_settings,
+    decided,
     parse_settings,
     read_recipe,
 )
@@ -219,8 +220,10 @@ class Run:
         self.settings, self.accelerator, self.data, self.on_published = settings, accelerator, data, on_published
         plan = settings.optimization
         self.plans = EpochPlans(data.train_exchanges, plan)
-        self.num_steps = plan.max_steps or max(1, math.ceil(plan.num_train_epochs * self.plans.steps_per_epoch))
-        self.eval_steps = settings.run.eval_steps
+        self.num_steps = plan.max_steps or max(
+            1, math.ceil(decided(plan.num_train_epochs) * self.plans.steps_per_epoch)
+        )
+        self.eval_steps = decided(settings.run.eval_steps)
         self.save_steps = settings.run.save_steps or self.eval_steps
 
         model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
@@ -235,7 +238,7 @@ class Run:
             plan.lr_scheduler_type,
             optimizer,
             d_model=model.config.d_model,
-            warmup_steps=plan.warmup_steps,
+            warmup_steps=decided(plan.warmup_steps),
             num_steps=self.num_steps,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)

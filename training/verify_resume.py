@@ -1,6 +1,5 @@
-"""The proof that a run which is killed and resumed ends as one that was left alone, on this machine and this data."""
+"""The proof that a run that is killed and resumed ends as an undisturbed one, on this machine and this data."""
 
-import json
 import os
 import random
 import signal
@@ -14,8 +13,11 @@ from typing import Any
 import yaml
 from tqdm.auto import tqdm
 
+from chatformer.storage.names import LOG_FILE
+from chatformer.storage.reading import read_json_lines
+
 from .checkpoints import checkpoints
-from .records import LOG_FILE, recipe_of
+from .records import recipe_of
 from .settings import TrainingSettings
 
 NUM_STEPS = 40
@@ -26,11 +28,10 @@ MAX_EVAL_REPLIES = 20
 
 def verify_resume(settings: TrainingSettings) -> int:
     """
-    Train for a few steps twice, once left alone and once killed again and again; return the exit status.
+    Train for a few steps twice, once undisturbed and once killed again and again; return the exit status.
 
-    It is 0 if both end with the same bits: of the weights, of all that the last checkpoint holds, and of the losses
-    in the log. The killed one gets SIGKILL at moments that are drawn anew each time, so that nothing can be put in
-    order.
+    It is 0 if both end with the same bits in the weights, in the last checkpoint and in the losses of the log. SIGKILL
+    comes at random moments and leaves a process no time to clean up.
     """
     with tempfile.TemporaryDirectory(prefix="chatformer-verify-resume-") as name:
         folder = Path(name)
@@ -53,7 +54,7 @@ def verify_resume(settings: TrainingSettings) -> int:
 
 
 def _short(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe of a few steps, with all its moving parts."""
+    """The recipe with few steps, in which everything that a run does still happens."""
     left_out = {
         "output_dir",
         "early_stopping_patience",
@@ -84,7 +85,7 @@ def _run(recipe: Path, folder: Path, *, resume: bool) -> None:
 
 def _start(recipe: Path, folder: Path, *, resume: bool) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "chatformer.training.train", "--recipe", str(recipe), "--output-dir", str(folder)]
-    # The order of a sum, and so its last bits, depends on the number of threads.
+    # The order of a sum, and with it the last bits, depends on the number of threads.
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     return subprocess.Popen(
         [*command, *(["--resume"] if resume else [])],
@@ -96,13 +97,13 @@ def _start(recipe: Path, folder: Path, *, resume: bool) -> "subprocess.Popen[str
 
 
 def _run_and_kill(recipe: Path, folder: Path, seconds: float) -> int:
-    """Run to the end in spite of SIGKILL; return how often it was killed. `seconds` is what a run takes alone."""
+    """Run to the end despite SIGKILL; return the number of kills. `seconds` is the time of an undisturbed run."""
     chance = random.Random()
     num_kills = 0
     for _ in tqdm(range(NUM_KILLS), desc="killing and resuming", unit="kill", disable=not sys.stderr.isatty()):
         began_with = len(checkpoints(folder))
         process = _start(recipe, folder, resume=bool(began_with))
-        # Not before the first checkpoint, or there would be nothing to resume.
+        # Without a checkpoint there would be nothing to resume.
         while process.poll() is None and not checkpoints(folder):
             time.sleep(0.01)
         try:
@@ -120,7 +121,7 @@ def _run_and_kill(recipe: Path, folder: Path, seconds: float) -> int:
 
 
 def _differing(one: Path, other: Path) -> list[str]:
-    """Return the names of what is not the same in two runs."""
+    """The names of what differs between two runs."""
     last, other_last = checkpoints(one)[0], checkpoints(other)[0]
     names = [] if last.name == other_last.name else ["the last steps"]
     for path in sorted(last.glob("*")):
@@ -134,7 +135,7 @@ def _differing(one: Path, other: Path) -> list[str]:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Return whether two files of checkpoints hold the same, but for how long it took."""
+    """True if two files of checkpoints are equal, except for measured times."""
     import torch
 
     if one.name == "checksums.json" or one.is_dir():
@@ -167,9 +168,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _losses(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log without the times."""
-    with (folder / LOG_FILE).open(encoding="utf-8") as log:
-        lines = [json.loads(line) for line in log]
+    """The lines of a log without the times."""
     return [
-        {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")} for line in lines
+        {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")}
+        for line in read_json_lines(folder / LOG_FILE)
     ]

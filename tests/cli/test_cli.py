@@ -80,7 +80,7 @@ def test_quickstart_trains_once_and_answers(chatformer, tmp_path):
     weights = (folder / "model.safetensors").stat()
     process = chatformer("quickstart", "--output-dir", folder, input=questions)
     assert process.returncode == 0, process.stderr
-    assert f"{folder} is trained already; remove it to begin anew." in process.stderr
+    assert f"{folder} is trained already; remove it to start again." in process.stderr
     # Nothing but the answers: they may go into a file.
     assert process.stdout.split("\n") == [first, second, ""]
     assert (folder / "model.safetensors").stat() == weights

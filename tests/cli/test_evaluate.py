@@ -149,7 +149,7 @@ def test_bad_rows_are_listed_of_what_is_measured_on_and_of_the_training_data(ten
 
 
 def test_ctranslate2_gives_the_same_figures_and_replies(evaluate, without_run, conversations_file, tmp_path):
-    from chatformer.hub.exporting import main as export
+    from chatformer.hub.formats.exporting import main as export
 
     assert export([str(without_run), "--to", "ctranslate2", "--output-dir", str(tmp_path / "ct2")]) == 0
     data = ["--data", conversations_file]

@@ -16,16 +16,17 @@ from transformers import pipeline
 from chatformer.hub.card import (
     MAX_SAMPLES,
     METRICS,
-    Records,
     is_ours,
     languages_of,
     license_of,
     own_card,
     pinned_commit,
+    questions_of,
     sample_conversations,
     write_card,
 )
 from chatformer.hub.errors import HubError
+from chatformer.storage.run_folder import Records
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SONGYS = "https://raw.githubusercontent.com/songys/Chatbot_data/master/ChatbotData.csv"
@@ -100,7 +101,7 @@ def test_figures_of_seen_and_unseen_stand_apart(records, hub_server):
     assert not [result for result in results if result.metric_type == "bleu"]
     row = next(line for line in text.splitlines() if line.startswith("| chrF |"))
     assert row == "| chrF | 40.5 | 55.25 | 11.12 |"
-    assert "| | All (30) | Answers that stand in the training data (20) | Answers that do not (10) |" in text
+    assert "| | All (30) | Answers that are in the training data (20) | Answers that are not (10) |" in text
 
 
 def test_from_training_by_way_of_evaluation_to_the_card(chatformer, hub, hub_server, trained, conversations, tmp_path):
@@ -233,9 +234,9 @@ def test_three_ways_to_load_it(records):
 
 
 def test_the_samples_are_what_the_model_says(trained, records):
-    samples = sample_conversations(str(trained), records.questions(), ("ko",))
+    samples = sample_conversations(str(trained), questions_of(records), ("ko",))
     questions = [question for question, _ in samples]
-    assert questions == records.questions() and 2 < len(questions) <= MAX_SAMPLES
+    assert questions == questions_of(records) and 2 < len(questions) <= MAX_SAMPLES
     last = [line["samples"] for line in records.log if "samples" in line][-1]
     assert questions[0] == last[0]["source"]
     torch.set_num_threads(1)

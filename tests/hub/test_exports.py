@@ -9,9 +9,8 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from chatformer.cli.export import main as export_model
-from chatformer.hub import comparison
-from chatformer.hub.comparison import MAX_REPLY_TOKENS, encode_sentences
-from chatformer.hub.onnx_export import names, session
+from chatformer.hub.formats.onnx_format import names, session
+from chatformer.hub.formats.parity import MAX_REPLY_TOKENS, SENTENCES, encode_sentences
 
 SHAPES = [
     {},
@@ -26,7 +25,7 @@ def export(folder, target, output, *flags):
 
 
 def sources_of(folder):
-    return encode_sentences(AutoTokenizer.from_pretrained(folder), comparison.SENTENCES)
+    return encode_sentences(AutoTokenizer.from_pretrained(folder), SENTENCES)
 
 
 def greedy(model, source):
@@ -81,7 +80,7 @@ def test_ctranslate2_in_fewer_bits(saved, tmp_path, capsys, quantization):
 
 
 def test_quantization_leaves_the_model_as_it_is(make_model, tokenizer, tmp_path):
-    from chatformer.hub.ctranslate2_export import write_ctranslate2
+    from chatformer.hub.formats.ctranslate2_format import write_ctranslate2
 
     model = make_model(output_bias=True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -185,9 +184,9 @@ def test_a_full_disk_leaves_nothing(saved, tmp_path, capsys, monkeypatch, target
 @pytest.mark.parametrize(
     ("target", "broken", "change"),
     [
-        ("marian", "chatformer.hub.marian.halved_order", lambda d_model: torch.arange(d_model)),
-        ("ctranslate2", "chatformer.hub.ctranslate2_export.sinusoids", lambda *shape: torch.zeros(shape)),
-        ("onnx", "chatformer.hub.onnx_export.sinusoids", lambda *shape: torch.zeros(shape)),
+        ("marian", "chatformer.hub.formats.marian_format.halved_order", lambda d_model: torch.arange(d_model)),
+        ("ctranslate2", "chatformer.hub.formats.ctranslate2_format.sinusoids", lambda *shape: torch.zeros(shape)),
+        ("onnx", "chatformer.hub.formats.onnx_format.sinusoids", lambda *shape: torch.zeros(shape)),
     ],
 )
 def test_an_export_that_answers_otherwise_fails_and_leaves_nothing(

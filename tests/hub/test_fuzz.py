@@ -24,7 +24,8 @@ from chatformer.chat.settings import ReplySettings
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.hub.bundle import gather
 from chatformer.hub.errors import HubError
-from chatformer.hub.loading import load_chatformer, load_tokenizer
+from chatformer.storage.explaining import StorageError
+from chatformer.storage.model_folder import ModelFolder
 
 SHORT = ReplySettings(max_new_tokens=3)
 MOST_SECONDS = 60
@@ -306,7 +307,7 @@ def check(folder, sound_shapes):
 @pytest.mark.parametrize("file", MUTATIONS)
 def test_what_is_broken_by_chance_or_purpose_loads_right_or_names_the_file(sound, tmp_path, monkeypatch, file):
     monkeypatch.chdir(tmp_path)
-    sound_shapes = shapes_of(load_chatformer(str(sound), None))
+    sound_shapes = shapes_of(ModelFolder.find(str(sound)).model(torch.float32))
     began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     loaded = refused = 0
     problems = []
@@ -342,9 +343,9 @@ def test_what_cannot_be_shared_is_told_as_well(sound, tmp_path, file):
             (folder / file).write_bytes(content)
         try:
             gather(str(folder))
-            model = load_chatformer(str(folder), None)
-            load_tokenizer(str(folder), None, vocab_size=model.config.vocab_size)
-        except HubError as error:
+            found = ModelFolder.find(str(folder))
+            found.tokenizer(vocab_size=found.model(torch.float32).config.vocab_size)
+        except (HubError, StorageError) as error:
             refused += 1
             assert len(str(error).splitlines()) == 1 and file in str(error)
     assert refused
@@ -370,7 +371,7 @@ def test_pickles_are_not_read(sound, tmp_path, monkeypatch):
 
 def test_parts_of_weights_are_compared_too(sound, tmp_path):
     folder = linked(sound, tmp_path / "model", "model.safetensors")
-    model = load_chatformer(str(sound), None)
+    model = ModelFolder.find(str(sound)).model(torch.float32)
     model.save_pretrained(tmp_path / "parts", max_shard_size="5KB")
     for path in (tmp_path / "parts").glob("model[.-]*"):
         os.link(path, folder / path.name)

@@ -8,7 +8,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianMTModel, Ma
 from chatformer import ChatformerForConditionalGeneration
 from chatformer.cli.export import main as export_model
 from chatformer.cli.import_ import main as import_model
-from chatformer.hub.comparison import SENTENCES
+from chatformer.hub.formats.parity import SENTENCES
 
 SOURCE = torch.tensor([[7, 3, 50, 9, 11, 0], [8, 4, 0, 100, 100, 100]])
 MASK = torch.tensor([[1] * 6, [1] * 3 + [0] * 3])

@@ -10,13 +10,15 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from chatformer.hub.bundle import gather, public_name, without_places
+from chatformer.hub.bundle import gather
 from chatformer.hub.errors import HubError
+from chatformer.hub.privacy import public_name, without_places
 
 CODE = {
     path.name
     for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py")
-    if path.name not in ("__init__.py", "loading.py")
+    # The model itself does not import them.
+    if path.name not in ("__init__.py", "reading.py")
 }
 MODEL = {
     "config.json",

@@ -105,7 +105,7 @@ def test_a_last_push_that_fails_is_an_error_and_nothing_is_lost(run, chatformer,
     status, _, err = run(folder, "--push-to-hub")
     assert status == 2
     last = err.splitlines()[-1]
-    assert last.startswith(f"error: The model in {folder} is whole, but not on the Hub: The Hub refused")
+    assert last.startswith(f"error: The model in {folder} is complete, but not on the Hub: The Hub refused")
     advice = f"chatformer push {folder} --repo last"
     assert f"`{advice}`" in last
     assert (folder / "model.safetensors").read_bytes() == (unshared / "model.safetensors").read_bytes()

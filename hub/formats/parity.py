@@ -2,14 +2,13 @@
 The proof that a converted model answers as its source does.
 
 The converted model answers some sentences greedily, step by step with its cache, and keeps its log-probabilities over
-the whole vocabulary. The source model then reads the same replies at once, and each number is compared. So the two
-have the same greedy replies, but where two tokens are nearer to each other than the difference that is allowed.
+the full vocabulary. The source model then reads the same replies in one pass, and all numbers are compared. So both
+have the same greedy replies, unless two tokens are closer to each other than the allowed difference.
 
 Letters behind a tensor's name are its axes: T target tokens, V vocabulary.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +18,10 @@ import torch
 
 from chatformer import __version__
 from chatformer.conversation import encode_conversation
-
-from .errors import HubError, first_line
+from chatformer.hub.errors import HubError
+from chatformer.storage.explaining import first_line
+from chatformer.storage.names import CONVERSION_FILE
+from chatformer.storage.writing import write_json
 
 SENTENCES = (
     "안녕하세요!",
@@ -36,20 +37,19 @@ SENTENCES = (
     "Yesterday we walked along the river until it got dark.",
     "Thanks!",
 )
-"""What models are compared on unless a file is given: everyday Korean and English, short and long."""
+"""The sentences to compare on unless the user gives a file: everyday Korean and English, short and long."""
 
 MAX_SOURCE_TOKENS = 256
 MAX_REPLY_TOKENS = 32
 NUM_RANDOM_SOURCES = 12
-RECORD_FILE = "conversion.json"
 
 TOLERANCES = {"float32": 1e-4, "float16": 0.05, "int8": 2.0, "int8_float32": 2.0}
-"""Largest difference of a log-probability, over the whole vocabulary, that a precision allows."""
+"""The largest difference of a log-probability, over the full vocabulary, that each precision allows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A greedy reply, the end token included, and the log-probabilities that it was chosen by."""
+    """A greedy reply with its end token, and the log-probabilities that it was chosen by."""
 
     ids: list[int]
     log_probs_TV: torch.Tensor
@@ -74,7 +74,7 @@ class Comparison:
 
 
 def read_sentences(path: str | None) -> list[str]:
-    """Return the lines of a text file, or the built-in sentences."""
+    """The lines of a text file, or the built-in sentences."""
     if path is None:
         return list(SENTENCES)
     try:
@@ -83,12 +83,12 @@ def read_sentences(path: str | None) -> list[str]:
         raise HubError(f"--sentences {path} could not be read as UTF-8 text: {first_line(error)}") from error
     sentences = [line for line in lines if line]
     if not sentences:
-        raise HubError(f"--sentences {path} has no sentence: write one a line.")
+        raise HubError(f"--sentences {path} has no sentence: write one on each line.")
     return sentences
 
 
 def encode_sentences(tokenizer: Any, sentences: Sequence[str]) -> list[list[int]]:
-    """Return each sentence's ids: as a conversation's first turn, or as plain text without a chat template."""
+    """The ids of each sentence: as the first turn of a conversation, or as plain text if there is no chat template."""
     if tokenizer.chat_template is None:
         return [tokenizer(sentence).input_ids[:MAX_SOURCE_TOKENS] for sentence in sentences]
     return [
@@ -98,7 +98,7 @@ def encode_sentences(tokenizer: Any, sentences: Sequence[str]) -> list[list[int]
 
 
 def random_sources(vocab_size: int) -> list[list[int]]:
-    """Return ids to compare on where there is no tokenizer."""
+    """Sources to compare on if there is no tokenizer."""
     generator = torch.Generator().manual_seed(0)
     return [
         torch.randint(vocab_size, (length,), generator=generator).tolist()
@@ -107,14 +107,14 @@ def random_sources(vocab_size: int) -> list[list[int]]:
 
 
 def end_tokens(config: Any) -> set[int]:
-    """Return the ids that end a reply."""
-    found = config.eos_token_id
-    return set(found) if isinstance(found, list) else set() if found is None else {found}
+    """The ids that end a reply."""
+    ids = config.eos_token_id
+    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
 
 
 def greedy_reply(config: Any, step: Callable[[int], torch.Tensor]) -> Reply:
     """
-    Take the likeliest token again and again.
+    Take the most probable token at each step.
 
     `step` reads one more target token and returns the logits of the next, (V,).
     """
@@ -128,7 +128,7 @@ def greedy_reply(config: Any, step: Callable[[int], torch.Tensor]) -> Reply:
 
 @torch.inference_mode()
 def torch_reply(model: Any, source: Sequence[int]) -> Reply:
-    """Return the greedy reply of a transformers model, computed with its cache."""
+    """The greedy reply of a transformers model, computed with its cache."""
     source_ids = torch.tensor([source])
     mask = torch.ones_like(source_ids)
     memory = model.get_encoder()(input_ids=source_ids, attention_mask=mask, return_dict=True)
@@ -152,9 +152,9 @@ def torch_reply(model: Any, source: Sequence[int]) -> Reply:
 @torch.inference_mode()
 def compare(model: Any, sources: Sequence[Sequence[int]], replies: Sequence[Reply], precision: str) -> Comparison:
     """
-    Compare a converted model's greedy replies to `sources` with what `model` makes of them.
+    Compare a converted model's greedy replies to `sources` with the log-probabilities of `model`.
 
-    Raises a `HubError` when they differ by more than the precision allows.
+    Raises a `HubError` if they differ by more than the precision allows.
     """
     num_equal = 0
     differences = []
@@ -171,7 +171,7 @@ def compare(model: Any, sources: Sequence[Sequence[int]], replies: Sequence[Repl
                 f"The converted model does not answer as its source: its log-probabilities have the shape "
                 f"{tuple(reply.log_probs_TV.shape)} instead of {tuple(expected_TV.shape)}."
             )
-        # Two infinities, of a token that is forbidden on both sides, have no difference.
+        # A token that both models forbid has two infinities, whose difference would be NaN.
         difference_TV = (reply.log_probs_TV - expected_TV).masked_fill(reply.log_probs_TV == expected_TV, 0.0)
         differences.append(difference_TV.abs().flatten())
         ended = len(reply.ids) == MAX_REPLY_TOKENS or reply.ids[-1] in end_tokens(model.config)
@@ -184,7 +184,7 @@ def compare(model: Any, sources: Sequence[Sequence[int]], replies: Sequence[Repl
         mean_difference=together.mean().item(),
         allowed_difference=TOLERANCES[precision],
     )
-    # Written so that a difference of NaN fails too.
+    # With `not <=`, NaN fails too.
     if not comparison.largest_difference <= comparison.allowed_difference:
         raise HubError(f"The converted model does not answer as its source: {comparison}.")
     return comparison
@@ -193,7 +193,7 @@ def compare(model: Any, sources: Sequence[Sequence[int]], replies: Sequence[Repl
 def write_record(
     folder: Path, *, source: str, commit: str | None, packages: Sequence[str], comparison: Comparison, **facts: str
 ) -> None:
-    """Write what a folder was converted from, with what, and how near it is to its source."""
+    """Write what a folder was converted from, with which versions, and how close it is to its source."""
     record = {
         "converted_from": source,
         "commit": commit,
@@ -201,5 +201,4 @@ def write_record(
         "comparison": dataclasses.asdict(comparison),
         "versions": {"chatformer": __version__, **{name: metadata.version(name) for name in packages}},
     }
-    text = json.dumps(record, indent=2, ensure_ascii=False)
-    (folder / RECORD_FILE).write_text(text + "\n", "utf-8")
+    write_json(folder / CONVERSION_FILE, record)

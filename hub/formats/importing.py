@@ -1,20 +1,21 @@
-"""`chatformer import`: a MarianMT checkpoint becomes a Chatformer model."""
+"""`chatformer import`: turn a MarianMT checkpoint into a Chatformer model."""
 
 import sys
 from collections.abc import Sequence
 
 import tyro
 
-from .settings import ImportSettings
+from chatformer.hub.settings import ImportSettings
 
 
 def main(arguments: Sequence[str], program: str = "chatformer import") -> int:
-    """Import as a command line says; return the exit status."""
+    """Import as the command line says; return the exit status."""
     settings = tyro.cli(ImportSettings, args=list(arguments), prog=program)
-    from .errors import HubError
+    from chatformer.hub.errors import HubError, as_hub_error
 
     try:
-        import_marian(settings)
+        with as_hub_error():
+            import_marian(settings)
     except HubError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -22,35 +23,38 @@ def main(arguments: Sequence[str], program: str = "chatformer import") -> int:
 
 
 def import_marian(settings: ImportSettings) -> None:
-    """Write the Chatformer model that a MarianMT checkpoint is, and compare the two."""
-    # After the flags are known to be right: these take seconds to import.
+    """Write the Chatformer model that equals a MarianMT checkpoint, and compare the two."""
+    # Only now, with correct flags: these take seconds to import.
+    import torch
     import transformers
 
-    from .comparison import compare, encode_sentences, random_sources, read_sentences, torch_reply, write_record
-    from .folders import check_output_folder, whole_or_nothing
-    from .loading import load_chatformer, load_tokenizer
-    from .marian import copy_tokenizer, from_marian, load_marian
+    from chatformer.storage.model_folder import ModelFolder
+    from chatformer.storage.writing import check_new_or_empty, whole_folder
+
+    from .marian_format import copy_tokenizer, from_marian, load_marian
+    from .parity import compare, encode_sentences, random_sources, read_sentences, torch_reply, write_record
 
     transformers.utils.logging.disable_progress_bar()
-    # What it would warn of is an error here.
+    # Its warnings are errors here.
     transformers.utils.logging.set_verbosity_error()
-    check_output_folder(settings.output_dir)
+    check_new_or_empty(settings.output_dir)
     sentences = read_sentences(settings.sentences)
     marian = load_marian(settings.checkpoint, settings.revision)
     model = from_marian(marian)
     if marian.config.scale_embedding:
-        # Otherwise the weights were multiplied, and half precision would round them once more.
+        # Scaled weights stay in float32: half precision would round them again.
         model.to(marian.config.dtype)  # type: ignore[arg-type]
     vocab_size = model.config.vocab_size
-    with whole_or_nothing(settings.output_dir) as folder:
+    with whole_folder(settings.output_dir) as folder:
         model.save_pretrained(folder)
+        written = ModelFolder(str(folder), folder)
         if copy_tokenizer(settings.checkpoint, settings.revision, folder):
-            sources = encode_sentences(load_tokenizer(str(folder), None, vocab_size=vocab_size), sentences)
+            sources = encode_sentences(written.tokenizer(vocab_size=vocab_size), sentences)
         else:
             print(f"{settings.checkpoint} has no tokenizer: compared on random ids.", file=sys.stderr)
             sources = random_sources(vocab_size)
-        written = load_chatformer(str(folder), None)
-        comparison = compare(marian, sources, [torch_reply(written, source) for source in sources], "float32")
+        converted = written.model(torch.float32)
+        comparison = compare(marian, sources, [torch_reply(converted, source) for source in sources], "float32")
         write_record(
             folder,
             source=settings.checkpoint,

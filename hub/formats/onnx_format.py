@@ -1,9 +1,9 @@
 """
 Chatformer in ONNX: two graphs that any ONNX runtime executes, for batches and lengths of any size.
 
-`encoder.onnx` reads the source once and gives the keys and values that each decoder layer attends to. `decoder.onnx`
-reads the next target tokens with the keys and values of all earlier ones, at first none, and gives the logits and the
-keys and values from then on. Letters behind a tensor's name are its axes: B batch, S source tokens, T new target
+`encoder.onnx` reads the source once and returns the keys and values that each decoder layer attends to. `decoder.onnx`
+reads the next target tokens and the keys and values of all earlier ones, at first none, and returns the logits and the
+extended keys and values. Letters behind a tensor's name are its axes: B batch, S source tokens, T new target
 tokens, P earlier ones, H heads, C channels of one head.
 """
 
@@ -21,17 +21,16 @@ from torch.export import Dim
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from chatformer.embedding import sinusoids
+from chatformer.storage.names import ONNX_DECODER_FILE, ONNX_ENCODER_FILE
 
-from .comparison import Reply, greedy_reply
-from .loading import num_positions
-
-ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
+from .limits import num_positions
+from .parity import Reply, greedy_reply
 
 OPSET = 20
 
 
 class PositionTable(nn.Module):
-    """Positions from a table that does not grow, in place of `SinusoidalPositions`."""
+    """`SinusoidalPositions` with a table of fixed length."""
 
     table: torch.Tensor
 
@@ -44,7 +43,7 @@ class PositionTable(nn.Module):
 
 
 class EncoderGraph(nn.Module):
-    """The encoder, and what cross-attention makes of its output."""
+    """The encoder, and the keys and values of its output for each cross-attention."""
 
     def __init__(self, model: Any):
         super().__init__()
@@ -54,7 +53,7 @@ class EncoderGraph(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
         """(B, S) and (B, S) to keys and values, each (B, H, S, C), of each decoder layer in turn."""
-        # Tokens count from the first that is no padding, as in the model.
+        # Positions count from the first token that is not padding, as in the model.
         position_ids_BS = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         x_BSD = self.encoder.embedding(input_ids) + self.positions(position_ids_BS)
         mask_B11S = attention_mask.bool()[:, None, None]
@@ -64,7 +63,7 @@ class EncoderGraph(nn.Module):
 
 
 def filled_cache(keys_and_values: Sequence[torch.Tensor]) -> DynamicCache:
-    """Return a cache of keys and values of each layer in turn."""
+    """A cache of the keys and values of each layer in turn."""
     cache = DynamicCache()
     for index in range(len(keys_and_values) // 2):
         cache.update(keys_and_values[2 * index], keys_and_values[2 * index + 1], index)
@@ -107,7 +106,7 @@ class DecoderGraph(nn.Module):
 
 
 def names(kind: str, num_layers: int) -> list[str]:
-    """Return what the keys and values of each layer are called in a graph."""
+    """The names of the keys and values of each layer in a graph."""
     return [f"{kind}_{part}_{index}" for index in range(num_layers) for part in ("keys", "values")]
 
 
@@ -116,7 +115,7 @@ def write_onnx(model: Any, folder: Path) -> None:
     """Write both graphs, in float32."""
     encoder, decoder = EncoderGraph(model).eval(), DecoderGraph(model).eval()
     batch, source, target, earlier = Dim("batch"), Dim("source"), Dim("target"), Dim("earlier")
-    # Sizes that differ from one another and from 1, or they would be taken for constants.
+    # Equal sizes, or a size of 1, would become constants of the graph.
     input_ids, attention_mask = torch.zeros(2, 5, dtype=torch.long), torch.ones(2, 5, dtype=torch.long)
     memory = encoder(input_ids, attention_mask)
     past = [tensor[:, :, :3] for tensor in memory]
@@ -124,7 +123,7 @@ def write_onnx(model: Any, folder: Path) -> None:
     write_graph(
         encoder,
         (input_ids, attention_mask),
-        folder / ENCODER_FILE,
+        folder / ONNX_ENCODER_FILE,
         input_names=["input_ids", "attention_mask"],
         output_names=names("memory", num_layers),
         dynamic_shapes=({0: batch, 1: source}, {0: batch, 1: source}),
@@ -132,7 +131,7 @@ def write_onnx(model: Any, folder: Path) -> None:
     write_graph(
         decoder,
         (torch.zeros(2, 4, dtype=torch.long), attention_mask, memory, past),
-        folder / DECODER_FILE,
+        folder / ONNX_DECODER_FILE,
         input_names=["input_ids", "attention_mask", *names("memory", num_layers), *names("past", num_layers)],
         output_names=["logits", *names("present", num_layers)],
         dynamic_shapes=(
@@ -145,8 +144,8 @@ def write_onnx(model: Any, folder: Path) -> None:
 
 
 def write_graph(graph: nn.Module, example: tuple[Any, ...], path: Path, **names_and_shapes: Any) -> None:
-    """Write what a module does to an example, for all shapes."""
-    # It tells of packages that it would need for other models, and of axes that have their name already.
+    """Write the graph of a module, traced with an example, for all shapes."""
+    # It warns of packages that other models need, and of axes that have a name already.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -157,8 +156,8 @@ def write_graph(graph: nn.Module, example: tuple[Any, ...], path: Path, **names_
 
 
 def onnx_replies(folder: Path, config: Any, sources: Sequence[Sequence[int]]) -> list[Reply]:
-    """Return the greedy replies of the written graphs, to each source alone."""
-    encoder, decoder = (session(folder / name) for name in (ENCODER_FILE, DECODER_FILE))
+    """The greedy replies of the written graphs, to one source at a time."""
+    encoder, decoder = (session(folder / name) for name in (ONNX_ENCODER_FILE, ONNX_DECODER_FILE))
     return [onnx_reply(encoder, decoder, config, source) for source in sources]
 
 

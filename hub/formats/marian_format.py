@@ -1,27 +1,32 @@
 """
 Chatformer and MarianMT: one network, written in two ways.
 
-Marian has other names, and its positions have all sines before all cosines where the paper's alternate; so every axis
-of the residual stream is in another order. Nothing is computed anew: a model goes there and back unchanged.
+Marian has other names, and its positions have all sines before all cosines, which alternate in the paper; so every axis
+of the residual stream has another order. No number changes: a model converted there and back is the same.
 """
 
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, MarianConfig, MarianMTModel
+from huggingface_hub import constants
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from transformers import AutoConfig, GenerationConfig, MarianConfig, MarianMTModel
 from transformers.utils import cached_file
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.embedding import sinusoids
+from chatformer.hub.errors import HubError
+from chatformer.storage.explaining import first_few, first_line, refusal_by
+from chatformer.storage.names import CONFIG_FILE, SENTENCEPIECE_FILE
+from chatformer.storage.writing import write_json
 
-from .comparison import Reply, torch_reply
-from .errors import HubError
-from .loading import all_equal, load_config, load_weights, num_positions
+from .limits import all_equal, num_positions
+from .parity import Reply, torch_reply
 
 FIELDS = {
     "vocab_size": "vocab_size",
@@ -43,15 +48,15 @@ FIELDS = {
     "eos_token_id": "eos_token_id",
     "decoder_start_token_id": "decoder_start_token_id",
 }
-"""Marian's fields and ours. Where two of Marian's are one of ours, they must be equal."""
+"""Marian's fields and ours. Two of Marian's that are one of ours must be equal."""
 
 REQUIRED = {
-    "normalize_before": (False, "the norm stands after each sub-layer"),
+    "normalize_before": (False, "the norm follows each sub-layer"),
     "normalize_embedding": (False, "embeddings are not normalised"),
     "add_final_layer_norm": (False, "no norm follows the last layer"),
     "static_position_embeddings": (True, "positions are sinusoids"),
 }
-"""Switches of Marian's wider family: the value that ours has, and what it means."""
+"""Switches of Marian's wider family: the value that a Chatformer has, and what it means."""
 
 MODULES = {
     ".embedding.": ".embed_tokens.",
@@ -70,13 +75,13 @@ MODULES = {
     ".output.": ".out_proj.",
     "lm_head.bias": "final_logits_bias",
 }
-"""Parts of our weights' names and Marian's, replaced in this order."""
+"""Parts of our names of weights and of Marian's, replaced in this order."""
 
 READS_STREAM = ("shared", "embedding", "query", "key", "value", "inner", "lm_head")
-"""Modules whose weight has the residual stream as its second axis; the others write it, along their first."""
+"""Modules whose weight has the residual stream as its second axis; the others have it as their first."""
 
 LAYER_NORM_EPS = 1e-5
-"""Marian's layer normalisation knows no other."""
+"""The constant of Marian's layer normalisation."""
 
 TOKENIZER_FILES = (
     "source.spm",
@@ -92,14 +97,14 @@ TOKENIZER_FILES = (
 
 
 def marian_name(name: str) -> str:
-    """Return what Marian calls one of our weights."""
+    """Marian's name of one of our weights."""
     for ours, theirs in MODULES.items():
         name = name.replace(ours, theirs)
     return name
 
 
 def reordered(name: str, tensor: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Return a weight, by our name, with its axis of the residual stream in another order."""
+    """A weight, by our name, with its axis of the residual stream in another order."""
     *_, module, kind = name.split(".")
     if module not in READS_STREAM:
         return tensor[order]
@@ -107,17 +112,17 @@ def reordered(name: str, tensor: torch.Tensor, order: torch.Tensor) -> torch.Ten
 
 
 def alternating_order(d_model: int) -> torch.Tensor:
-    """Return where our elements stand in Marian's halves."""
+    """The places of our elements in Marian's halves."""
     return torch.arange(d_model).view(2, -1).T.flatten()
 
 
 def halved_order(d_model: int) -> torch.Tensor:
-    """Return where the elements of Marian's halves stand in ours."""
+    """The places of the elements of Marian's halves in ours."""
     return torch.arange(d_model).view(-1, 2).T.flatten()
 
 
 def chatformer_config(marian: Mapping[str, Any], *, output_bias: bool) -> ChatformerConfig:
-    """Return our configuration for Marian's fields; raise a `HubError` that names the field that cannot be ours."""
+    """Our configuration for Marian's fields; raise a `HubError` that names a field that a Chatformer cannot have."""
     for key, (required, meaning) in REQUIRED.items():
         if marian.get(key, required) != required:
             raise HubError(f"{key} must be {required} ({meaning}), but it is {marian[key]!r}.")
@@ -137,10 +142,10 @@ def chatformer_config(marian: Mapping[str, Any], *, output_bias: bool) -> Chatfo
 
 
 def marian_config(config: ChatformerConfig) -> MarianConfig:
-    """Return Marian's configuration for ours."""
+    """Marian's configuration for ours."""
     if config.layer_norm_eps != LAYER_NORM_EPS:
         raise HubError(
-            f"layer_norm_eps must be {LAYER_NORM_EPS}, which Marian's layer normalisation has always, but it is "
+            f"layer_norm_eps must be {LAYER_NORM_EPS}, the constant of Marian's layer normalisation, but it is "
             f"{config.layer_norm_eps}."
         )
     fields = {theirs: getattr(config, ours) for theirs, ours in FIELDS.items()}
@@ -148,8 +153,46 @@ def marian_config(config: ChatformerConfig) -> MarianConfig:
     return MarianConfig(**fields, scale_embedding=True, forced_eos_token_id=None)
 
 
+def load_config(name: str, revision: str | None) -> Any:
+    """The configuration of a folder or of a model on the Hub."""
+    folder = Path(name)
+    if folder.is_dir() and not (folder / CONFIG_FILE).is_file():
+        raise HubError(f"The folder {name} holds no model: it has no {CONFIG_FILE}.")
+    if not folder.is_dir():
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            raise HubError(f"There is no folder {name}, and no model on the Hub can be called so.") from error
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    # A broken configuration raises all kinds of errors.
+    except Exception as error:
+        said = refusal_by(error, f"{constants.ENDPOINT}/{name}") or first_line(error)
+        raise HubError(f"{name} could not be loaded, as a folder or from the Hub: {said}") from error
+
+
+def load_weights(
+    model_class: Any, name: str, revision: str | None, *, dtype: torch.dtype | str, may_lack: Collection[str] = ()
+) -> Any:
+    """A model whose checkpoint has exactly its weights."""
+    try:
+        model, report = model_class.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
+    # A broken file of weights raises all kinds of errors.
+    except Exception as error:
+        raise HubError(f"The weights of {name} could not be loaded: {first_line(error)}") from error
+    missing = sorted(set(report["missing_keys"]) - set(may_lack))
+    if missing:
+        raise HubError(f"The weights of {name} are incomplete: {first_few(missing)} missing.")
+    if report["unexpected_keys"]:
+        raise HubError(
+            f"The weights of {name} have parts that {model_class.__name__} has no place for: "
+            f"{first_few(sorted(report['unexpected_keys']))}."
+        )
+    return model.eval()
+
+
 def load_marian(checkpoint: str, revision: str | None) -> MarianMTModel:
-    """Return a MarianMT model in float32, `dtype` of its configuration as stored; refuse what ours cannot be."""
+    """A MarianMT model in float32, with the stored `dtype` in its configuration; refuse what a Chatformer cannot be."""
     config = load_config(checkpoint, revision)
     if config.model_type != "marian":
         raise HubError(f"{checkpoint} must be a MarianMT checkpoint, but its config.json says {config.model_type!r}.")
@@ -169,15 +212,15 @@ def load_marian(checkpoint: str, revision: str | None) -> MarianMTModel:
     expected = sinusoids(config.max_position_embeddings, config.d_model)[:, halved_order(config.d_model)]
     for name, stack in zip(tables, (encoder, decoder), strict=True):
         table = stack.embed_positions.weight.data
-        # As near as sixteen bits store a sine.
+        # The precision of a sine in sixteen bits.
         if not torch.allclose(table, expected.float(), rtol=0, atol=1e-2):
-            raise HubError(f"{name} must be the table of sinusoids, but it holds other numbers: they were learnt.")
+            raise HubError(f"{name} must be the table of sinusoids, but it holds other numbers, which were learnt.")
         table.copy_(expected)
     return marian
 
 
 def from_marian(marian: MarianMTModel) -> ChatformerForConditionalGeneration:
-    """Return the Chatformer model, in float32, that a MarianMT model is."""
+    """The Chatformer model, in float32, that equals a MarianMT model."""
     config = chatformer_config(marian.config.to_dict(), output_bias=bool(marian.final_logits_bias.any()))
     model = ChatformerForConditionalGeneration(config)
     theirs, order = marian.state_dict(), alternating_order(config.d_model)
@@ -195,9 +238,9 @@ def from_marian(marian: MarianMTModel) -> ChatformerForConditionalGeneration:
 
 def scale_embedding(weights: dict[str, torch.Tensor], config: ChatformerConfig) -> None:
     """
-    Make weights that were used without the factor sqrt(d_model) of Section 3.4 equal with it.
+    Convert weights of a model without the factor sqrt(d_model) of Section 3.4 to weights of a model with it.
 
-    The matrix is divided by it, and the last norm, before the output that shares the matrix, multiplied.
+    The embedding is divided by the factor. The output shares that matrix, so the norm before it is multiplied.
     """
     factor = math.sqrt(config.d_model)
     last_norm = f"model.decoder.layers.{config.decoder_layers - 1}.feed_forward_norm."
@@ -209,7 +252,7 @@ def scale_embedding(weights: dict[str, torch.Tensor], config: ChatformerConfig) 
 
 
 def to_marian(model: ChatformerForConditionalGeneration) -> MarianMTModel:
-    """Return the MarianMT model that a Chatformer model is."""
+    """The MarianMT model that equals a Chatformer model."""
     marian = MarianMTModel(marian_config(model.config))
     order = halved_order(model.config.d_model)
     weights = marian.state_dict()
@@ -221,19 +264,19 @@ def to_marian(model: ChatformerForConditionalGeneration) -> MarianMTModel:
 
 
 def write_marian(model: ChatformerForConditionalGeneration, folder: Path) -> None:
-    """Write a Chatformer model as a checkpoint that transformers' own MarianMTModel loads."""
+    """Write a Chatformer model as a checkpoint that transformers' MarianMTModel loads."""
     to_marian(model).save_pretrained(folder)
 
 
 def marian_replies(folder: Path, sources: Sequence[Sequence[int]]) -> list[Reply]:
-    """Return the greedy replies of a written checkpoint."""
+    """The greedy replies of a written checkpoint."""
     marian = load_weights(MarianMTModel, str(folder), None, dtype=torch.float32)
     return [torch_reply(marian, source) for source in sources]
 
 
 def copy_tokenizer(checkpoint: str, revision: str | None, folder: Path) -> bool:
-    """Copy the tokenizer's files, made so that AutoTokenizer finds their class; return whether there are any."""
-    found = set()
+    """Copy the tokenizer's files and name their class for AutoTokenizer; return False if there are none."""
+    copied = set()
     for name in TOKENIZER_FILES:
         path = cached_file(
             checkpoint,
@@ -243,12 +286,11 @@ def copy_tokenizer(checkpoint: str, revision: str | None, folder: Path) -> bool:
             _raise_exceptions_for_connection_errors=False,
         )
         if path is not None:
-            found.add(name)
+            copied.add(name)
             shutil.copyfile(path, folder / name)
-    if "source.spm" in found:
-        # Old checkpoints leave it to their model's type, which is another now.
+    if SENTENCEPIECE_FILE in copied:
+        # In old checkpoints the class follows from the type of the model, which is now another.
         config_file = folder / "tokenizer_config.json"
         settings = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
-        text = json.dumps({"tokenizer_class": "MarianTokenizer", **settings}, indent=2, ensure_ascii=False)
-        config_file.write_text(text + "\n", "utf-8")
-    return bool(found)
+        write_json(config_file, {"tokenizer_class": "MarianTokenizer", **settings})
+    return bool(copied)

@@ -1,8 +1,8 @@
 """
 Chatformer in CTranslate2, a runtime in C++ for CPU and GPU that also computes in 8 bits.
 
-The network is declared in CTranslate2's own terms, not found out by its converter, which would lose a row of the
-vocabulary unless the padding's is the last. Letters behind an array's name are its axes: T target tokens, V vocabulary.
+The network is declared in CTranslate2's own terms: its converter would lose a row of the vocabulary unless the row of
+the padding is the last. Letters behind an array's name are its axes: T target tokens, V vocabulary.
 """
 
 import json
@@ -16,10 +16,11 @@ import torch
 from ctranslate2.specs import common_spec, transformer_spec
 
 from chatformer.embedding import sinusoids
+from chatformer.hub.errors import HubError
+from chatformer.storage.names import CTRANSLATE2_VOCABULARY_FILE
 
-from .comparison import MAX_REPLY_TOKENS, Reply, end_tokens
-from .errors import HubError
-from .loading import num_positions
+from .limits import num_positions
+from .parity import MAX_REPLY_TOKENS, Reply, end_tokens
 
 ACTIVATIONS = {
     "relu": common_spec.Activation.RELU,
@@ -29,16 +30,16 @@ ACTIVATIONS = {
 }
 
 ON_CPU = {"float32": "float32", "float16": "float32", "int8": "int8", "int8_float32": "int8_float32"}
-"""What each way to store weights is computed in on a CPU, where float16 is not."""
+"""The precision of the computation on a CPU, which has no float16, for each precision of stored weights."""
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:
-    """Return a copy of a weight, for quantization overwrites what it is given."""
+    """A copy of a weight, since quantization overwrites it."""
     return tensor.detach().float().numpy().copy()
 
 
 def set_linear(spec: Any, *layers: Any) -> None:
-    """Fill in a linear layer, or several with one input side by side."""
+    """Fill in a linear layer, or several that read the same input, side by side."""
     spec.weight = array(torch.cat([layer.weight for layer in layers]))
     if layers[0].bias is not None:
         spec.bias = array(torch.cat([layer.bias for layer in layers]))
@@ -68,7 +69,7 @@ def set_feed_forward(spec: Any, feed_forward: Any, norm: Any) -> None:
 
 
 def ctranslate2_spec(model: Any) -> transformer_spec.TransformerSpec:
-    """Return a Chatformer model in CTranslate2's terms."""
+    """A Chatformer model in CTranslate2's terms."""
     config = model.config
     spec = transformer_spec.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers),
@@ -76,7 +77,7 @@ def ctranslate2_spec(model: Any) -> transformer_spec.TransformerSpec:
         pre_norm=False,
         activation=ACTIVATIONS[config.activation],
     )
-    # Given, because the positions that it computes itself are in another order.
+    # CTranslate2's own positions have another order.
     positions = sinusoids(num_positions(config), config.d_model)
     spec.encoder.position_encodings.encodings = array(positions)
     spec.decoder.position_encodings.encodings = array(positions)
@@ -94,7 +95,7 @@ def ctranslate2_spec(model: Any) -> transformer_spec.TransformerSpec:
 
 
 def vocabulary(tokenizer: Any, vocab_size: int) -> list[str]:
-    """Return a token for each row, also for rows that the tokenizer has none for."""
+    """A token for each row, made up if the tokenizer has none for it."""
     tokens = [f"<unused_{row}>" for row in range(vocab_size)]
     for token, row in tokenizer.get_vocab().items():
         tokens[row] = token
@@ -105,7 +106,7 @@ def vocabulary(tokenizer: Any, vocab_size: int) -> list[str]:
 
 
 def write_ctranslate2(model: Any, tokenizer: Any, folder: Path, *, quantization: str) -> None:
-    """Write what `ctranslate2.Translator` loads: weights, vocabulary and the control tokens' names."""
+    """Write the weights, the vocabulary and the names of the control tokens, as `ctranslate2.Translator` loads them."""
     config = model.config
     ends = sorted(end_tokens(config))
     if len(ends) != 1:
@@ -118,7 +119,7 @@ def write_ctranslate2(model: Any, tokenizer: Any, folder: Path, *, quantization:
     spec.config.decoder_start_token = start
     spec.config.bos_token = start
     spec.config.eos_token = tokens[ends[0]]
-    # It must be a token of the vocabulary, or CTranslate2 adds one that the model has no row for.
+    # CTranslate2 adds a token that is not in the vocabulary, and the model has no row for it.
     spec.config.unk_token = tokenizer.unk_token or start
     spec.config.layer_norm_epsilon = config.layer_norm_eps
     spec.validate()
@@ -127,20 +128,20 @@ def write_ctranslate2(model: Any, tokenizer: Any, folder: Path, *, quantization:
 
 
 def ctranslate2_replies(folder: Path, sources: Sequence[Sequence[int]], *, quantization: str) -> list[Reply]:
-    """Return the greedy replies of a written folder, to all sources in one batch."""
+    """The greedy replies of a written folder, to all sources in one batch."""
     try:
         translator = ctranslate2.Translator(
             str(folder), device="cpu", compute_type=ON_CPU[quantization], intra_threads=torch.get_num_threads()
         )
     except (RuntimeError, ValueError) as error:
-        raise HubError(f"CTranslate2 could not load what was written: {error}") from error
-    tokens = json.loads((folder / "shared_vocabulary.json").read_text("utf-8"))
+        raise HubError(f"CTranslate2 could not load the written folder: {error}") from error
+    tokens = json.loads((folder / CTRANSLATE2_VOCABULARY_FILE).read_text("utf-8"))
     rows = {token: row for row, token in enumerate(tokens)}
     results = translator.translate_batch(
         [[tokens[row] for row in source] for source in sources],
         beam_size=1,
         max_decoding_length=MAX_REPLY_TOKENS,
-        # Its own default forbids the end as a first token.
+        # By default the first token may not be the end.
         min_decoding_length=0,
         return_end_token=True,
         return_logits_vocab=True,

@@ -1,27 +1,28 @@
-"""`chatformer export`: a Chatformer model becomes one of another format."""
+"""`chatformer export`: write a Chatformer model in another format."""
 
 import sys
 from collections.abc import Sequence
 
 import tyro
 
-from .settings import ExportSettings
+from chatformer.hub.settings import ExportSettings
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "marian": (),
     "ctranslate2": ("ctranslate2",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
 }
-"""What each format needs beyond what chatformer does; the extra has the format's name."""
+"""The packages that each format needs; the extra that installs them has the format's name."""
 
 
 def main(arguments: Sequence[str], program: str = "chatformer export") -> int:
-    """Export as a command line says; return the exit status."""
+    """Export as the command line says; return the exit status."""
     settings = tyro.cli(ExportSettings, args=list(arguments), prog=program)
-    from .errors import HubError
+    from chatformer.hub.errors import HubError, as_hub_error
 
     try:
-        export(settings)
+        with as_hub_error():
+            export(settings)
     except HubError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -29,47 +30,47 @@ def main(arguments: Sequence[str], program: str = "chatformer export") -> int:
 
 
 def export(settings: ExportSettings) -> None:
-    """Write a model in another format, and compare what was written with the model."""
-    from .errors import HubError, optional_package
+    """Write a model in another format, and compare the written model with it."""
+    from chatformer.hub.errors import HubError, optional_package
 
     if settings.quantization != "float32" and settings.to != "ctranslate2":
         raise HubError(f"--quantization {settings.quantization} is for --to ctranslate2; {settings.to} has float32.")
     packages = PACKAGES[settings.to]
     for package in packages:
         optional_package(package, extra=settings.to)
+    import torch
     import transformers
 
-    from chatformer.loading import Checkpoint
+    from chatformer.storage.model_folder import ModelFolder
+    from chatformer.storage.writing import check_new_or_empty, whole_folder
 
-    from .comparison import compare, encode_sentences, read_sentences, write_record
-    from .folders import check_output_folder, whole_or_nothing
-    from .loading import load_chatformer, load_tokenizer, loading
+    from .limits import check_one_embedding
+    from .parity import compare, encode_sentences, read_sentences, write_record
 
     transformers.utils.logging.disable_progress_bar()
-    # What it would warn of is an error here.
+    # Its warnings are errors here.
     transformers.utils.logging.set_verbosity_error()
-    check_output_folder(settings.output_dir)
+    check_new_or_empty(settings.output_dir)
     sentences = read_sentences(settings.sentences)
-    with loading():
-        checkpoint = Checkpoint.find(settings.model, settings.revision)
-    checkpoint.show_commit()
-    # Both of the same commit, although somebody may push another one meanwhile.
-    model = load_chatformer(settings.model, checkpoint.commit)
-    tokenizer = load_tokenizer(settings.model, checkpoint.commit, vocab_size=model.config.vocab_size)
+    source = ModelFolder.find(settings.model, settings.revision)
+    source.show_commit()
+    model = source.model(torch.float32)
+    check_one_embedding(model, settings.model)
+    tokenizer = source.tokenizer(vocab_size=model.config.vocab_size)
     sources = encode_sentences(tokenizer, sentences)
-    with whole_or_nothing(settings.output_dir) as folder:
+    with whole_folder(settings.output_dir) as folder:
         if settings.to == "marian":
-            from .marian import marian_replies, write_marian
+            from .marian_format import marian_replies, write_marian
 
             write_marian(model, folder)
             replies = marian_replies(folder, sources)
         elif settings.to == "ctranslate2":
-            from .ctranslate2_export import ctranslate2_replies, write_ctranslate2
+            from .ctranslate2_format import ctranslate2_replies, write_ctranslate2
 
             write_ctranslate2(model, tokenizer, folder, quantization=settings.quantization)
             replies = ctranslate2_replies(folder, sources, quantization=settings.quantization)
         else:
-            from .onnx_export import onnx_replies, write_onnx
+            from .onnx_format import onnx_replies, write_onnx
 
             write_onnx(model, folder)
             replies = onnx_replies(folder, model.config, sources)
@@ -79,7 +80,7 @@ def export(settings: ExportSettings) -> None:
         write_record(
             folder,
             source=settings.model,
-            commit=checkpoint.commit,
+            commit=source.commit,
             packages=["torch", "transformers", *packages],
             format=settings.to,
             quantization=settings.quantization,

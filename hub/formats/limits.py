@@ -1,0 +1,29 @@
+"""Limits that the other formats share and a Chatformer does not have."""
+
+from typing import Any
+
+import torch
+
+from chatformer.hub.errors import HubError
+
+MIN_POSITIONS = 1024
+
+
+def num_positions(config: Any) -> int:
+    """The length of a table of positions, which in other formats cannot grow."""
+    return max(config.max_position_embeddings, MIN_POSITIONS)
+
+
+def all_equal(first: torch.Tensor, *others: torch.Tensor) -> bool:
+    """True if the matrices have equal numbers, be they one tensor or copies."""
+    return all(torch.equal(first, other) for other in others)
+
+
+def check_one_embedding(model: Any, name: str) -> None:
+    """Raise a `HubError` unless source, target and output share one matrix of embeddings."""
+    parts = model.model
+    if not all_equal(parts.encoder.embedding.weight, parts.decoder.embedding.weight, model.lm_head.weight):
+        raise HubError(
+            f"{name} has tie_word_embeddings=False and several matrices of embeddings; an export needs one for source, "
+            "target and output."
+        )

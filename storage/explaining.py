@@ -1,0 +1,60 @@
+"""Errors of other libraries, turned into a sentence for people: which file, what is wrong, what to do."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+
+class StorageError(ValueError):
+    """A file or folder that cannot be used: the message names it, what was expected of it, and what was found."""
+
+
+def first_line(error: BaseException) -> str:
+    """The error's own words, without the lines of advice that libraries add."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@contextlib.contextmanager
+def explained(problem: str) -> Iterator[None]:
+    """Turn any error of a broken file into a `StorageError` that begins with `problem`."""
+    try:
+        yield
+    except (StorageError, KeyboardInterrupt, SystemExit):
+        raise
+    # Broken files raise all kinds of errors, and a panic of the tokenizers library is not even an `Exception`.
+    except BaseException as error:
+        # A KeyError consists of the missing key alone.
+        missing = "there is no " if isinstance(error, KeyError) else ""
+        raise StorageError(f"{problem}: {missing}{first_line(error)}") from error
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and the errors that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def refusal_by(error: BaseException, url: str) -> str | None:
+    """What to do if the Hub refused access or limits requests; None for other errors."""
+    # Here, since most readers of this file never ask the Hub.
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    answer = next((cause for cause in chain_of(error) if isinstance(cause, HfHubHTTPError)), None)
+    if isinstance(answer, GatedRepoError):
+        return (
+            f"{url} is gated: its authors must let you in first. Log in with `hf auth login`, ask for access on that "
+            "page, and try again once it is granted."
+        )
+    if isinstance(answer, RepositoryNotFoundError):
+        return f"{url} does not exist, or is private: log in with `hf auth login` as somebody who may see it."
+    if answer is not None and answer.response is not None and answer.response.status_code == 429:
+        limit = parse_ratelimit_headers(answer.response.headers)
+        when = f"in {limit.reset_in_seconds} seconds" if limit else "in a few minutes"
+        return f"The Hub has had too many requests from you or your network (429): try again {when}."
+    return None

@@ -1,0 +1,79 @@
+"""Every file of a model's folder: its name, who writes it, and whether it travels to the Hub."""
+
+from dataclasses import dataclass
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+WEIGHTS_FILES = (WEIGHTS_FILE, WEIGHTS_INDEX_FILE, "model-*-of-*.safetensors")
+"""All of them, as patterns: large models are saved in parts, which an index lists."""
+TOKENIZER_FILE = "tokenizer.json"
+SENTENCEPIECE_FILE = "source.spm"
+"""A MarianMT model has its tokenizer in this file and three others."""
+TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    SENTENCEPIECE_FILE,
+    "target.spm",
+)
+
+SETTINGS_FILE = "training_settings.yaml"
+RECORD_FILE = "training_record.json"
+LOG_FILE = "training_log.jsonl"
+CURVES_FILE = "training_curves.png"
+BAD_ROWS_FILES = ("bad_rows.jsonl", "bad_validation_rows.jsonl")
+CHECKPOINT_PREFIX = "checkpoint-"
+EVALUATION_FILE = "evaluation.json"
+EVALUATION_BAD_ROWS_FILE = "bad_evaluation_rows.jsonl"
+DOCTOR_FILE = "doctor.json"
+CONVERSION_FILE = "conversion.json"
+CARD_FILE = "README.md"
+
+CTRANSLATE2_FILE = "model.bin"
+CTRANSLATE2_VOCABULARY_FILE = "shared_vocabulary.json"
+ONNX_ENCODER_FILE, ONNX_DECODER_FILE = "encoder.onnx", "decoder.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Files that one writer leaves in a model's folder."""
+
+    patterns: tuple[str, ...]
+    """Names, or patterns as `fnmatch` reads them."""
+    writer: str
+    travels: bool
+    """True if `chatformer push` publishes them."""
+
+
+KINDS = (
+    Kind(patterns=(CONFIG_FILE, GENERATION_FILE, *WEIGHTS_FILES), writer="model.save_pretrained", travels=True),
+    # Of scripts, only the model's own, which `hub/bundle.py` knows by name.
+    Kind(patterns=("*.py",), writer="model.save_pretrained", travels=True),
+    Kind(patterns=TOKENIZER_FILES, writer="tokenizer.save_pretrained", travels=True),
+    Kind(patterns=(SETTINGS_FILE, RECORD_FILE, LOG_FILE), writer="chatformer train", travels=True),
+    Kind(patterns=("*.png",), writer="chatformer train, chatformer doctor", travels=True),
+    # Rows of the author's data, and states of an optimizer.
+    Kind(patterns=BAD_ROWS_FILES, writer="chatformer train --skip-bad-rows", travels=False),
+    Kind(patterns=(f"{CHECKPOINT_PREFIX}*",), writer="chatformer train", travels=False),
+    Kind(patterns=(EVALUATION_FILE,), writer="chatformer evaluate", travels=True),
+    Kind(patterns=(EVALUATION_BAD_ROWS_FILE,), writer="chatformer evaluate --skip-bad-rows", travels=False),
+    Kind(patterns=(DOCTOR_FILE,), writer="chatformer doctor", travels=False),
+    Kind(patterns=(CONVERSION_FILE,), writer="chatformer import, chatformer export", travels=True),
+    # Written for each commit of a repository.
+    Kind(patterns=(CARD_FILE,), writer="chatformer push, push_to_hub", travels=True),
+    Kind(
+        patterns=(CTRANSLATE2_FILE, CTRANSLATE2_VOCABULARY_FILE, ONNX_ENCODER_FILE, ONNX_DECODER_FILE),
+        writer="chatformer export",
+        travels=False,
+    ),
+)
+"""What a folder may hold. What is not listed here stays where it is."""
+
+RECORD_FILES = (SETTINGS_FILE, RECORD_FILE, LOG_FILE, EVALUATION_FILE, CONVERSION_FILE)
+"""How a model was made and how good it is."""

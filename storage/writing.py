@@ -1,0 +1,135 @@
+"""
+Write files and folders, complete or not at all.
+
+Each is written under a temporary name in the same folder, flushed to the disk and renamed: a process that is killed at
+any moment leaves the old content or the new one.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from .explaining import StorageError, first_line
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary file to write, which replaces `path` at the end, or is removed after an error."""
+    if path.exists() and not path.is_file():
+        # A device or a pipe, which no file may replace.
+        yield path
+        return
+    # A link stays a link: the file behind it is replaced.
+    path = path.resolve()
+    partial = temporary_name(path)
+    try:
+        yield partial
+        flush(partial)
+        os.replace(partial, path)
+        _fsync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by a text in UTF-8."""
+    with whole_file(path) as partial:
+        partial.write_text(text, "utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a file by a structure in JSON."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def json_line(content: Any) -> str:
+    """A structure as one line of a file of JSON lines."""
+    return json.dumps(content, ensure_ascii=False) + "\n"
+
+
+def append_json_line(path: Path, content: Any) -> None:
+    """Add a line to a file of JSON lines; if the process is killed meanwhile, `read_json_lines` skips it."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json_line(content))
+
+
+def check_new_or_empty(path: Path | str) -> None:
+    """Raise a `StorageError` unless a folder can be written at `path`: the value of --output-dir."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"--output-dir {path} is a file; give a folder that is new or empty.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise StorageError(f"--output-dir {path} is not empty; give a folder that is new or empty.")
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path | str) -> Iterator[Path]:
+    """
+    Give a temporary folder to write into, which becomes `path` at the end, or is removed after an error.
+
+    Raises a `StorageError` if `path` is not empty or cannot be written.
+    """
+    check_new_or_empty(path)
+    folder = Path(path).absolute()
+    partial = temporary_name(folder)
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        flush(partial)
+        if folder.is_dir():
+            folder.rmdir()
+        partial.rename(folder)
+        _fsync(folder.parent)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in new_parents:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, OSError | SafetensorError):
+            raise StorageError(f"{path} could not be written, and nothing is left: {first_line(error)}") from error
+        raise
+
+
+def temporary_name(path: Path) -> Path:
+    """A name of this process's own, in the same folder: a rename is atomic only within one file system."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Rename a complete folder to its place; one that is there already is removed."""
+    # No system call replaces a folder that is not empty: the old one gets another name first.
+    outdated = folder.with_name(f"{folder.name}.outdated")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, outdated)
+    os.replace(partial, folder)
+    _fsync(folder.parent)
+    shutil.rmtree(outdated, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder and all that it holds, is on the disk."""
+    for part in [*files_in(path), path] if path.is_dir() else [path]:
+        _fsync(part)
+
+
+def _fsync(path: Path) -> None:
+    # Some systems cannot open folders.
+    with contextlib.suppress(PermissionError, IsADirectoryError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder and of the folders in it, in the order of their names."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]

@@ -1,0 +1,85 @@
+"""
+The encoder: Section 3.1 of "Attention Is All You Need".
+
+Letters behind a tensor's name are its axes: B batch, S source tokens, D d_model.
+"""
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import can_return_tuple
+
+from .attention import MultiHeadAttention
+from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of
+from .feed_forward import FeedForward
+
+
+class EncoderLayer(GradientCheckpointingLayer):
+    """Self-attention, then the feed-forward network, each as LayerNorm(x + Sublayer(x))."""
+
+    def __init__(self, config, layer_index):
+        super().__init__()
+        self.attention = MultiHeadAttention(config, layer_index)
+        self.attention_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, mask, output_attentions=False):
+        attended, weights = self.attention(x, x, mask, output_attentions=output_attentions)
+        x = self.attention_norm(x + self.dropout(attended))
+        x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+        return x, weights
+
+
+class Encoder(nn.Module):
+    """Turn a source into one vector a token: embeddings and positions, then the layers."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embedding = ScaledEmbedding(config.vocab_size, config.d_model)
+        self.positions = SinusoidalPositions(config.max_position_embeddings, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.encoder_layers))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        inputs_embeds=None,
+        output_attentions=False,
+        output_hidden_states=False,
+    ):
+        """
+        Encode `input_ids`, (B, S), or `inputs_embeds`, (B, S, D), already scaled.
+
+        attention_mask: (B, S), 1 for tokens and 0 for padding on either side.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("The encoder takes either input_ids or inputs_embeds: give exactly one of them.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embedding(input_ids)
+        num_tokens = inputs_embeds.shape[1]
+        if attention_mask is not None and attention_mask.dim() == 2:
+            position_ids_BS = positions_of(attention_mask)
+        else:
+            position_ids_BS = torch.arange(num_tokens, device=inputs_embeds.device).unsqueeze(0)
+
+        mask = create_bidirectional_mask(self.config, inputs_embeds, attention_mask)
+        x_BSD = self.dropout(inputs_embeds + self.positions(position_ids_BS, num_tokens))
+        hidden_states, attentions = (x_BSD,), ()
+        for layer in self.layers:
+            x_BSD, weights = layer(x_BSD, mask, output_attentions=output_attentions)
+            hidden_states += (x_BSD,)
+            attentions += (weights,)
+        return BaseModelOutput(
+            last_hidden_state=x_BSD,
+            hidden_states=hidden_states if output_hidden_states else None,
+            attentions=attentions if output_attentions else None,
+        )

@@ -1,0 +1,43 @@
+"""The table of a folder's files knows every file that is written, and says truly which of them travel."""
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from chatformer.hub.bundle import CODE, REPLACED, gather
+from chatformer.storage.names import CARD_FILE, KINDS
+
+ROOT = Path(__file__).parents[2]
+WRITTEN = ROOT / "tests" / "data" / "version_0_1"
+
+
+def kinds_of(name):
+    return [kind for kind in KINDS if any(fnmatchcase(name, pattern) for pattern in kind.patterns)]
+
+
+@pytest.mark.parametrize("folder", ["run", "interrupted", "repository"])
+def test_every_file_that_is_written_is_of_one_kind(folder):
+    names = {path.name for path in (WRITTEN / folder).iterdir()}
+    assert names and {name: len(kinds_of(name)) for name in names} == dict.fromkeys(names, 1)
+
+
+def test_what_travels_is_what_the_table_says():
+    names = [path.name for path in (WRITTEN / "run").iterdir()]
+    travelling = {name for name in names for kind in kinds_of(name) if kind.travels}
+    assert set(gather(str(WRITTEN / "run"))) == travelling
+    assert travelling < set(names)
+    # The repository has a card as well, of its own commit.
+    assert travelling | {CARD_FILE} == {path.name for path in (WRITTEN / "repository").iterdir()}
+
+
+def test_the_code_that_travels_is_what_a_saved_model_has(trained):
+    assert {path.name for path in trained.glob("*.py")} == set(CODE)
+
+
+def test_a_push_removes_what_earlier_versions_called_otherwise():
+    assert {path.name for path in (WRITTEN / "repository").glob("*.py")} <= set(REPLACED)
+
+
+def test_the_author_s_scripts_stay_at_home(tmp_path):
+    assert not any(fnmatchcase("my_secret.py", pattern) for pattern in REPLACED)

@@ -1,0 +1,128 @@
+"""A file or a folder is complete or not there, whatever happens while it is written."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from chatformer.storage.explaining import StorageError
+from chatformer.storage.writing import flush, replace_folder, whole_file, whole_folder, write_json, write_text
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from chatformer.storage.writing import whole_file
+
+with whole_file(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def content_of(folder):
+    return {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+
+
+def test_a_file_is_replaced_at_the_end_and_not_before(tmp_path):
+    file = tmp_path / "log"
+    file.write_text("old")
+    with whole_file(file) as partial:
+        partial.write_text("new")
+        assert file.read_text() == "old"
+        # Only within one file system is a rename atomic.
+        assert partial.parent == tmp_path
+    assert content_of(tmp_path) == {"log": "new"}
+
+
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
+    file = tmp_path / "log"
+    file.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(file) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert content_of(tmp_path) == {"log": "old"}
+
+
+def test_a_process_that_is_killed_leaves_the_old_file(tmp_path):
+    file = tmp_path / "log"
+    file.write_text("old")
+    process = subprocess.run([sys.executable, "-c", KILLED, str(file)])
+    assert process.returncode == -signal.SIGKILL
+    assert file.read_text() == "old"
+
+
+def test_what_is_renamed_is_on_the_disk_by_then(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (events.append("fsync"), fsync(descriptor)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (events.append("rename"), replace(*paths)))
+    write_text(tmp_path / "one", "1")
+    # The file, its new name, and the folder that has the name.
+    assert events == ["fsync", "rename", "fsync"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "file", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_json(link, {"ㄱ": 1})
+    assert link.is_symlink()
+    assert content_of(tmp_path / "there") == {"file": '{\n  "ㄱ": 1\n}\n'}
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_text(pipe, "through")
+    reader.join(timeout=10)
+    assert read == ["through"] and pipe.is_fifo()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_appears_at_the_end(tmp_path, is_there):
+    folder = tmp_path / "a" / "b" / "model"
+    if is_there:
+        folder.mkdir(parents=True)
+    with whole_folder(folder) as partial:
+        (partial / "config.json").write_text("{}")
+        assert not folder.exists() or not any(folder.iterdir())
+    assert content_of(folder) == {"config.json": "{}"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(OSError(28, "No space left on device"), StorageError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_after_an_error_no_part_of_a_folder_is_left(tmp_path, error, raised):
+    with pytest.raises(raised) as found, whole_folder(tmp_path / "a" / "b" / "model") as partial:
+        (partial / "config.json").write_text("{}")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+    if raised is StorageError:
+        assert "could not be written, and nothing is left" in str(found.value) and "No space" in str(found.value)
+
+
+def test_nothing_that_is_there_is_overwritten(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    for path, message in ((tmp_path, "is not empty"), (tmp_path / "notes", "is a file")):
+        with pytest.raises(StorageError, match=message), whole_folder(path):
+            raise AssertionError
+    assert content_of(tmp_path) == {"notes": "mine"}
+
+
+def test_a_complete_folder_replaces_an_older_one(tmp_path):
+    for name, text in (("partial", "new"), ("place", "old"), ("place.outdated", "older")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state").write_text(text)
+    flush(tmp_path / "partial")
+    replace_folder(tmp_path / "partial", tmp_path / "place")
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    assert content_of(tmp_path / "place") == {"state": "new"}
