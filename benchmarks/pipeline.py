@@ -28,8 +28,8 @@ import pyarrow.parquet
 from data import TextSettings, training_settings
 from machine import print_table, run, write_figures
 
+from chatformer.fast_training import speed_up
 from chatformer.training.batches import collate, plan_epoch
-from chatformer.training.cpu import speed_up
 from chatformer.training.encoding import encode_exchanges
 from chatformer.training.preparation import conversations_of, texts_of
 from chatformer.training.settings import check_settings

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from chatformer.loading import TOKENIZER, WEIGHTS, Checkpoint
 
@@ -34,13 +35,10 @@ PLOTS = ("*.png",)
 CARD = "README.md"
 CURVES = "training_curves.png"
 
-# By name, so that no other script of the author's travels along.
+MODEL_SOURCE = resources.files("chatformer") / "modeling_chatformer.py"
+# By name, so that no other script of the author's travels. `save_pretrained` copies the same files.
 CODE = tuple(
-    sorted(
-        file.name
-        for file in resources.files("chatformer").iterdir()
-        if file.name.endswith(".py") and file.name not in ("__init__.py", "loading.py")
-    )
+    sorted({"modeling_chatformer.py", *(Path(file).name for file in get_relative_import_files(str(MODEL_SOURCE)))})
 )
 
 EVALUATION = (

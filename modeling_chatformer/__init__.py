@@ -65,7 +65,7 @@ def _load_layers(_modeling_auto: Any) -> None:
     importlib.import_module("transformers.modeling_layers")
 
 
-_PARTS = {"encoder": "Encoder", "decoder": "Decoder", "next_token": "NextToken"}
+_PARTS = {"encoder": "Encoder", "decoder": "Decoder", "fast_decoding": "NextToken"}
 
 
 # Not from modeling_auto at once: the layers import it, and our model, which needs them, would find half of them.

@@ -2,8 +2,8 @@
 The Transformer of "Attention Is All You Need" (Vaswani et al., 2017, arXiv:1706.03762) as a transformers model.
 
 The parts stand beside this file, in the order in which data meets them: embedding, attention, feed_forward, encoder,
-decoder, loss; and next_token, the decoder once more, as generate() repeats it. Letters behind a tensor's name are its
-axes: B batch, S source tokens, T target tokens, V vocabulary.
+decoder, loss; and fast_decoding, the decoder once more, as generate() repeats it. Letters behind a tensor's name are
+its axes: B batch, S source tokens, T target tokens, V vocabulary.
 """
 
 import inspect
@@ -20,8 +20,8 @@ from .configuration_chatformer import ChatformerConfig
 from .decoder import Decoder
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of, sinusoids
 from .encoder import Encoder
+from .fast_decoding import next_token_of
 from .loss import label_smoothed_cross_entropy
-from .next_token import next_token_of
 
 if TYPE_CHECKING:
     # save_pretrained takes along what is imported here: the folder's own pipeline.

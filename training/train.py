@@ -23,18 +23,18 @@ from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
+from chatformer.fast_training import speed_up
 
 from .augmentation import SourceNoise
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .batches import collate, padding_share, plan_epoch, split_step
 from .conversations import DataError
-from .cpu import keep_freed_memory, speed_up
 from .encoding import EncodedExchanges
 from .evaluation import Evaluation, evaluate
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 from .objective import training_loss
 from .preparation import PreparedData, prepare_data
-from .processes import make_accelerator
+from .processes import keep_freed_memory, make_accelerator
 from .records import RunFolder, describe_data
 from .schedules import make_scheduler
 from .settings import (

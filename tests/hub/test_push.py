@@ -16,7 +16,7 @@ from chatformer.hub.errors import HubError
 CODE = {
     path.name
     for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py")
-    if path.name not in ("__init__.py", "loading.py")
+    if path.name not in ("__init__.py", "loading.py", "fast_training.py")
 }
 MODEL = {
     "config.json",

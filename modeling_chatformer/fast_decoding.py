@@ -17,8 +17,8 @@ from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 from .attention import CrossAttention, MaskedSelfAttention
 from .decoder import Decoder, DecoderLayer
 from .embedding import ScaledEmbedding, SinusoidalPositions
+from .fast_products import HAS_ONEDNN, onednn_product
 from .feed_forward import FeedForward
-from .products import HAS_ONEDNN, onednn_product
 
 PLAIN_MODULES = {
     *(Decoder, DecoderLayer, MaskedSelfAttention, CrossAttention, FeedForward, ScaledEmbedding, SinusoidalPositions),

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.cache_utils import DynamicLayer
 
-import chatformer.next_token
+import chatformer.fast_decoding
 from chatformer import ChatformerModel
 
 SOURCES = torch.tensor([[5, 9, 8, 7, 2, 1, 1], [6, 2, 1, 1, 1, 1, 1], [1, 1, 30, 31, 32, 33, 2]])
@@ -64,7 +64,7 @@ def steps_of(cache):
     ids=["usual", "gelu, unequal depths", "output bias, odd width", "beyond the tabulated positions"],
 )
 def test_it_gives_what_the_modules_give(make_model, monkeypatch, fields, attention, least_work):
-    monkeypatch.setattr(chatformer.next_token, "LEAST_ONEDNN_WORK", least_work)
+    monkeypatch.setattr(chatformer.fast_decoding, "LEAST_ONEDNN_WORK", least_work)
     model = make_model(attention, **fields)
     for mask in (MASK, torch.ones_like(MASK), None):
         found, cache = token_by_token(model, mask)
@@ -111,8 +111,8 @@ def test_other_caches_are_the_modules(make_model):
     other = new_cache(model)
     other.self_attention_cache.layers = [OtherLayer() for _ in other.self_attention_cache.layers]
     for cache in (offloaded, other):
-        assert chatformer.next_token.is_plain(model, new_cache(model))
-        assert not chatformer.next_token.is_plain(model, cache)
+        assert chatformer.fast_decoding.is_plain(model, new_cache(model))
+        assert not chatformer.fast_decoding.is_plain(model, cache)
 
 
 def test_where_the_modules_run_their_inputs_are_the_stock_ones(make_model):

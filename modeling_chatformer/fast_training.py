@@ -1,34 +1,14 @@
 """What makes training on CPUs faster and changes neither the model nor, but for roundings, what it learns."""
 
-import ctypes
-import sys
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from chatformer.attention import MultiHeadAttention, scaled_dot_product_attention
-from chatformer.next_token import PLAIN_MODULES
-from chatformer.products import HAS_ONEDNN, onednn_product
-
-
-def keep_freed_memory() -> None:
-    """
-    Have this process keep the memory that tensors leave, for the next ones, instead of giving it back each time.
-
-    glibc asks the system for every large tensor anew, and the system then fills it with zeros, page by page. Blocks of
-    more than 32 MiB, the most that glibc lets one say, still come and go: of these, which differ from step to step,
-    few fit into the gaps that others left, and memory would grow without end.
-    """
-    if sys.platform == "linux":
-        try:
-            mallopt = ctypes.CDLL(None).mallopt
-        except AttributeError:  # Another C library.
-            return
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_trim_threshold, 2**31 - 1)
-        mallopt(m_mmap_threshold, 2**25)
+from .attention import MultiHeadAttention, scaled_dot_product_attention
+from .fast_decoding import PLAIN_MODULES
+from .fast_products import HAS_ONEDNN, onednn_product
 
 
 def speed_up(model: nn.Module) -> None:

@@ -1,9 +1,6 @@
 """Faster ways of layers on CPUs: they compute what torch's do."""
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,8 +8,8 @@ from torch import nn
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.attention import scaled_dot_product_attention
-from chatformer.products import HAS_ONEDNN
-from chatformer.training.cpu import (
+from chatformer.fast_products import HAS_ONEDNN
+from chatformer.fast_training import (
     SHORT_ROW,
     CheapAttention,
     CheapDropout,
@@ -182,36 +179,3 @@ def test_a_model_stays_what_it_is(tmp_path):
     again = ChatformerForConditionalGeneration.from_pretrained(tmp_path)
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
     assert type(again.lm_head) is nn.Linear and type(again.model.encoder.dropout) is nn.Dropout
-
-
-def faults(keep, kinds):
-    """Return, for each kind of tensors, how often a process that makes them again and again asks for a page."""
-    script = f"""if True:
-        import resource, torch
-        from chatformer.training.cpu import keep_freed_memory
-        if {keep}:
-            keep_freed_memory()
-        for sizes in {kinds}:
-            for turn in range(15):
-                if turn == 5:
-                    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-                tensors = [torch.ones(mebibytes * 2**18) for mebibytes in sizes]
-                del tensors
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    """
-    # As glibc begins: what it would raise them to depends on what was freed before.
-    tunables = "glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072"
-    environment = os.environ | {"GLIBC_TUNABLES": tunables}
-    printed = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, check=True, text=True
-    ).stdout
-    return [int(line) for line in printed.split()]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_freed_memory_is_kept_but_of_the_largest_blocks():
-    # The last one fits into no gap that the others leave.
-    kinds = [[16] * 4, [8] * 8, [4] * 16, [96]]
-    *kept, large = faults(True, kinds)
-    assert sum(kept) < sum(faults(False, kinds)[:-1]) / 10
-    assert large > 10 * 96 * 2**20 / 2**16
