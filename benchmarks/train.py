@@ -68,8 +68,8 @@ from transformers import (
     TrainerCallback,
 )
 
+from chatformer.fast_loss import fused_loss
 from chatformer.hub.marian import to_marian
-from chatformer.loss import label_smoothed_cross_entropy
 from chatformer.modeling_chatformer import shift_right
 from chatformer.training.batches import collate
 from chatformer.training.encoding import EncodedExchanges
@@ -193,7 +193,7 @@ def bare_step(
     decoder_input_ids = shift_right(labels, config.decoder_start_token_id, config.pad_token_id)
     with torch.autocast(device.type, torch.bfloat16, enabled=plan.mixed_precision == "bf16"):
         logits = model(**batch, decoder_input_ids=decoder_input_ids).logits
-    label_smoothed_cross_entropy(logits, labels, label_smoothing=plan.label_smoothing_factor).backward()
+    fused_loss(logits, labels, label_smoothing=plan.label_smoothing_factor).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
