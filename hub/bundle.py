@@ -41,6 +41,9 @@ CODE = tuple(
     sorted({"modeling_chatformer.py", *(Path(file).name for file in get_relative_import_files(str(MODEL_SOURCE)))})
 )
 
+FORMER_CODE = {"next_token.py": "fast_decoding.py", "products.py": "fast_products.py"}
+"""Code that earlier versions wrote, each with its successor. It travels only with the code that imports it."""
+
 EVALUATION = (
     "exchanges",
     "figures",
@@ -57,7 +60,7 @@ EVALUATION = (
 OWN_SETTINGS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_samples")
 """What a published recipe leaves out: where it was published is not for those who run it again."""
 
-REPLACED = ("config.json", "generation_config.json", *WEIGHTS, *TOKENIZER, *CODE, *RECORDS)
+REPLACED = ("config.json", "generation_config.json", *WEIGHTS, *TOKENIZER, *CODE, *FORMER_CODE, *RECORDS)
 """What a push replaces as a whole: of these, a repository keeps no file that the folder no longer has."""
 
 PATH = re.compile(r"/|~\w*/|\.\.?/|file:|[A-Za-z]:[\\/]|\\\\")
@@ -80,6 +83,7 @@ def gather(folder: str, questions: Collection[str] = ()) -> Bundle:
     if not (root / "config.json").is_file():
         raise HubError(f"The folder {folder} holds no model: it has no config.json.")
     names = sorted(entry.name for entry in root.iterdir() if entry.is_file())
+    names = [name for name in names if FORMER_CODE.get(name) not in names]
     bundle: Bundle = {
         name: root / name for name in names if any(fnmatchcase(name, pattern) for pattern in (*REPLACED, *PLOTS))
     }

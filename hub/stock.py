@@ -1,16 +1,62 @@
-"""What the stock `push_to_hub` of a model takes along: its card, and the record of the training that made it."""
+"""The stock `push_to_hub` of a model, with Chatformer's card and the record of the training in the same commit."""
 
 import filecmp
 import os
 import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import CommitInfo, HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError
+from transformers.utils.hub import create_and_tag_model_card
 
 from .bundle import CARD, check_no_token
 from .card import Records, is_ours
 from .pushing import Publication
+from .repositories import PULL_REQUEST
 from .settings import PushSettings
+
+
+def push_to_hub(
+    model: Any,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    max_shard_size: int | str = "50GB",
+    tags: str | Sequence[str] = (),
+) -> CommitInfo:
+    """Push a model as `PreTrainedModel.push_to_hub` does, but completed by `complete`."""
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    all_tags = [*(model.model_tags or ()), *((tags,) if isinstance(tags, str) else tags or ())]
+    credential: Any = token
+    card = create_and_tag_model_card(repo_id, list(dict.fromkeys(all_tags)) or None, token=credential)
+    if revision is not None and not revision.startswith(PULL_REQUEST):
+        try:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        except HfHubHTTPError as error:
+            # Who may only propose may not make branches; the branch may exist.
+            if not (create_pr and error.response.status_code == 403):
+                raise
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        card.save(Path(folder, CARD))
+        complete(model.name_or_path, folder, repo_id, revision)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message or f"Upload {type(model).__name__}",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
 
 def complete(origin: str, folder: str | os.PathLike[str], repo_id: str, revision: str | None = None) -> None:
@@ -32,7 +78,8 @@ def complete(origin: str, folder: str | os.PathLike[str], repo_id: str, revision
             bundle={}, records=Records.read(root), samples=(), languages=(), license=None, kept_card=None
         )
     for name, content in publication.bundle.items():
-        if (root / name).exists():
+        # The code is what save_pretrained wrote; an earlier version's files may lie in the origin.
+        if (root / name).exists() or name.endswith(".py"):
             continue
         if isinstance(content, Path):
             shutil.copyfile(content, root / name)
