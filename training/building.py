@@ -8,8 +8,8 @@ import torch
 from chatformer import ChatformerForConditionalGeneration, sized_config
 from chatformer.data.batches import plan_epoch
 from chatformer.data.exchanges import EncodedExchanges
+from chatformer.fast_training import speed_up
 
-from .cpu import speed_up
 from .settings import ModelSettings, OptimizationSettings, decided
 
 

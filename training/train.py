@@ -32,14 +32,13 @@ from chatformer.data.unread import unread_part
 
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .building import EpochPlans, chosen_precision, make_optimizer, new_model, ready_to_train
-from .cpu import keep_freed_memory
 from .evaluation import Evaluation, evaluate, has_metrics
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 from .model_doctor import RunLog
 from .objective import training_loss
 from .pace import Pace, measured
 from .planning import Facts, overview, plan_for_minutes, planned, shortcomings
-from .processes import from_main_process, make_accelerator
+from .processes import from_main_process, keep_freed_memory, make_accelerator
 from .progress import Progress
 from .records import BAD_ROWS_FILES, RunFolder, describe_data
 from .schedules import make_scheduler
