@@ -43,6 +43,7 @@ def training_settings(text: TextSettings) -> TrainingSettings:
         "bpe_dropout": 0,
         "other_topics_fraction": 0,
         "eval_steps": 1000,
+        "repetition_penalty": 1,
         "metric_for_best_model": "loss",
         # Nothing is written.
         "dry_run": True,

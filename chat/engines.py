@@ -99,7 +99,7 @@ class CTranslate2Engine:
             )
             self.tokens = json.loads((folder / CTRANSLATE2_VOCABULARY_FILE).read_text("utf-8"))
             self.rows = {token: row for row, token in enumerate(self.tokens)}
-            self.max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens
+            self.own_search = GenerationConfig.from_pretrained(folder)
 
     def generate(
         self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
@@ -116,9 +116,9 @@ class CTranslate2Engine:
             self._in_tokens(sources),
             beam_size=search.num_beams,
             length_penalty=1.0 if search.length_penalty is None else search.length_penalty,
-            repetition_penalty=search.repetition_penalty or 1.0,
+            repetition_penalty=search.repetition_penalty or self.own_search.repetition_penalty or 1.0,
             no_repeat_ngram_size=search.no_repeat_ngram_size or 0,
-            max_decoding_length=search.max_new_tokens or self.max_new_tokens or 256,
+            max_decoding_length=search.max_new_tokens or self.own_search.max_new_tokens or 256,
             min_decoding_length=0,
             max_input_length=0,
             return_end_token=True,

@@ -16,6 +16,7 @@ from .settings import ModelSettings, OptimizationSettings, decided
 def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> ChatformerForConditionalGeneration:
     """Return a model with random weights that fits the tokenizer and knows when its replies end."""
     changes = dataclasses.asdict(settings)
+    repetition_penalty = changes.pop("repetition_penalty")
     config = sized_config(
         changes.pop("size"),
         **changes,
@@ -27,6 +28,7 @@ def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> C
     )
     model = ChatformerForConditionalGeneration(config)
     model.generation_config.max_new_tokens = max_new_tokens
+    model.generation_config.repetition_penalty = repetition_penalty
     return model
 
 

@@ -133,6 +133,9 @@ class ModelSettings:
     """Dropout on attention weights; the paper has none."""
     activation_dropout: float | None = None
     """Dropout inside the feed-forward network; the paper has none."""
+    repetition_penalty: float = 1.1
+    """Saved in generation_config.json, so that `generate()` has it: above 1, tokens that a reply already has become
+    less likely, which ends loops and doubled words; 1 changes nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -431,6 +434,7 @@ AT_LEAST = {
     "weight_decay": 0,
     "max_grad_norm": 0,
     "rdrop_alpha": 0,
+    "repetition_penalty": 1,
 }
 SHARES = (
     "validation_fraction",
