@@ -102,7 +102,7 @@ def figures(case: Case, folder: Path) -> dict[str, Any]:
     from chatformer.chat.chatbot import Chatbot
     from chatformer.data.exchanges import encode_exchanges
     from chatformer.data.preparation import conversations_of, read_conversations
-    from chatformer.training.evaluation import evaluate
+    from chatformer.evaluation.scoring import evaluate
     from chatformer.training.settings import read_recipe
 
     settings = read_recipe(str(folder / "training_settings.yaml"))

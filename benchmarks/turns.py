@@ -24,10 +24,10 @@ from chatformer.chat.errors import ChatError
 from chatformer.cli.evaluate import own_data, run_settings
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import read_conversations
+from chatformer.evaluation.scoring import EvaluatedModel
+from chatformer.evaluation.turns import Histories, OtherTopics, ask_behind_other_topics, ask_with_histories
 from chatformer.reading import reads_history
-from chatformer.training.evaluation import EvaluatedModel
 from chatformer.training.settings import ReadingSettings
-from chatformer.training.turns import Histories, OtherTopics, ask_behind_other_topics, ask_with_histories
 
 
 @dataclass(frozen=True, kw_only=True)

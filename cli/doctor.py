@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from chatformer.training.doctor import Conversations, Finding, Lengths
-    from chatformer.training.model_doctor import RunLog
+    from chatformer.evaluation.doctor.data import Conversations, Finding, Lengths
+    from chatformer.evaluation.doctor.model import RunLog
 
 OUTPUT_FILE = "doctor.json"
 PICTURE_FILE = "lengths.png"
@@ -84,7 +84,7 @@ def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
     from chatformer.data.messages import exchanges
     from chatformer.data.preparation import message_texts
     from chatformer.data.tokenizer import train_tokenizer
-    from chatformer.training.doctor import Conversations, check_bad_rows, check_leaks
+    from chatformer.evaluation.doctor.data import Conversations, check_bad_rows, check_leaks
 
     limits = settings.max_source_tokens, settings.max_target_tokens
     diagnosis = Diagnosis(" ".join(settings.subject), limits=limits)
@@ -110,7 +110,7 @@ def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
 
 def data_findings(conversations: "Conversations", diagnosis: Diagnosis, tokenizer: Any) -> "list[Finding]":
     """Look at conversations for themselves, and leave their lengths in the diagnosis."""
-    from chatformer.training.doctor import check_conversations, check_lengths, lengths_of
+    from chatformer.evaluation.doctor.data import check_conversations, check_lengths, lengths_of
 
     diagnosis.lengths = lengths_of(conversations, tokenizer)
     source_limit, target_limit = diagnosis.limits
@@ -133,8 +133,8 @@ def load(data: tuple[str, ...], settings: DoctorSettings) -> "tuple[datasets.Dat
 def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
     """Look at a model, at the data and the log of its run where they are at hand, and try it."""
     from chatformer.cli.evaluate import own_data, run_settings
-    from chatformer.training.doctor import Conversations, Finding, check_bad_rows, check_leaks, check_size
-    from chatformer.training.model_doctor import RunLog, check_log, check_vocabulary_size
+    from chatformer.evaluation.doctor.data import Conversations, Finding, check_bad_rows, check_leaks, check_size
+    from chatformer.evaluation.doctor.model import RunLog, check_log, check_vocabulary_size
 
     (name,) = settings.subject
     diagnosis = Diagnosis(name)
@@ -186,7 +186,7 @@ def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
 def unread_findings(tokenizer: Any, tried: "datasets.Dataset") -> "list[Finding]":
     """Find that the model is tried on what it does not read."""
     from chatformer.data.unread import unread_part
-    from chatformer.training.doctor import Finding
+    from chatformer.evaluation.doctor.data import Finding
 
     unread = unread_part(tokenizer, tried)
     if unread is None:
@@ -243,9 +243,9 @@ def model_findings(
     """Look at a model's parts, and try it on conversations where there are some and it can be tried."""
     from chatformer.cli.evaluate import questions_and_answers
     from chatformer.data.exchanges import encode_exchanges
-    from chatformer.training.doctor import Finding
-    from chatformer.training.model_doctor import check_behaviour, check_parts
-    from chatformer.training.thread import check_thread
+    from chatformer.evaluation.doctor.data import Finding
+    from chatformer.evaluation.doctor.model import check_behaviour, check_parts
+    from chatformer.evaluation.doctor.thread import check_thread
 
     longest = [limit or sys.maxsize for limit in limits]
     findings = check_parts(model, tokenizer, missing)
@@ -326,7 +326,7 @@ def told(finding: "Finding", color: str) -> "Text":
 def histogram(lengths: "Lengths") -> "Table":
     from rich.table import Table
 
-    from chatformer.training.doctor import length_bins
+    from chatformer.evaluation.doctor.data import length_bins
 
     bins = length_bins(lengths)
     table = Table(box=None, padding=(0, 1, 0, 0))
@@ -345,7 +345,7 @@ def histogram(lengths: "Lengths") -> "Table":
 
 def write(diagnosis: Diagnosis, settings: DoctorSettings) -> None:
     """Write the findings, the picture and the bad rows into the output folder."""
-    from chatformer.training.doctor import draw_lengths
+    from chatformer.evaluation.doctor.data import draw_lengths
 
     assert settings.output_dir is not None
     folder = Path(settings.output_dir)
@@ -377,7 +377,7 @@ def write(diagnosis: Diagnosis, settings: DoctorSettings) -> None:
 
 def lengths_in(lengths: "Lengths | None") -> dict[str, Any] | None:
     """Return the histogram as the file has it."""
-    from chatformer.training.doctor import length_bins
+    from chatformer.evaluation.doctor.data import length_bins
 
     if lengths is None:
         return None

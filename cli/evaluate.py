@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from chatformer.data.exchanges import EncodedExchanges
-    from chatformer.training.evaluation import Comparison, Evaluation, Outcome, ReplyFigures
+    from chatformer.evaluation.scoring import Comparison, Evaluation, Outcome, ReplyFigures
 
 OUTPUT_FILE = "evaluation.json"
 BAD_ROWS_FILE = "bad_evaluation_rows.jsonl"
@@ -93,9 +93,9 @@ def evaluate(settings: EvaluationSettings) -> None:
     from chatformer.chat.settings import ReplySettings
     from chatformer.data.exchanges import content_digest, encode_exchanges
     from chatformer.data.unread import unread_part
-    from chatformer.training.by_turns import figures_by_turns
-    from chatformer.training.evaluation import EvaluatedModel, compare, has_metrics, outcome_of
-    from chatformer.training.free_baselines import WHAT_TO_DO, better_baselines, sentences_about
+    from chatformer.evaluation.by_turns import figures_by_turns
+    from chatformer.evaluation.free_baselines import WHAT_TO_DO, better_baselines, sentences_about
+    from chatformer.evaluation.scoring import EvaluatedModel, compare, has_metrics, outcome_of
 
     check(settings)
     output_file = output_file_of(settings)
@@ -103,7 +103,7 @@ def evaluate(settings: EvaluationSettings) -> None:
         raise SettingsError(f"There is no directory {output_file.parent} for --output-file {output_file}.")
     notes, signatures = [], {}
     if has_metrics():
-        from chatformer.training.metrics import signatures as signatures_of
+        from chatformer.evaluation.metrics import signatures as signatures_of
 
         signatures = signatures_of(bleu_tokenize=settings.bleu_tokenize)
     else:

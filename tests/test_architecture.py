@@ -11,14 +11,17 @@ MAY_IMPORT = {
     "modeling_chatformer": {"configuration"},
     "storage": {"configuration", "modeling_chatformer"},
     "data": {"configuration", "modeling_chatformer", "storage"},
-    "training": {"configuration", "modeling_chatformer", "storage", "data"},
-    "hub": {"configuration", "modeling_chatformer", "storage"},
     "chat": {"configuration", "modeling_chatformer", "storage"},
-    "cli": {"configuration", "modeling_chatformer", "storage", "data", "training", "hub", "chat"},
+    "evaluation": {"configuration", "modeling_chatformer", "storage", "data", "chat"},
+    "training": {"configuration", "modeling_chatformer", "storage", "data", "evaluation"},
+    "hub": {"configuration", "modeling_chatformer", "storage"},
+    "cli": {"configuration", "modeling_chatformer", "storage", "data", "chat", "evaluation", "training", "hub"},
 }
 
-# Only as types: they move to `configuration`, which data may import.
+# They move to `configuration`, which every room may import. Until then data imports them as types alone, and evaluation
+# reads the settings of a run with them.
 SETTINGS_OF_TRAINING = "chatformer.training.settings"
+MAY_IMPORT_SETTINGS = {"data", "evaluation"}
 
 SOURCES = [path.relative_to(ROOT) for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
 
@@ -44,7 +47,7 @@ def folders_imported_by(source, folder):
     """Yield the rooms that a source file in `folder`, such as hub or hub/formats, imports from."""
     package = ".".join(["chatformer", *(part for part in Path(folder).parts if part != "modeling_chatformer")])
     for name in modules_named_in(source, package):
-        if str(folder) == "data" and name.startswith(f"{SETTINGS_OF_TRAINING}."):
+        if Path(folder).parts[0] in MAY_IMPORT_SETTINGS and name.startswith(f"{SETTINGS_OF_TRAINING}."):
             continue
         top, _, rest = name.partition(".")
         if top == "chatformer":
@@ -68,13 +71,14 @@ def table_of_contents(folder):
     return re.findall(r"^    (\w+)  +\S", docstring, re.MULTILINE)
 
 
-@pytest.mark.parametrize("folder", ["storage", "data"])
+@pytest.mark.parametrize("folder", ["storage", "data", "evaluation/doctor"])
 def test_a_room_lists_its_files_and_their_imports_point_up(folder):
     files = table_of_contents(folder)
     assert sorted(files) == sorted(path.stem for path in (ROOT / folder).glob("*.py") if path.stem != "__init__")
+    package = f"chatformer.{folder.replace('/', '.')}"
     for number, file in enumerate(files):
-        names = modules_named_in((ROOT / folder / f"{file}.py").read_text("utf-8"), f"chatformer.{folder}")
-        imported = {name.split(".")[2] for name in names if name.startswith(f"chatformer.{folder}.")}
+        names = modules_named_in((ROOT / folder / f"{file}.py").read_text("utf-8"), package)
+        imported = {name.removeprefix(f"{package}.").split(".")[0] for name in names if name.startswith(f"{package}.")}
         assert imported <= set(files[:number]), file
 
 
@@ -98,6 +102,9 @@ def test_a_room_lists_its_files_and_their_imports_point_up(folder):
         ("data", "from chatformer.training.settings_of_mine import x", {"training"}),
         ("data", "from chatformer.training import records", {"training"}),
         ("training", "from chatformer.data.batches import x", {"data"}),
+        ("evaluation/doctor", "from chatformer.training.settings import read_recipe", set()),
+        ("evaluation/doctor", "from ..scoring import x", {"evaluation"}),
+        ("chat", "from chatformer.training.settings import read_recipe", {"training"}),
         ("chat", "import torch, os.path\nfrom transformers import x", set()),
     ],
 )

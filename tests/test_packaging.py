@@ -50,7 +50,8 @@ def test_nothing_but_chatformer_gets_installed(wheel):
 
 def test_every_source_and_data_file_gets_installed(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("configuration", "modeling_chatformer", "storage", "data", "training", "hub", "chat", "cli"):
+    rooms = "configuration modeling_chatformer storage data chat evaluation training hub cli"
+    for folder in rooms.split():
         inside = "chatformer" if folder == "modeling_chatformer" else f"chatformer/{folder}"
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and path.suffix != ".pyc":

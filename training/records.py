@@ -182,7 +182,7 @@ class RunFolder:
             console.print(f"\nStopped after step {progress.step}; nothing is lost. Go on with")
             console.print(f"    chatformer train --output-dir {self.path} --resume")
             return
-        from .curves import draw_curves
+        from chatformer.evaluation.plots import draw_curves
 
         drawn = draw_curves(self.path / LOG_FILE, self.path / CURVES_FILE)
         console.print(f"\nDone in {progress.seconds / 60:.1f} minutes. Written to {self.path}:")

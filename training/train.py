@@ -29,12 +29,13 @@ from chatformer.data.messages import DataError
 from chatformer.data.noise import SourceNoise
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.data.unread import unread_part
+from chatformer.evaluation.doctor.model import RunLog
+from chatformer.evaluation.doctor.verdict import verdict
+from chatformer.evaluation.scoring import Evaluation, evaluate, has_metrics
 
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .building import EpochPlans, chosen_precision, make_optimizer, new_model, ready_to_train
-from .evaluation import Evaluation, evaluate, has_metrics
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
-from .model_doctor import RunLog
 from .objective import training_loss
 from .pace import Pace, measured
 from .planning import Facts, overview, plan_for_minutes, planned, shortcomings
@@ -52,7 +53,6 @@ from .settings import (
     parse_settings,
     read_recipe,
 )
-from .verdict import verdict
 
 OnPublished = Callable[[Path], None]
 """What is done, on the main process, with an output folder that is to be shared as it is now."""

@@ -10,12 +10,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from chatformer.evaluation.doctor.model import RunLog
+from chatformer.evaluation.plots import draw_curves
 from chatformer.training import train as train_module
 from chatformer.training import verify_resume
 from chatformer.training.checkpoints import checkpoints, damage
-from chatformer.training.curves import draw_curves
 from chatformer.training.guards import what_is_wrong
-from chatformer.training.model_doctor import RunLog
 from chatformer.training.records import RunFolder
 
 

@@ -4,7 +4,6 @@ What is wrong with a trained model, in plain words: checks of its weights, its p
 Each check is a function that returns its findings. Why a bot always says the same is asked in one place, `causes`.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -18,12 +17,27 @@ import torch
 from torch import nn
 
 from chatformer.data.exchanges import EncodedExchanges
+from chatformer.evaluation.free_baselines import check_baselines
+from chatformer.evaluation.scoring import (
+    EvaluatedModel,
+    Evaluation,
+    Outcome,
+    compare,
+    figures_of,
+    length_batches,
+    outcome_of,
+)
+from chatformer.storage.names import LOG_FILE, SETTINGS_FILE
+from chatformer.storage.reading import read_json_lines
+from chatformer.training.settings import (
+    EvaluationSettings,
+    OptimizationSettings,
+    TrainingSettings,
+    decided,
+    read_recipe,
+)
 
-from .doctor import Finding, percent, shortened, shown, well
-from .evaluation import EvaluatedModel, Evaluation, Outcome, compare, figures_of, length_batches, outcome_of
-from .free_baselines import check_baselines
-from .records import LOG_FILE
-from .settings import SETTINGS_FILE, EvaluationSettings, OptimizationSettings, TrainingSettings, decided, read_recipe
+from .data import Finding, percent, shortened, shown, well
 
 LISTENING, HARDLY_LISTENING = 0.05, 0.01
 """Share of the loss that the true source saves, against another's, from which a model listens, or hardly does."""
@@ -98,15 +112,7 @@ class RunLog:
         """Return the log of a run's folder, or None where it is no run's."""
         if not (folder / SETTINGS_FILE).is_file() or not (folder / LOG_FILE).is_file():
             return None
-        lines = []
-        # Not by splitlines(), for which a line may also end within what somebody said.
-        for line in (folder / LOG_FILE).read_text("utf-8").split("\n"):
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                # The last line of a killed run may be torn.
-                continue
-        return cls(read_recipe(str(folder / SETTINGS_FILE)), lines)
+        return cls(read_recipe(str(folder / SETTINGS_FILE)), read_json_lines(folder / LOG_FILE))
 
     @cached_property
     def steps(self) -> list[dict[str, Any]]:

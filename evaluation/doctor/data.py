@@ -2,7 +2,7 @@
 What is wrong with data, in plain words: checks of conversations, each a function that returns its findings.
 
 What is looked at is what teaches a chatbot to fail: the same again and again, answers that do not depend on their
-questions, what validation would not notice, broken text, lengths that do not fit. `model_doctor` looks at models.
+questions, what validation would not notice, broken text, lengths that do not fit. `model` looks at models.
 """
 
 import re

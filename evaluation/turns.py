@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from chatformer.conversation import encode_conversation, encode_conversations
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.messages import Message
+from chatformer.training.settings import EvaluationSettings
 
-from .evaluation import GREEDY, Evaluated, batches_of_like_length, sources_with_other_histories, turns_of
-from .settings import EvaluationSettings
+from .scoring import GREEDY, Evaluated, batches_of_like_length, sources_with_other_histories, turns_of
 
 if TYPE_CHECKING:
     import datasets

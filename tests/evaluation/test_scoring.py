@@ -13,7 +13,7 @@ from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrain
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.data.exchanges import encode_exchanges
-from chatformer.training.evaluation import (
+from chatformer.evaluation.scoring import (
     EvaluatedModel,
     compare,
     distinct,
@@ -101,7 +101,7 @@ def test_bleu_and_chrf_are_those_of_sacrebleu_called_directly(tokenize):
 
 
 def test_the_signatures_are_sacrebleus():
-    from chatformer.training.metrics import corpus_metrics, signatures
+    from chatformer.evaluation.metrics import corpus_metrics, signatures
 
     assert signatures(bleu_tokenize="char") == {
         "bleu": f"nrefs:1|case:mixed|eff:no|tok:char|smooth:exp|version:{sacrebleu.__version__}",

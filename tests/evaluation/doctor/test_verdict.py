@@ -1,8 +1,8 @@
 import pytest
 
-from chatformer.training.model_doctor import RunLog
+from chatformer.evaluation.doctor.model import RunLog
+from chatformer.evaluation.doctor.verdict import verdict
 from chatformer.training.settings import OptimizationSettings, TrainingSettings
-from chatformer.training.verdict import verdict
 
 SAMPLES = [{"source": "안녕", "reply": ".", "reference": "안녕하세요!"}]
 

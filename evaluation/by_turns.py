@@ -4,7 +4,7 @@ from typing import Any
 
 from chatformer.data.exchanges import EncodedExchanges
 
-from .evaluation import Evaluation, Outcome, figures_of
+from .scoring import Evaluation, Outcome, figures_of
 
 MOST_TURNS = 4
 """From so many exchanges on conversations count as equally long."""

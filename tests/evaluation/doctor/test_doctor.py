@@ -15,8 +15,8 @@ from chatformer.data.batches import collate
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import starter_corpus
 from chatformer.data.tokenizer import train_tokenizer
-from chatformer.training import model_doctor
-from chatformer.training.doctor import (
+from chatformer.evaluation.doctor import model as model_doctor
+from chatformer.evaluation.doctor.data import (
     Conversations,
     Lengths,
     check_bad_rows,

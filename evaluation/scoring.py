@@ -22,9 +22,9 @@ from chatformer.conversation import encode_conversation
 from chatformer.data.batches import IGNORED
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.messages import Message
+from chatformer.training.settings import EvaluationSettings
 
 from .repetition import repeats_itself
-from .settings import EvaluationSettings
 
 Ids = Sequence[int] | np.ndarray
 Result = TypeVar("Result")

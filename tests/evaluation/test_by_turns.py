@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from chatformer.data.exchanges import encode_exchanges
-from chatformer.training.by_turns import figures_by_turns
-from chatformer.training.evaluation import Outcome, figures_of
+from chatformer.evaluation.by_turns import figures_by_turns
+from chatformer.evaluation.scoring import Outcome, figures_of
 
 
 def conversation(num_exchanges, *, system=False):

@@ -2,8 +2,8 @@ import datasets
 import pytest
 
 from chatformer.data.exchanges import encode_exchanges
-from chatformer.training.thread import thread_findings
-from chatformer.training.turns import OtherTopics, ask_behind_other_topics, ask_with_histories
+from chatformer.evaluation.doctor.thread import thread_findings
+from chatformer.evaluation.turns import OtherTopics, ask_behind_other_topics, ask_with_histories
 
 
 def dataset_of(conversations):

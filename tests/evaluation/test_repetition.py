@@ -1,7 +1,7 @@
 import pytest
 
-from chatformer.training.evaluation import reply_figures
-from chatformer.training.repetition import repeats_itself
+from chatformer.evaluation.repetition import repeats_itself
+from chatformer.evaluation.scoring import reply_figures
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from .doctor import Finding, well
-from .evaluation import Comparison, Evaluation, ReplyFigures
+from chatformer.evaluation.doctor.data import Finding, well
+
+from .scoring import Comparison, Evaluation, ReplyFigures
 
 NOTICEABLE_POINTS = 0.5
 """Points of exact match and chrF from which a difference counts."""

@@ -1,7 +1,7 @@
 """What the log of a finished run says of the model, in the doctor's words: whether it listens and what it says."""
 
-from .doctor import Finding, percent, shortened, shown
-from .model_doctor import (
+from .data import Finding, percent, shortened, shown
+from .model import (
     FEW_QUESTIONS,
     OFTEN_SAME_REPLY,
     SAME_REPLY,

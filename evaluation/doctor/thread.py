@@ -3,12 +3,12 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from chatformer.evaluation.scoring import EvaluatedModel
+from chatformer.evaluation.turns import OtherTopics, ask_behind_other_topics
 from chatformer.reading import reads_history
 
-from .doctor import Finding, shown, well
-from .evaluation import EvaluatedModel
-from .model_doctor import FEW_QUESTIONS, SAME_REPLY
-from .turns import OtherTopics, ask_behind_other_topics
+from .data import Finding, shown, well
+from .model import FEW_QUESTIONS, SAME_REPLY
 
 if TYPE_CHECKING:
     import datasets

@@ -1,0 +1,13 @@
+"""
+How good it is: figures of a model on conversations. In reading order, each file imports only those above:
+
+    repetition      whether a reply repeats itself
+    metrics         BLEU and chrF, as sacreBLEU computes them
+    scoring         a model and exchanges -> figures, also those of baselines
+    by_turns        the figures by the length of the conversation
+    turns           questions behind other topics, and behind other histories
+    free_baselines  whether a baseline that costs nothing is better than a model
+    plots           the curves of a run as a picture
+
+`doctor` looks for what is wrong with data and models.
+"""
