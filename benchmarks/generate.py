@@ -38,7 +38,6 @@ import numpy as np
 import torch
 import transformers
 from accelerate.utils import set_seed
-from data import TextSettings, training_settings
 from machine import (
     DEVICE,
     ComparisonSettings,
@@ -57,17 +56,18 @@ from machine import (
     write_figures,
 )
 from peers import new_bart
+from text import TextSettings, training_settings
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.preparation import conversations_of, message_texts
+from chatformer.data.tokenizer import train_tokenizer
 from chatformer.hub.errors import optional_package
 from chatformer.hub.formats.limits import check_one_embedding
 from chatformer.hub.formats.marian_format import to_marian
 from chatformer.storage.model_folder import ModelFolder
-from chatformer.training.encoding import encode_exchanges
-from chatformer.training.preparation import conversations_of, texts_of
 from chatformer.training.settings import check_settings
-from chatformer.training.tokenizer import train_tokenizer
 from chatformer.training.train import new_model
 
 Name = Literal[
@@ -210,10 +210,10 @@ def model_and_questions(settings: Settings) -> tuple[Any, Any, list[list[int]]]:
     """Return the model, its tokenizer, and the encoded questions of the validation data, in a random order."""
     plain = training_settings(settings)
     check_settings(plain)
-    training, validation = conversations_of(plain, None)
+    training, validation = (loaded.conversations for loaded in conversations_of(plain))
     limits = plain.tokenizer.max_source_tokens, plain.tokenizer.max_target_tokens
     if settings.model is None:
-        tokenizer = train_tokenizer(texts_of(training), settings.vocab_size)
+        tokenizer = train_tokenizer(message_texts(training), settings.vocab_size)
         model = new_model(plain.model, tokenizer, max_new_tokens=settings.num_new_tokens)
     else:
         folder = ModelFolder.find(settings.model)

@@ -21,13 +21,14 @@ import torch
 import tyro
 from transformers import MarianConfig, MarianMTModel
 
-from chatformer.training.batches import collate
-from chatformer.training.conversations import load_conversations, split_conversations
-from chatformer.training.encoding import encode_exchanges
+from chatformer.data.batches import collate
+from chatformer.data.conversations import load_conversations
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.preparation import message_texts
+from chatformer.data.splitting import split_conversations
+from chatformer.data.tokenizer import train_tokenizer
 from chatformer.training.evaluation import evaluate
-from chatformer.training.preparation import texts_of
 from chatformer.training.schedules import make_scheduler
-from chatformer.training.tokenizer import train_tokenizer
 from chatformer.training.train import evaluation_figures, evaluation_line
 
 
@@ -49,9 +50,9 @@ def peer(settings: tyro.conf.OmitArgPrefixes[PeerSettings]) -> None:
     torch.manual_seed(settings.seed)
     settings.output_dir.mkdir(parents=True)
     training, validation = split_conversations(
-        load_conversations(settings.data), validation_fraction=0.05, seed=settings.seed
+        load_conversations(settings.data).conversations, validation_fraction=0.05, seed=settings.seed
     )
-    tokenizer = train_tokenizer(texts_of(training), 8000)
+    tokenizer = train_tokenizer(message_texts(training), 8000)
     train_exchanges = encode_exchanges(training, tokenizer, 128, 128)
     eval_exchanges = encode_exchanges(validation, tokenizer, 128, 128)
     model = MarianMTModel(

@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.benchmark import Timer
 
-from chatformer.training.conversations import DataError
+from chatformer.data.messages import DataError
 
 Name = TypeVar("Name", bound=str)
 

@@ -100,18 +100,19 @@ def train(case: Case, folder: Path) -> float:
 def figures(case: Case, folder: Path) -> dict[str, Any]:
     """What the trained model makes of its own questions, of the validation's and of the test's."""
     from chatformer.chat.chatbot import Chatbot
-    from chatformer.training.encoding import encode_exchanges
+    from chatformer.data.exchanges import encode_exchanges
+    from chatformer.data.preparation import conversations_of, read_conversations
     from chatformer.training.evaluation import evaluate
-    from chatformer.training.preparation import conversations_of, read_conversations
     from chatformer.training.settings import read_recipe
 
     settings = read_recipe(str(folder / "training_settings.yaml"))
     chatbot = Chatbot.from_pretrained(str(folder))
-    training, validation = conversations_of(settings, None)
+    training, validation = (loaded.conversations for loaded in conversations_of(settings))
     own = training.shuffle(seed=0).select(range(min(MOST_QUESTIONS, len(training))))
     parts = {"own": own, "validation": validation}
     if case.test is not None:
-        parts["test"] = read_conversations(tuple(case.test), settings.data, bad_rows=None)
+        loaded = read_conversations(tuple(case.test), settings.data, skip_bad_rows=False)
+        parts["test"] = loaded.conversations
     found: dict[str, Any] = {}
     for name, conversations in parts.items():
         exchanges = encode_exchanges(

@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from data import TextSettings, training_settings
 from machine import print_table, run, write_figures
+from text import TextSettings, training_settings
 
-from chatformer.training.batches import collate, plan_epoch
+from chatformer.data.batches import collate, plan_epoch
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.preparation import conversations_of, message_texts
+from chatformer.data.tokenizer import train_tokenizer
 from chatformer.training.cpu import speed_up
-from chatformer.training.encoding import encode_exchanges
-from chatformer.training.preparation import conversations_of, texts_of
 from chatformer.training.settings import check_settings
-from chatformer.training.tokenizer import train_tokenizer
 from chatformer.training.train import new_model
 
 PAIRS_AT_ONCE = 100_000
@@ -102,15 +102,15 @@ def measure(settings: Settings) -> None:
             raise ValueError(f"{flag} must be at least 1, but it is {value}.")
     plain = training_settings(settings)
     check_settings(plain)
-    small, _ = conversations_of(plain, None)
-    tokenizer = train_tokenizer(texts_of(small), settings.vocab_size)
+    small = conversations_of(plain)[0].conversations
+    tokenizer = train_tokenizer(message_texts(small), settings.vocab_size)
     messages = list(small["messages"])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "pairs.parquet")
         write_pairs(messages, settings.num_pairs, settings.seed, file)
         large = plain.changed({"data": [str(file)]}, where="benchmark")
         stages = Stages()
-        training, _ = stages.run("read and split", lambda: conversations_of(large, None))
+        training = stages.run("read and split", lambda: conversations_of(large))[0].conversations
         limits = large.tokenizer.max_source_tokens, large.tokenizer.max_target_tokens
         encoded = stages.run(
             "tokenize", lambda: encode_exchanges(training, tokenizer, *limits, cache_folder=Path(folder, "cache"))

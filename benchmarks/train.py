@@ -38,7 +38,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from data import TextSettings, training_settings
 from machine import (
     DTYPES,
     ComparisonSettings,
@@ -59,6 +58,7 @@ from machine import (
     write_figures,
 )
 from peers import TorchTransformer, new_bart
+from text import TextSettings, training_settings
 from tqdm.auto import tqdm
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -68,12 +68,12 @@ from transformers import (
     TrainerCallback,
 )
 
+from chatformer.data.batches import collate
+from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.hub.formats.marian_format import to_marian
 from chatformer.loss import label_smoothed_cross_entropy
 from chatformer.modeling_chatformer import shift_right
-from chatformer.training.batches import collate
-from chatformer.training.encoding import EncodedExchanges
-from chatformer.training.preparation import PreparedData, prepare_data
 from chatformer.training.processes import make_accelerator
 from chatformer.training.settings import OptimizationSettings, SettingsError, TrainingSettings, check_settings
 from chatformer.training.train import EpochPlans, Run, chosen_precision, make_optimizer, new_model
@@ -376,7 +376,7 @@ def compare(settings: Settings) -> None:
     plan = plain.optimization
     set_seed(settings.seed)
     accelerator = make_accelerator(plan.mixed_precision, max_grad_norm=plan.max_grad_norm)
-    data = prepare_data(plain, accelerator, None)
+    data = prepare_data(plain)
     contestants = make_contestants(settings, plain, data, accelerator)
     config = new_model(plain.model, data.tokenizer, max_new_tokens=plain.tokenizer.max_target_tokens).config
 

@@ -22,10 +22,10 @@ import tyro
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.errors import ChatError
 from chatformer.cli.evaluate import own_data, run_settings
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.preparation import read_conversations
 from chatformer.reading import reads_history
-from chatformer.training.encoding import encode_exchanges
 from chatformer.training.evaluation import EvaluatedModel
-from chatformer.training.preparation import read_conversations
 from chatformer.training.settings import ReadingSettings
 from chatformer.training.turns import Histories, OtherTopics, ask_behind_other_topics, ask_with_histories
 

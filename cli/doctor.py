@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import logging
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,10 +81,10 @@ def is_model(settings: DoctorSettings) -> bool:
 
 def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
     """Look at conversations."""
-    from chatformer.training.conversations import exchanges
+    from chatformer.data.messages import exchanges
+    from chatformer.data.preparation import message_texts
+    from chatformer.data.tokenizer import train_tokenizer
     from chatformer.training.doctor import Conversations, check_bad_rows, check_leaks
-    from chatformer.training.preparation import texts_of
-    from chatformer.training.tokenizer import train_tokenizer
 
     limits = settings.max_source_tokens, settings.max_target_tokens
     diagnosis = Diagnosis(" ".join(settings.subject), limits=limits)
@@ -98,7 +96,7 @@ def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
     if limits != (None, None):
         # A limit counts tokens, and these are the ones that training would make.
         has_history = any(len(history) > 1 for made in dataset for history, _ in exchanges(made["messages"]))
-        tokenizer = train_tokenizer(texts_of(dataset), TokenizerSettings.vocab_size, has_history=has_history)
+        tokenizer = train_tokenizer(message_texts(dataset), TokenizerSettings.vocab_size, has_history=has_history)
     conversations = Conversations(dataset)
     findings += data_findings(conversations, diagnosis, tokenizer)
     if settings.validation_data:
@@ -125,26 +123,11 @@ def data_findings(conversations: "Conversations", diagnosis: Diagnosis, tokenize
 
 
 def load(data: tuple[str, ...], settings: DoctorSettings) -> "tuple[datasets.Dataset, list[dict[str, Any]]]":
-    """Return conversations, and the rows that are none as the loader lists them."""
-    from chatformer.training import conversations as loader
-    from chatformer.training.preparation import read_conversations
+    """Conversations, and the rows that are none, as they are listed in a file."""
+    from chatformer.data.preparation import read_conversations
 
-    with tempfile.TemporaryDirectory() as folder:
-        bad_rows = Path(folder) / BAD_ROWS_FILE
-
-        def tells_more(record: logging.LogRecord) -> bool:
-            # Of a list that is gone in a moment; the diagnosis tells of the rows.
-            return str(bad_rows) not in record.getMessage()
-
-        logger = logging.getLogger(loader.__name__)
-        logger.addFilter(tells_more)
-        try:
-            conversations = read_conversations(data, settings, bad_rows=bad_rows)
-        finally:
-            logger.removeFilter(tells_more)
-        # Not by splitlines(), for which a line may also end within a text.
-        lines = bad_rows.read_text("utf-8").split("\n") if bad_rows.is_file() else []
-    return conversations, [json.loads(line) for line in lines if line]
+    loaded = read_conversations(data, settings, skip_bad_rows=True)
+    return loaded.conversations, [dataclasses.asdict(row) for row in loaded.bad_rows]
 
 
 def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
@@ -202,8 +185,8 @@ def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
 
 def unread_findings(tokenizer: Any, tried: "datasets.Dataset") -> "list[Finding]":
     """Find that the model is tried on what it does not read."""
+    from chatformer.data.unread import unread_part
     from chatformer.training.doctor import Finding
-    from chatformer.training.unread import unread_part
 
     unread = unread_part(tokenizer, tried)
     if unread is None:
@@ -259,8 +242,8 @@ def model_findings(
 ) -> "list[Finding]":
     """Look at a model's parts, and try it on conversations where there are some and it can be tried."""
     from chatformer.cli.evaluate import questions_and_answers
+    from chatformer.data.exchanges import encode_exchanges
     from chatformer.training.doctor import Finding
-    from chatformer.training.encoding import encode_exchanges
     from chatformer.training.model_doctor import check_behaviour, check_parts
     from chatformer.training.thread import check_thread
 

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +25,12 @@ from chatformer.training.settings import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from chatformer.training.encoding import EncodedExchanges
+    from chatformer.data.exchanges import EncodedExchanges
     from chatformer.training.evaluation import Comparison, Evaluation, Outcome, ReplyFigures
 
 OUTPUT_FILE = "evaluation.json"
 BAD_ROWS_FILE = "bad_evaluation_rows.jsonl"
+BAD_TRAINING_ROWS_FILE = "bad_training_rows.jsonl"
 NUM_SAMPLES = 10
 
 ROWS = {
@@ -91,11 +91,11 @@ def evaluate(settings: EvaluationSettings) -> None:
     from chatformer.chat.chatbot import Chatbot
     from chatformer.chat.engines import CTranslate2Engine, TransformersEngine
     from chatformer.chat.settings import ReplySettings
+    from chatformer.data.exchanges import content_digest, encode_exchanges
+    from chatformer.data.unread import unread_part
     from chatformer.training.by_turns import figures_by_turns
-    from chatformer.training.encoding import content_digest, encode_exchanges
     from chatformer.training.evaluation import EvaluatedModel, compare, has_metrics, outcome_of
     from chatformer.training.free_baselines import WHAT_TO_DO, better_baselines, sentences_about
-    from chatformer.training.unread import unread_part
 
     check(settings)
     output_file = output_file_of(settings)
@@ -230,13 +230,17 @@ def run_settings(folder: Path) -> TrainingSettings | None:
 
 def data_of(settings: EvaluationSettings, run: TrainingSettings | None, output_folder: Path) -> tuple[Any, Any, str]:
     """Return what to measure on, the training conversations or None, and why there are none."""
-    from chatformer.training.preparation import read_conversations
+    from chatformer.data.preparation import read_conversations
 
-    bad_rows = output_folder / BAD_ROWS_FILE if settings.skip_bad_rows else None
-    conversations, training = (
-        read_conversations(data, settings, bad_rows=bad_rows) if data else None
-        for data in (settings.data, settings.training_data)
-    )
+    conversations = training = None
+    if settings.data:
+        loaded = read_conversations(settings.data, settings, skip_bad_rows=settings.skip_bad_rows)
+        loaded.bad_rows.report(output_folder / BAD_ROWS_FILE)
+        conversations = loaded.conversations
+    if settings.training_data:
+        loaded = read_conversations(settings.training_data, settings, skip_bad_rows=settings.skip_bad_rows)
+        loaded.bad_rows.report(output_folder / BAD_TRAINING_ROWS_FILE)
+        training = loaded.conversations
     problem = ""
     if conversations is None or training is None:
         try:
@@ -255,15 +259,14 @@ def data_of(settings: EvaluationSettings, run: TrainingSettings | None, output_f
 
 def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:
     """Return what the run was trained and validated on; raise a `ValueError` unless it is still the same."""
-    from chatformer.training.encoding import content_digest
-    from chatformer.training.preparation import conversations_of
-    from chatformer.training.records import RECORD_FILE, RunFolder
+    from chatformer.data.exchanges import content_digest
+    from chatformer.data.preparation import conversations_of
+    from chatformer.training.records import RECORD_FILE
 
     if run is None:
         raise SettingsError(f"{model} has no {SETTINGS_FILE}, which would say what it was trained on.")
     # Bad rows were listed when the run began.
-    with tempfile.TemporaryDirectory() as folder:
-        training, validation = conversations_of(run, RunFolder(Path(folder)))
+    training, validation = (loaded.conversations for loaded in conversations_of(run))
     record = json.loads((Path(model) / RECORD_FILE).read_text("utf-8"))
     if content_digest(training) != record["data"]["training_sha256"]:
         raise SettingsError(f"{' '.join(run.data.data)} has changed since {model} was trained on it.")
@@ -272,7 +275,7 @@ def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:
 
 def questions_and_answers(conversations: Any) -> list[tuple[str, str]]:
     """Return each answer behind the turn that it answers."""
-    from chatformer.training.conversations import exchanges
+    from chatformer.data.messages import exchanges
 
     return [
         (history[-1]["content"], answer)

@@ -34,7 +34,7 @@ def conversations_file(conversations, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer(conversations):
-    from chatformer.training.tokenizer import train_tokenizer
+    from chatformer.data.tokenizer import train_tokenizer
 
     texts = [message["content"] for made in conversations for message in made["messages"]]
     return train_tokenizer(texts, vocab_size=600)

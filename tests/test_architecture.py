@@ -10,11 +10,15 @@ MAY_IMPORT = {
     "configuration": set(),
     "modeling_chatformer": {"configuration"},
     "storage": {"configuration", "modeling_chatformer"},
-    "training": {"configuration", "modeling_chatformer", "storage"},
+    "data": {"configuration", "modeling_chatformer", "storage"},
+    "training": {"configuration", "modeling_chatformer", "storage", "data"},
     "hub": {"configuration", "modeling_chatformer", "storage"},
     "chat": {"configuration", "modeling_chatformer", "storage"},
-    "cli": {"configuration", "modeling_chatformer", "storage", "training", "hub", "chat"},
+    "cli": {"configuration", "modeling_chatformer", "storage", "data", "training", "hub", "chat"},
 }
+
+# Only as types: they move to `configuration`, which data may import.
+SETTINGS_OF_TRAINING = "chatformer.training.settings"
 
 SOURCES = [path.relative_to(ROOT) for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
 
@@ -40,6 +44,8 @@ def folders_imported_by(source, folder):
     """Yield the rooms that a source file in `folder`, such as hub or hub/formats, imports from."""
     package = ".".join(["chatformer", *(part for part in Path(folder).parts if part != "modeling_chatformer")])
     for name in modules_named_in(source, package):
+        if str(folder) == "data" and name.startswith(f"{SETTINGS_OF_TRAINING}."):
+            continue
         top, _, rest = name.partition(".")
         if top == "chatformer":
             inner = rest.split(".")[0]
@@ -54,6 +60,29 @@ def test_no_import_points_up_or_sideways(source):
     folder = source.parts[0]
     imported = set(folders_imported_by((ROOT / source).read_text("utf-8"), source.parent))
     assert imported <= MAY_IMPORT[folder] | {folder}
+
+
+def table_of_contents(folder):
+    """Return the files that the docstring of a room lists, one a line, in their order."""
+    docstring = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text("utf-8")))
+    return re.findall(r"^    (\w+)  +\S", docstring, re.MULTILINE)
+
+
+@pytest.mark.parametrize("folder", ["storage", "data", "hub", "hub/formats"])
+def test_a_room_lists_its_files_and_their_imports_point_up(folder):
+    listed, package = table_of_contents(folder), f"chatformer.{folder}".replace("/", ".")
+    files = {path.stem: [path] for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"}
+    # A folder of its own is listed like a file.
+    files |= {path.parent.name: list(path.parent.glob("*.py")) for path in (ROOT / folder).glob("*/__init__.py")}
+    assert sorted(listed) == sorted(files)
+    for number, file in enumerate(listed):
+        for path in files[file]:
+            inner = package if path.stem == file else f"{package}.{file}"
+            names = modules_named_in(path.read_text("utf-8"), inner)
+            imported = {
+                name.removeprefix(f"{package}.").split(".")[0] for name in names if name.startswith(f"{package}.")
+            }
+            assert imported <= {*listed[:number], *([] if path.stem == file else [file])}, file
 
 
 @pytest.mark.parametrize(
@@ -72,6 +101,10 @@ def test_no_import_points_up_or_sideways(source):
         ("modeling_chatformer", "from .training import x", {"training"}),
         ("modeling_chatformer", "from . import attention", {"modeling_chatformer"}),
         ("configuration", "from chatformer import sized_config", {"modeling_chatformer"}),
+        ("data", "from chatformer.training.settings import TrainingSettings", set()),
+        ("data", "from chatformer.training.settings_of_mine import x", {"training"}),
+        ("data", "from chatformer.training import records", {"training"}),
+        ("training", "from chatformer.data.batches import x", {"data"}),
         ("chat", "import torch, os.path\nfrom transformers import x", set()),
     ],
 )

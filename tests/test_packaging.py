@@ -16,7 +16,7 @@ sys.path.insert(0, sys.argv[1])
 import chatformer
 from importlib import resources
 from chatformer.training.settings import read_recipe, recipe_names
-starter = resources.files("chatformer.training").joinpath("starter")
+starter = resources.files("chatformer.data").joinpath("starter")
 print(json.dumps({
     "home": chatformer.__file__,
     "recipes": {name: read_recipe(name).flat()["data"] for name in recipe_names()},
@@ -50,17 +50,17 @@ def test_nothing_but_chatformer_gets_installed(wheel):
 
 def test_every_source_and_data_file_gets_installed(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("configuration", "modeling_chatformer", "storage", "training", "hub", "chat", "cli"):
+    for folder in ("configuration", "modeling_chatformer", "storage", "data", "training", "hub", "chat", "cli"):
         inside = "chatformer" if folder == "modeling_chatformer" else f"chatformer/{folder}"
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and path.suffix != ".pyc":
                 assert f"{inside}/{path.relative_to(ROOT / folder).as_posix()}" in names
     assert "chatformer/py.typed" in names
-    assert {"chatformer/training/chat_template.jinja", "chatformer/training/question_template.jinja"} <= set(names)
+    assert {"chatformer/data/chat_template.jinja", "chatformer/data/question_template.jinja"} <= set(names)
     assert "chatformer/training/recipes/quickstart.yaml" in names
     assert {"chatformer/training/launch/ddp.yaml", "chatformer/training/launch/slurm.sh"} <= set(names)
     assert {"chatformer/hub/model_card.md.jinja", "chatformer/hub/space_template/app.py.jinja"} <= set(names)
-    assert [name for name in names if name.startswith("chatformer/training/starter/")]
+    assert [name for name in names if name.startswith("chatformer/data/starter/")]
 
 
 def test_the_installed_package_finds_its_recipes_and_its_corpus(wheel, tmp_path):

@@ -1,1 +1,1 @@
-"""How it learns: conversations, tokenizer, recipes, the training loop, evaluation."""
+"""How it learns: recipes, the training loop, evaluation."""

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
+from chatformer.data.batches import plan_epoch
+from chatformer.data.exchanges import EncodedExchanges
 
-from .batches import plan_epoch
 from .cpu import speed_up
-from .encoding import EncodedExchanges
 from .settings import ModelSettings, OptimizationSettings
 
 
@@ -66,7 +66,9 @@ class EpochPlans:
 
     def step(self, number: int) -> Any:
         """Return the indices of the run's `number`-th step, counted from 0."""
-        return self.steps(number // self.steps_per_epoch)[number % self.steps_per_epoch]
+        steps = self.steps(number // self.steps_per_epoch)
+        # An epoch whose exchanges have other lengths may come out a step shorter.
+        return steps[number % self.steps_per_epoch % len(steps)]
 
 
 def chosen_precision(mixed_precision: str) -> str:

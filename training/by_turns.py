@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from .encoding import EncodedExchanges
+from chatformer.data.exchanges import EncodedExchanges
+
 from .evaluation import Evaluation, Outcome, figures_of
 
 MOST_TURNS = 4

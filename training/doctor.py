@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .conversations import Message, exchanges
+from chatformer.data.messages import Message, exchanges
 
 if TYPE_CHECKING:
     import datasets
@@ -654,7 +654,7 @@ def lengths_of(conversations: Conversations, tokenizer: Any | None = None) -> Le
         return Lengths(unit="characters", sources=np.array(sources), targets=np.array(targets))
     import sys
 
-    from .encoding import encode_exchanges
+    from chatformer.data.exchanges import encode_exchanges
 
     encoded = encode_exchanges(conversations.dataset, tokenizer, sys.maxsize, sys.maxsize)
     return Lengths(unit="tokens", sources=encoded.source_lengths, targets=encoded.target_lengths)

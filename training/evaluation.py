@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
 from chatformer.conversation import encode_conversation
+from chatformer.data.batches import IGNORED
+from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.messages import Message
 
-from .batches import IGNORED
-from .conversations import Message
-from .encoding import EncodedExchanges
 from .repetition import repeats_itself
 from .settings import EvaluationSettings
 

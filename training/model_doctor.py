@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from chatformer.data.exchanges import EncodedExchanges
+
 from .doctor import Finding, percent, shortened, shown, well
-from .encoding import EncodedExchanges
 from .evaluation import EvaluatedModel, Evaluation, Outcome, compare, figures_of, length_batches, outcome_of
 from .free_baselines import check_baselines
 from .records import LOG_FILE

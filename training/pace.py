@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list
 
-from .batches import collate, split_step
+from chatformer.data.batches import collate, split_step
+from chatformer.data.preparation import PreparedData
+
 from .building import EpochPlans, make_optimizer, new_model, ready_to_train
 from .guards import is_out_of_memory
 from .objective import training_loss
-from .preparation import PreparedData
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:

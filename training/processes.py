@@ -1,8 +1,11 @@
 """The processes of a run: one, or as many as `accelerate launch` has started, and how they share the model."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, broadcast_object_list
 
 from .settings import SettingsError
 
@@ -41,3 +44,8 @@ def make_accelerator(mixed_precision: str, *, max_grad_norm: float) -> Accelerat
             },
         }
     return accelerator
+
+
+def from_main_process(make: Callable[[], Any]) -> Any:
+    """What the main process makes, on every process."""
+    return broadcast_object_list([make() if PartialState().is_main_process else None])[0]

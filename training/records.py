@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from chatformer.data.exchanges import content_digest
 from chatformer.storage.names import BAD_ROWS_FILES, CURVES_FILE, LOG_FILE, RECORD_FILE, SETTINGS_FILE
 from chatformer.storage.reading import read_json_lines, read_structure
 from chatformer.storage.writing import append_json_line, json_line, write_json, write_text
 
 from .checkpoints import checkpoints, damage, save_checkpoint
-from .encoding import content_digest
 from .settings import SettingsError, TrainingSettings, read_recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from .train import Progress
+    from .progress import Progress
 
 MAY_CHANGE = frozenset(
     {

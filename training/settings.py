@@ -81,9 +81,9 @@ class DataSettings(ReadingSettings):
     max_train_samples: int | None = None
     """Use only the first so many rows of --data."""
     other_topics_fraction: float | None = None
-    """Share of the replies that are also learnt behind one to four other conversations, for chats that change the
-    subject; unless given, 0.25 where there are conversations of several turns and 0 elsewhere. With it a model of
-    single questions reads what was said before, and learns to ignore it."""
+    """Share of the replies that an epoch learns behind one to four other conversations instead of alone, others each
+    time, for chats that change the subject; unless given, 0.25 where there are conversations of several turns and 0
+    elsewhere. With it a model of single questions reads what was said before, and learns to ignore it."""
     token_dropout: float = 0.0
     """Share of the sources' tokens that are left out, others each time: noise against learning by heart."""
     word_swap: float = 0.0

@@ -23,22 +23,25 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
-from .augmentation import SourceNoise
+from chatformer.data.batches import collate, padding_share, split_step
+from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.messages import DataError
+from chatformer.data.noise import SourceNoise
+from chatformer.data.preparation import PreparedData, prepare_data
+from chatformer.data.unread import unread_part
+
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
-from .batches import collate, padding_share, split_step
 from .building import EpochPlans, chosen_precision, make_optimizer, new_model, ready_to_train
-from .conversations import DataError
 from .cpu import keep_freed_memory
-from .encoding import EncodedExchanges
 from .evaluation import Evaluation, evaluate, has_metrics
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 from .model_doctor import RunLog
 from .objective import training_loss
 from .pace import Pace, measured
 from .planning import Facts, overview, plan_for_minutes, planned, shortcomings
-from .preparation import PreparedData, prepare_data
-from .processes import make_accelerator
-from .records import RunFolder, describe_data
+from .processes import from_main_process, make_accelerator
+from .progress import Progress
+from .records import BAD_ROWS_FILES, RunFolder, describe_data
 from .schedules import make_scheduler
 from .settings import (
     LOWER_IS_BETTER,
@@ -105,7 +108,21 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         if begun_with.is_file():
             settings = settings.filled(read_recipe(str(begun_with)))
     folder = None if settings.run.dry_run else RunFolder.prepared(accelerator, settings)
-    data = prepare_data(settings, accelerator, folder)
+    data = prepare_data(
+        settings,
+        tokenizer=folder.load_tokenizer() if folder is not None and settings.run.resume else None,
+        main_first=accelerator.main_process_first,
+        from_main=from_main_process,
+    )
+    if accelerator.is_main_process:
+        for bad_rows, name in zip((data.bad_rows, data.bad_validation_rows), BAD_ROWS_FILES, strict=True):
+            bad_rows.report(None if folder is None else folder.path / name)
+        if (unread := unread_part(data.tokenizer, data.validation)) is not None:
+            print(
+                f"warning: the validation data has {unread}, which the model will not read: the training data has "
+                "none, so the chat template leaves them out.",
+                file=sys.stderr,
+            )
     facts = facts_of(data, accelerator)
     settings = settings.changed({"other_topics_fraction": data.other_topics_fraction}, where="plan")
     if settings.optimization.minutes is None:
@@ -152,8 +169,8 @@ def facts_of(data: PreparedData, accelerator: Accelerator) -> Facts:
     if accelerator.num_processes > 1:
         hardware = f"{accelerator.num_processes} processes with {hardware} each"
     return Facts(
-        exchanges=data.num_exchanges,
-        tokens=int(exchanges.source_lengths.sum()) + int(exchanges.target_lengths.sum()),
+        exchanges=exchanges.num_per_epoch,
+        tokens=exchanges.tokens_per_epoch,
         validation_exchanges=len(data.eval_exchanges),
         has_metrics=has_metrics(),
         on_gpu=device.type == "cuda",
@@ -187,35 +204,6 @@ def show_verdict(run: "Run", folder: RunFolder) -> None:
         print(f"\nwarning: {finding.title}. {finding.found}\n{finding.what_to_do}", file=sys.stderr)
     if findings:
         print(f"`chatformer doctor {folder.path}` looks closer.", file=sys.stderr)
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run has come; saved with every checkpoint."""
-
-    step: int = 0
-    micro_batches: int = 1
-    """Parts that each process splits its share of a step into."""
-    seconds: float = 0.0
-    training_seconds: float = 0.0
-    """Of those, the seconds between evaluations and checkpoints."""
-    target_tokens: int = 0
-    losses: list[float] = dataclasses.field(default_factory=list)
-    """Of the steps since the last line of the log."""
-    lowest_loss: float = math.inf
-    """The lowest mean loss of a line of the log."""
-    evaluated_step: int = 0
-    best_figure: float | None = None
-    best_step: int | None = None
-    best_evaluation: dict[str, Any] | None = None
-    evaluations_since_best: int = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 class Run:
@@ -271,10 +259,10 @@ class Run:
         return {
             "parameters": sum(parameter.numel() for parameter in self.published.parameters()),
             "vocabulary": len(self.data.tokenizer),
-            "training_exchanges": len(train_exchanges),
+            "training_exchanges": train_exchanges.num_per_epoch,
             "validation_exchanges": len(eval_exchanges),
             "exchanges_left_out_as_too_long": train_exchanges.num_too_long + eval_exchanges.num_too_long,
-            "target_tokens_per_epoch": int(train_exchanges.target_lengths.sum()),
+            "target_tokens_per_epoch": int(train_exchanges.target_lengths[: train_exchanges.num_per_epoch].sum()),
             "steps_per_epoch": self.plans.steps_per_epoch,
             "steps": self.num_steps,
             "padding": round(padding_share(train_exchanges, self.plans.steps(0), self.num_parts()), 4),

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from chatformer.conversation import encode_conversation, encode_conversations
+from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.messages import Message
 
-from .conversations import Message
-from .encoding import EncodedExchanges
 from .evaluation import GREEDY, Evaluated, batches_of_like_length, sources_with_other_histories, turns_of
 from .settings import EvaluationSettings
 

@@ -76,15 +76,14 @@ def test_training_in_bf16(run):
 
 
 def test_the_trainer_counts_useful_tokens_alone_and_goes_on_to_other_exchanges(benchmark, conversations_file):
-    from chatformer.training.preparation import prepare_data
-    from chatformer.training.processes import make_accelerator
+    from chatformer.data.preparation import prepare_data
     from chatformer.training.train import new_model
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    script, data = benchmark("train"), benchmark("data")
-    plain = data.training_settings(data.TextSettings(data=(str(conversations_file),), size="tiny", vocab_size=600))
+    script, text = benchmark("train"), benchmark("text")
+    plain = text.training_settings(text.TextSettings(data=(str(conversations_file),), size="tiny", vocab_size=600))
     plain = plain.changed({"mixed_precision": "no"}, where="test")
-    prepared = prepare_data(plain, make_accelerator("no", max_grad_norm=1.0), None)
+    prepared = prepare_data(plain)
     ours = new_model(plain.model, prepared.tokenizer, max_new_tokens=8)
     contestant = script.UnderTrainer(script.peer_model("seq2seq-trainer", ours), prepared, plain, 16, bf16=False)
     turns = [contestant.train(warmup_seconds=0, seconds=0) for _ in range(2)]

@@ -20,7 +20,7 @@ from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.settings import ReplySettings
 from chatformer.chat.terminal import main, run_command
 from chatformer.conversation import encode_conversation
-from chatformer.training.encoding import encode_exchanges
+from chatformer.data.exchanges import encode_exchanges
 
 GREEDY = ReplySettings()
 DARING = ReplySettings(temperature=3.0, max_new_tokens=30)

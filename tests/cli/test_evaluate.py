@@ -8,7 +8,8 @@ import pytest
 import sacrebleu
 import torch
 
-from chatformer.cli.evaluate import main
+from chatformer.cli.evaluate import data_of, main
+from chatformer.training.settings import EvaluationSettings
 
 
 @pytest.fixture
@@ -131,6 +132,22 @@ def test_a_baseline_that_is_better_is_named(evaluate, without_run, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs ctranslate2")
+def test_bad_rows_are_listed_of_what_is_measured_on_and_of_the_training_data(ten, tmp_path, caplog):
+    broken = {name: tmp_path / f"{name}.jsonl" for name in ("data", "training_data")}
+    for name, file in broken.items():
+        file.write_text(ten.read_text("utf-8") + json.dumps({"messages": name}) + "\n", "utf-8")
+    files = {name: (str(file),) for name, file in broken.items()}
+    settings = EvaluationSettings(model="bot", skip_bad_rows=True, **files)
+    conversations, training, _ = data_of(settings, None, tmp_path / "out")
+    assert (len(conversations), len(training)) == (10, 10)
+    for name, listed in (("data", "bad_evaluation_rows.jsonl"), ("training_data", "bad_training_rows.jsonl")):
+        row = read(tmp_path / "out" / listed)
+        assert (row["file"], row["row"]) == (str(broken[name]), 11)
+        assert f"1 of 11 rows cannot be used and are listed in {tmp_path / 'out' / listed}" in caplog.text
+    with pytest.raises(ValueError, match="1 of 11 rows"):
+        data_of(EvaluationSettings(model="bot", **files), None, tmp_path)
+
+
 def test_ctranslate2_gives_the_same_figures_and_replies(evaluate, without_run, conversations_file, tmp_path):
     from chatformer.hub.formats.exporting import main as export
 

@@ -21,11 +21,11 @@ from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.settings import ReplySettings
+from chatformer.data.tokenizer import train_tokenizer
 from chatformer.hub.bundle import gather
 from chatformer.hub.errors import HubError
 from chatformer.storage.explaining import StorageError
 from chatformer.storage.model_folder import ModelFolder
-from chatformer.training.tokenizer import train_tokenizer
 
 SHORT = ReplySettings(max_new_tokens=3)
 MOST_SECONDS = 60

@@ -110,10 +110,11 @@ print(); print(json.dumps([found, said.getvalue(), refusals]))
 
 TRAINING_DATA = """
 import json, sys
-from chatformer.training.conversations import DataError, load_conversations
+from chatformer.data.conversations import load_conversations
+from chatformer.data.messages import DataError
 
 found = [
-    load_conversations(name, split="train", revision=revision)["messages"]
+    load_conversations(name, split="train", revision=revision).conversations["messages"]
     for name, revision in [("alice/talks", None), ("alice/talks", "v1"), ("alice/table", None)]
 ]
 found = [[list(map(dict, messages)) for messages in conversations] for conversations in found]

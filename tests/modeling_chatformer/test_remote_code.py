@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
-from chatformer.training.tokenizer import train_tokenizer
+from chatformer.data.tokenizer import train_tokenizer
 
 TEXTS = ["안녕하세요, 오늘 뭐 먹을까요?", "Good morning, what shall we eat?"] * 20
 

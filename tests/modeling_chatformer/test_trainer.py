@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
-from chatformer.training.tokenizer import train_tokenizer
+from chatformer.data.tokenizer import train_tokenizer
 
 DIGITS = "0123456789"
 

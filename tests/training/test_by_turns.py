@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from chatformer.data.exchanges import encode_exchanges
 from chatformer.training.by_turns import figures_by_turns
-from chatformer.training.encoding import encode_exchanges
 from chatformer.training.evaluation import Outcome, figures_of
 
 

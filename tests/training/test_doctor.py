@@ -11,9 +11,11 @@ import torch
 from transformers.masking_utils import create_bidirectional_mask
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer.data.batches import collate
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.preparation import starter_corpus
+from chatformer.data.tokenizer import train_tokenizer
 from chatformer.training import model_doctor
-from chatformer.training.batches import collate
-from chatformer.training.conversations import load_conversations
 from chatformer.training.doctor import (
     Conversations,
     Lengths,
@@ -27,10 +29,7 @@ from chatformer.training.doctor import (
     lengths_of,
     misread,
 )
-from chatformer.training.encoding import encode_exchanges
-from chatformer.training.preparation import paths_of
 from chatformer.training.settings import OptimizationSettings, TrainingSettings
-from chatformer.training.tokenizer import train_tokenizer
 
 
 def dataset_of(pairs):
@@ -51,7 +50,7 @@ def ill(findings):
 
 
 def test_the_starter_corpus_has_nothing_wrong():
-    conversations = Conversations(load_conversations(paths_of(("starter",))))
+    conversations = Conversations(starter_corpus().conversations)
     findings = check_conversations(conversations) + check_lengths(conversations, lengths_of(conversations))
     assert ill(findings) == {}
     assert len({finding.check for finding in findings}) == len(findings) >= 11

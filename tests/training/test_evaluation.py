@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
-from chatformer.training.encoding import encode_exchanges
+from chatformer.data.exchanges import encode_exchanges
 from chatformer.training.evaluation import (
     EvaluatedModel,
     compare,

@@ -284,7 +284,7 @@ def test_a_dry_run_writes_nothing(flags, train, tmp_path, monkeypatch, capsys):
         assert name in output
 
 
-def test_bad_rows_stop_a_run_unless_they_are_to_be_skipped(flags, train, conversations_file, tmp_path, capsys):
+def test_bad_rows_stop_a_run_unless_they_are_to_be_skipped(flags, train, conversations_file, tmp_path, capsys, caplog):
     broken = tmp_path / "broken.jsonl"
     broken.write_text(conversations_file.read_text("utf-8") + '{"messages": []}\n', "utf-8")
     plan = {"data": broken, "max_steps": 1}
@@ -293,6 +293,11 @@ def test_bad_rows_stop_a_run_unless_they_are_to_be_skipped(flags, train, convers
     assert train([*flags(tmp_path / "skipped", **plan), "--skip-bad-rows"]) == 0
     bad_row = json.loads((tmp_path / "skipped/bad_rows.jsonl").read_text("utf-8"))
     assert (Path(bad_row["file"]).name, bad_row["row"]) == ("broken.jsonl", 101)
+    assert f"1 of 101 rows cannot be used and are listed in {tmp_path / 'skipped/bad_rows.jsonl'}" in caplog.text
+    # A dry run has no folder to list them in.
+    assert train([*flags(tmp_path / "dry", **plan), "--skip-bad-rows", "--dry-run"]) == 0
+    assert "1 of 101 rows cannot be used and are left out" in caplog.text
+    assert not (tmp_path / "dry").exists()
 
 
 def test_without_validation_data_the_last_model_is_published(flags, train, tmp_path):

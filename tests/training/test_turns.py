@@ -1,7 +1,7 @@
 import datasets
 import pytest
 
-from chatformer.training.encoding import encode_exchanges
+from chatformer.data.exchanges import encode_exchanges
 from chatformer.training.thread import thread_findings
 from chatformer.training.turns import OtherTopics, ask_behind_other_topics, ask_with_histories
 

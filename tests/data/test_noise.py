@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from chatformer.conversation import encode_conversation
-from chatformer.training.augmentation import SourceNoise
-from chatformer.training.tokenizer import train_tokenizer
+from chatformer.data.noise import SourceNoise
+from chatformer.data.tokenizer import train_tokenizer
 
 HISTORY = [
     {"role": "system", "content": "짧게 말해 줘"},
@@ -24,7 +24,7 @@ HISTORY = [
 
 @pytest.fixture(scope="module")
 def starter_texts():
-    lines = resources.files("chatformer.training").joinpath("starter/conversations.jsonl").read_text("utf-8")
+    lines = resources.files("chatformer.data").joinpath("starter/conversations.jsonl").read_text("utf-8")
     messages = [message["content"] for line in lines.splitlines() for message in json.loads(line)["messages"]]
     # Each once, in their order.
     return list(dict.fromkeys(messages))

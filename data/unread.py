@@ -5,7 +5,7 @@ from typing import Any
 
 from chatformer.reading import reads_history, reads_system
 
-from .conversations import exchanges
+from .messages import exchanges
 
 
 def unread_part(tokenizer: Any, conversations: Iterable[dict[str, Any]]) -> str | None:

@@ -5,34 +5,33 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from .encoding import EncodedExchanges
+from .exchanges import EncodedExchanges
 
 IGNORED = -100
 """A label that has no loss."""
 
 ROWS_OF_A_BATCH = 8
-"""The number of exchanges in a batch is a multiple of this, but for the last."""
+"""Every batch except the last has a multiple of this many exchanges."""
 
 EXCHANGES_OF_A_POOL = 2**20
-"""Of more exchanges, so many are drawn and sorted at a time: planning takes the memory of these alone."""
+"""More exchanges are planned in pools of this size, which bounds the memory of planning."""
 
 
 def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epoch: int) -> list[np.ndarray]:
     """
-    Return the steps of one epoch in their order, each as indices of exchanges sorted by length.
+    The steps of one epoch in their order, each as indices of exchanges sorted by length.
 
-    Exchanges of like length share a step of about `tokens_per_step` source and target tokens. Which ones do, and the
-    order of the steps, is drawn anew each epoch, from the seed and the epoch alone: the number of processes and of
-    micro-batches has no part in it.
+    Exchanges of similar length share a step of about `tokens_per_step` source and target tokens. Their choice and the
+    order of the steps are random, and depend only on the seed and the epoch, not on the number of processes or
+    micro-batches.
     """
     generator = np.random.default_rng((seed, epoch))
-    chance = np.arange(len(exchanges), dtype=np.int32)
-    generator.shuffle(chance)
+    chance = exchanges.drawn(generator)
     sources, targets = exchanges.source_lengths, exchanges.target_lengths
-    # The same number of steps in every epoch, as the lengths are the same.
-    num_steps = max(1, round(int(sources.sum() + targets.sum()) / tokens_per_step))
+    # The mean of all epochs, so that each has the same number of steps.
+    num_steps = max(1, round(exchanges.tokens_per_epoch / tokens_per_step))
     steps: list[np.ndarray] = []
-    num_pools = min(num_steps, max(1, -(-len(exchanges) // EXCHANGES_OF_A_POOL)))
+    num_pools = min(num_steps, max(1, -(-len(chance) // EXCHANGES_OF_A_POOL)))
     for number, pool in enumerate(np.array_split(chance, num_pools), start=1):
         steps += _of_like_length(pool, num_steps * number // num_pools - len(steps), sources, targets)
     return [steps[index] for index in generator.permutation(len(steps))]
@@ -40,10 +39,10 @@ def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epo
 
 def _of_like_length(indices: np.ndarray, num_steps: int, sources: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
     """
-    Share out exchanges to steps of about as many tokens each.
+    Divide exchanges into steps with about equally many tokens.
 
-    They are halved, by the source's or the target's length, whichever leaves less padding, and the halves again.
-    Equally long ones keep the order that they come in.
+    They are sorted by source length or by target length, whichever leaves less padding, and cut into halves; each half
+    is divided likewise. Equally long exchanges keep their order.
     """
     if num_steps == 1 or len(indices) <= ROWS_OF_A_BATCH:
         return [indices]
@@ -52,7 +51,7 @@ def _of_like_length(indices: np.ndarray, num_steps: int, sources: np.ndarray, ta
         order = indices[np.lexsort((second[indices], first[indices]))]
         tokens = (sources[order] + targets[order]).cumsum()
         middle = np.searchsorted(tokens, tokens[-1] * (num_steps // 2) / num_steps)
-        # Batches of a few sizes only: hardware has, or compiles, its kernels by shape.
+        # Batches have only a few sizes: hardware selects, or compiles, its kernels by shape.
         middle = max(1, round(middle / ROWS_OF_A_BATCH)) * ROWS_OF_A_BATCH
         halvings.append([half for half in np.split(order, [middle]) if len(half)])
     halves = min(
@@ -69,7 +68,7 @@ def _of_like_length(indices: np.ndarray, num_steps: int, sources: np.ndarray, ta
 
 
 def split_step(step: np.ndarray, num_parts: int) -> list[np.ndarray]:
-    """Split a step into parts of like size and like lengths, for micro-batches and processes; parts may be empty."""
+    """Parts of a step with similar sizes and lengths, for micro-batches and processes; a part may be empty."""
     return np.array_split(step, num_parts)
 
 
@@ -80,11 +79,10 @@ def collate(
     change_source: Callable[[np.ndarray, int], np.ndarray] | None = None,
 ) -> dict[str, torch.Tensor]:
     """
-    Return a batch of the exchanges at `indices`: input_ids and attention_mask, (B, S), and labels, (B, T).
+    A batch of the exchanges at `indices`: input_ids and attention_mask, (B, S), and labels, (B, T).
 
-    `change_source` is given each source and its index, and returns what is to be read in its place. Without indices,
-    a batch of one exchange that has no loss: where a step has fewer exchanges than processes, all processes still
-    compute.
+    `change_source` takes a source and its index, and returns the source to use instead. Without indices the batch has
+    one exchange without a loss: if a step has fewer exchanges than processes, every rank still computes.
     """
     chosen = [int(index) for index in indices] or [0]
     sources = [exchanges.source(index) for index in chosen]
@@ -107,7 +105,7 @@ def _padded(sequences: Sequence[np.ndarray], padding: int) -> torch.Tensor:
 
 
 def padding_share(exchanges: EncodedExchanges, steps: Sequence[np.ndarray], num_parts: int) -> float:
-    """Return the share of padding in the batches of an epoch, 0 to 1."""
+    """The share of padding in the batches of an epoch, 0 to 1."""
     real = padded = 0
     sources, targets = exchanges.source_lengths, exchanges.target_lengths
     for step in steps:

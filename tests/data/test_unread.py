@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from chatformer.data.tokenizer import train_tokenizer
+from chatformer.data.unread import unread_part
 from chatformer.reading import reads_history, reads_system
-from chatformer.training.tokenizer import train_tokenizer
-from chatformer.training.unread import unread_part
 
 
 @pytest.fixture(scope="module")

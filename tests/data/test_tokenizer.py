@@ -8,8 +8,8 @@ import pytest
 from jinja2 import TemplateError
 
 from chatformer.conversation import encode_conversation
-from chatformer.training.encoding import encode_exchanges
-from chatformer.training.tokenizer import CONTROL_TOKENS, train_tokenizer
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.tokenizer import CONTROL_TOKENS, train_tokenizer
 
 TEXTS = [
     "",

@@ -14,7 +14,8 @@ import numpy as np
 
 from chatformer.conversation import encode_conversations
 
-from .conversations import DataError, Message, exchanges
+from .arrow import list_of_messages
+from .messages import DataError, Message, exchanges
 
 if TYPE_CHECKING:
     import datasets
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 TooLong = Literal["truncate", "drop", "refuse"]
 
 EXCHANGES_PER_PROCESS = 20_000
-"""Where there are fewer conversations, starting another process takes longer than it saves."""
+"""With fewer conversations, starting another process costs more time than it saves."""
 
 
 class Sequences:
-    """Lists of ids, read where Arrow has them: in memory, or in a file that is larger than it."""
+    """Lists of ids in Arrow's buffers: in memory, or in a file that may be larger than memory."""
 
     def __init__(self, column: "pyarrow.ChunkedArray"):
         chunks = [chunk for chunk in column.chunks if len(chunk)]
@@ -44,7 +45,7 @@ class Sequences:
         return values[offsets[place] : offsets[place + 1]]
 
     def lengths(self) -> np.ndarray:
-        """Return how many ids each has, in numbers of 32 bits, as there may be many."""
+        """The number of ids of each, in 32 bits, as there may be many."""
         lengths = np.empty(len(self), np.int32)
         for start, (offsets, _) in zip(self.starts, self.chunks, strict=False):
             lengths[start : start + len(offsets) - 1] = np.diff(offsets)
@@ -56,12 +57,15 @@ class EncodedExchanges:
     """
     Sources and targets as ids.
 
-    `rows` has the columns input_ids, labels, history (the messages before the reply) and reply; `num_too_long` more
-    were left out.
+    `rows` has the columns input_ids, labels, history (the messages before the reply) and reply; `num_too_long`
+    exchanges were left out.
     """
 
     rows: "datasets.Dataset"
     num_too_long: int = 0
+    share_behind_others: float = 0.0
+    """Share of the exchanges that an epoch reads behind other conversations, others each time: then the second half of
+    the rows are the exchanges of the first, in their order, as they stand there."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,13 +94,32 @@ class EncodedExchanges:
     def histories(self) -> list[list[Message]]:
         return list(self.rows["history"])
 
-    def with_repeats(self, repeats: "EncodedExchanges") -> "EncodedExchanges":
-        """These exchanges, and behind them `repeats` of some of them, in which nothing new can be too long."""
+    def with_behind_others(self, twins: "EncodedExchanges", share: float) -> "EncodedExchanges":
+        """These exchanges, of which each epoch reads a share behind other conversations, as `twins` has all of them."""
         import datasets
 
-        if not len(repeats):
-            return self
-        return EncodedExchanges(datasets.concatenate_datasets([self.rows, repeats.rows]), self.num_too_long)
+        assert len(twins) == len(self)
+        rows = datasets.concatenate_datasets([self.rows, twins.rows])
+        return EncodedExchanges(rows, self.num_too_long, share_behind_others=share)
+
+    @property
+    def num_per_epoch(self) -> int:
+        return len(self) // 2 if self.share_behind_others else len(self)
+
+    def drawn(self, generator: np.random.Generator) -> np.ndarray:
+        """The indices of an epoch, shuffled: each exchange alone or, with the share's probability, its twin."""
+        indices = np.arange(self.num_per_epoch, dtype=np.int32)
+        if self.share_behind_others:
+            indices += np.int32(len(indices)) * (generator.random(len(indices)) < self.share_behind_others)
+        generator.shuffle(indices)
+        return indices
+
+    @cached_property
+    def tokens_per_epoch(self) -> int:
+        """Source and target tokens of an epoch, in the mean of all."""
+        lengths = self.source_lengths + self.target_lengths
+        alone, behind = lengths[: self.num_per_epoch].sum(), lengths[self.num_per_epoch :].sum()
+        return round((1 - self.share_behind_others) * int(alone) + self.share_behind_others * int(behind))
 
     def source(self, index: int) -> np.ndarray:
         return self.sources[index]
@@ -119,22 +142,22 @@ def encode_exchanges(
     """
     Encode each reply of each conversation, or the `last_only`, with the turns before it as its source.
 
-    What is too long is handled by one rule. "truncate": of sources the oldest turns are left out, and exchanges whose
-    reply is too long are left out whole, and counted, as a model that is shown cut replies learns to break off.
-    "drop": exchanges with a source or a reply that is too long are left out, and counted. "refuse": there is a
+    `too_long` is what happens to exchanges that are too long. "truncate" leaves out the oldest turns of a source. An
+    exchange whose reply is too long is left out and counted, as a model that trains on truncated replies learns to
+    break off. "drop" leaves out, and counts, every exchange whose source or reply is too long. "refuse" raises a
     `DataError`.
 
-    `num_processes` work side by side; as many as there are cores and enough data for, unless given. With a
-    `cache_folder` the result is a file there, named by its content, and the next call with the same content reads it.
+    `num_processes` encode in parallel; by default as many as there are cores, and enough data for. With a
+    `cache_folder` the result is a file there, named by a hash of its content, and the next call with the same content
+    reads it.
     """
     import datasets
 
     if not isinstance(conversations, datasets.Dataset):
-        message = {"role": datasets.Value("string"), "content": datasets.Value("string")}
-        features = datasets.Features({"messages": datasets.List(message)})
+        features = datasets.Features({"messages": list_of_messages()})
         conversations = datasets.Dataset.from_list(list(conversations), features=features)
     if not len(conversations):
-        # Of nothing `map` would make nothing, without the columns.
+        # `map` on an empty dataset returns one without the new columns.
         return EncodedExchanges(datasets.Dataset.from_dict({name: [] for name in _features()}, _features()))
     options = {
         "tokenizer": tokenizer,
@@ -168,7 +191,7 @@ def encode_exchanges(
 
 @contextlib.contextmanager
 def _progress_bars(*, shown: bool) -> Iterator[None]:
-    """Have datasets show its progress bars, or not."""
+    """Show the progress bars of datasets, or hide them."""
     import datasets
 
     were_hidden = datasets.are_progress_bars_disabled()
@@ -184,10 +207,9 @@ def _progress_bars(*, shown: bool) -> Iterator[None]:
 def _features() -> "datasets.Features":
     import datasets
 
-    message = {"role": datasets.Value("string"), "content": datasets.Value("string")}
     ids = datasets.List(datasets.Value("int32"))
     return datasets.Features(
-        {"input_ids": ids, "labels": ids, "history": datasets.List(message), "reply": datasets.Value("string")}
+        {"input_ids": ids, "labels": ids, "history": list_of_messages(), "reply": datasets.Value("string")}
     )
 
 
@@ -200,13 +222,13 @@ def _encode_batch(
     too_long: TooLong,
     last_only: bool,
 ) -> dict[str, list[Any]]:
-    """Return the rows of some conversations, without what is too long."""
+    """The rows of some conversations, without exchanges that are too long."""
     encoded: dict[str, list[Any]] = {"input_ids": [], "labels": [], "history": [], "reply": []}
     if not (found := list(_exchanges_of(batch, last_only))):
         return encoded
     histories, replies = (list(part) for part in zip(*found, strict=True))
     sources = encode_conversations(tokenizer, histories, max_source_tokens if too_long == "truncate" else None)
-    # What people typed never becomes a control token; the end token comes behind it.
+    # A typed text never becomes a control token; the end token follows it.
     targets = tokenizer(
         replies,
         split_special_tokens=True,
@@ -250,19 +272,19 @@ def _tokenizer_state(tokenizer: Any) -> str:
 
 
 def _content_key(conversations: "datasets.Dataset", options: dict[str, Any]) -> str:
-    """Return a name for what comes out, which is the same for the same conversations and options alone."""
+    """A hash of what the result depends on: the conversations and the options."""
     digest = hashlib.sha256(json.dumps(options, sort_keys=True, ensure_ascii=False).encode())
     digest.update(content_digest(conversations).encode())
     return digest.hexdigest()
 
 
 def content_digest(conversations: "datasets.Dataset") -> str:
-    """Return the SHA-256 of the conversations, one after the other."""
+    """The SHA-256 of the conversations in their order."""
     import pyarrow.compute
 
     digest = hashlib.sha256()
     for batch in conversations.select_columns("messages").with_format("arrow").iter(batch_size=10_000):
-        # Wherever the file's pieces end, and whatever lies between the rows that were chosen.
+        # Independent of where the file's pieces end, and of rows between those that were chosen.
         (messages,) = batch.combine_chunks().column("messages").chunks
         parts = [pyarrow.compute.list_value_length(messages)]
         for name in ("role", "content"):

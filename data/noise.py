@@ -1,4 +1,4 @@
-"""Noise on sources: other wordings of the same question, for data too small to have them."""
+"""Noise on sources: other wordings of the same question, for data that is too small to have them."""
 
 import itertools
 import json
@@ -13,12 +13,13 @@ from .tokenizer import NUM_BYTES
 
 class SourceNoise:
     """
-    Disturb sources anew in each epoch, each in the same way whenever and wherever it is asked for.
+    Changes sources at random, differently in each epoch.
 
-    Neighbouring words change places with probability `word_swap`, words are taken apart by leaving out each merge with
-    probability `bpe_dropout` (Provilkov et al., 2020, arXiv:1910.13267), and tokens are dropped with probability
-    `token_dropout`, in this order. Control tokens stay where they are, each turn between them keeps at least one token,
-    and characters that are spelt in bytes stay whole. Words taken apart make a source longer.
+    The changes depend only on the seed, the epoch and the source's index, so any process at any time makes the same
+    ones. In this order, neighbouring words are swapped with probability `word_swap`, each merge of a word is skipped
+    with probability `bpe_dropout` (Provilkov et al., 2020, arXiv:1910.13267), which makes a source longer, and tokens
+    are dropped with probability `token_dropout`. Control tokens keep their places, each turn between them keeps at
+    least one token, and a character that is spelt in bytes keeps all of them.
     """
 
     def __init__(self, tokenizer: Any, *, token_dropout: float, word_swap: float, bpe_dropout: float, seed: int):
@@ -40,15 +41,15 @@ class SourceNoise:
             for token, index in vocabulary.items()
             if index not in self._controls | self._bytes
         }
-        # What two neighbours become, and how early the merge was learnt.
+        # For a pair of neighbours: how early their merge was learnt, and its token.
         self._merges = {
             (vocabulary[left], vocabulary[right]): (rank, vocabulary[left + right])
             for rank, (left, right) in enumerate(model["merges"])
         }
 
     def __call__(self, source_ids: np.ndarray, index: int, *, epoch: int) -> np.ndarray:
-        """Return the source number `index` as the model reads it in `epoch`."""
-        # Seeding numpy's generator, and each number out of it, takes much longer. Of a text Random makes the same
+        """The source with this index as the model reads it in `epoch`."""
+        # numpy's generator takes much longer to seed and for each number. Seeded with a text, Random returns the same
         # numbers on every machine.
         chance = Random(f"{self.seed} {epoch} {index}").random
         noised: list[int] = []
@@ -66,14 +67,14 @@ class SourceNoise:
     def _noised_turn(self, turn: Sequence[int], chance: Callable[[], float]) -> list[int]:
         words = self._swapped(self._words(turn), chance)
         tokens = [token for word in words for token in self._merged(word, chance)]
-        # Of a character in several bytes no part can be dropped.
+        # A character in several bytes cannot lose one of them.
         kept = [token for token in tokens if token in self._bytes or chance() >= self.token_dropout]
         if tokens and not kept:
             return [tokens[int(chance() * len(tokens))]]
         return kept
 
     def _words(self, turn: Sequence[int]) -> list[list[int]]:
-        """Return the tokens of each word, a new one at each white space."""
+        """The tokens of each word; a token that begins with white space begins a word."""
         words: list[list[int]] = []
         for token in turn:
             if token in self._begins_word or not words:
@@ -82,7 +83,7 @@ class SourceNoise:
         return words
 
     def _swapped(self, words: Sequence[list[int]], chance: Callable[[], float]) -> list[list[int]]:
-        """Return the words, none of them more than one place from where it was."""
+        """The words in a new order, each at most one place from where it was."""
         swapped = list(words)
         position = 0
         while position < len(swapped) - 1:
@@ -94,10 +95,10 @@ class SourceNoise:
 
     def _merged(self, word: Sequence[int], chance: Callable[[], float]) -> list[int]:
         """
-        Return the tokens that a word's characters are merged to, each merge possible being left out by chance.
+        The tokens that a word's characters are merged into, where each possible merge is skipped at random.
 
-        Algorithm 1 of BPE-dropout: of the merges that are not left out now the earliest learnt is made, until all are
-        left out or none is possible.
+        Algorithm 1 of BPE-dropout: each round draws the merges to skip and applies the earliest learnt of the others,
+        until none is left.
         """
         symbols = [character for token in word for character in self._characters.get(token, (token,))]
         while True:

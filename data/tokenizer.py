@@ -70,7 +70,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool 
         additional_special_tokens=list(CONTROL_TOKENS[3:]),
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
-        chat_template=resources.files("chatformer.training").joinpath(template).read_text("utf-8"),
+        chat_template=resources.files("chatformer.data").joinpath(template).read_text("utf-8"),
     )
 
 

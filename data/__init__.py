@@ -1,0 +1,20 @@
+"""
+What it learns from: the way of the data, from a file to batches. In reading order, each file imports only those above:
+
+    messages        a conversation's messages, checked and brought to one form; `DataError`
+    arrow           datasets of conversations, in memory or in a file
+    fetching        a path, a URL or a Hub dataset -> bytes
+    text            bytes -> text
+    formats         text, or a table -> rows
+    columns         which columns of the rows are read
+    bad_rows        the rows that are no conversation
+    conversations   rows -> conversations
+    splitting       conversations -> those to train on and those to validate on
+    tokenizer       byte-pair encoding and the chat template
+    exchanges       conversations -> ids, a source and a target for each reply
+    batches         exchanges -> the steps of an epoch, and their tensors
+    noise           sources -> other wordings of them
+    topics          conversations -> changes of subject, behind other conversations
+    unread          what of conversations a chat template leaves out
+    preparation     settings -> all that a run trains on
+"""

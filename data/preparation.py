@@ -1,0 +1,172 @@
+"""From settings to what is trained on: conversations, the tokenizer, encoded exchanges."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .bad_rows import BadRows
+from .conversations import Loaded, load_conversations
+from .exchanges import EncodedExchanges, encode_exchanges
+from .messages import DataError, exchanges
+from .splitting import split_conversations
+from .tokenizer import train_tokenizer
+from .topics import SHARE_OF_OTHER_TOPICS, behind_other_topics
+
+if TYPE_CHECKING:
+    import datasets
+
+    from chatformer.training.settings import ReadingSettings, TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """What a run trains on and what it is validated on, as conversations and encoded."""
+
+    training: "datasets.Dataset"
+    validation: "datasets.Dataset"
+    bad_rows: BadRows
+    bad_validation_rows: BadRows
+    tokenizer: Any
+    train_exchanges: EncodedExchanges
+    eval_exchanges: EncodedExchanges
+    other_topics_fraction: float
+    """Share of the replies that an epoch learns behind other conversations."""
+
+
+def prepare_data(
+    settings: "TrainingSettings",
+    *,
+    tokenizer: Any = None,
+    main_first: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    from_main: Callable[[Callable[[], Any]], Any] = lambda make: make(),
+) -> PreparedData:
+    """
+    Load the conversations, train the tokenizer unless one is given, and encode.
+
+    If there are several processes, the main one enters `main_first()` before the others, and `from_main(make)` returns
+    what `make` returns on the main one.
+    """
+    import datasets
+
+    # The main process first: what it downloads and encodes the others find in the cache.
+    with main_first():
+        loaded, loaded_validation = conversations_of(settings)
+    training, validation = loaded.conversations, loaded_validation.conversations
+    has_history = any(len(history) > 1 for made in training for history, _ in exchanges(made["messages"]))
+    fraction = settings.data.other_topics_fraction
+    if fraction is None:
+        fraction = SHARE_OF_OTHER_TOPICS if has_history else 0.0
+    if tokenizer is None:
+        tokenizer = from_main(lambda: new_tokenizer(training, settings, has_history=has_history or fraction > 0))
+    limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
+    encode = functools.partial(
+        encode_exchanges,
+        tokenizer=tokenizer,
+        max_source_tokens=limits[0],
+        max_target_tokens=limits[1],
+        num_processes=settings.data.preprocessing_num_workers,
+        cache_folder=Path(datasets.config.HF_DATASETS_CACHE) / "chatformer",
+    )
+    with main_first():
+        train_exchanges, eval_exchanges = (
+            encode(conversations, too_long=settings.tokenizer.too_long) for conversations in (training, validation)
+        )
+        if not len(train_exchanges):
+            raise DataError(f"No reply is at most --max-target-tokens ({limits[1]}) long: nothing is left to train on.")
+        if fraction:
+            # Behind other conversations of the training alone: what validates is seen nowhere. Of those, as much is
+            # kept as there is room for.
+            behind = behind_other_topics(train_exchanges, training, settings.optimization.seed)
+            twins = encode(behind, too_long="truncate", last_only=True)
+            train_exchanges = train_exchanges.with_behind_others(twins, fraction)
+    return PreparedData(
+        training=training,
+        validation=validation,
+        bad_rows=loaded.bad_rows,
+        bad_validation_rows=loaded_validation.bad_rows,
+        tokenizer=tokenizer,
+        train_exchanges=train_exchanges,
+        eval_exchanges=eval_exchanges,
+        other_topics_fraction=fraction,
+    )
+
+
+def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
+    """The training and the validation conversations, each with the bad rows of its own data."""
+    data = settings.data
+    loaded = read_conversations(
+        data.data, data, skip_bad_rows=data.skip_bad_rows, sha256=data.data_sha256, max_rows=data.max_train_samples
+    )
+    if data.validation_data:
+        return loaded, read_conversations(data.validation_data, data, skip_bad_rows=data.skip_bad_rows)
+    training, validation = split_conversations(
+        loaded.conversations, validation_fraction=data.validation_fraction, seed=settings.optimization.seed
+    )
+    return Loaded(conversations=training, bad_rows=loaded.bad_rows), Loaded(
+        conversations=validation, bad_rows=BadRows()
+    )
+
+
+def read_conversations(
+    data: tuple[str, ...], settings: "ReadingSettings", *, skip_bad_rows: bool, **options: Any
+) -> Loaded:
+    """
+    Load `data` as the settings say; `skip_bad_rows` returns bad rows, which otherwise are an error.
+
+    "starter" are the corpora that come with the package.
+    """
+    if data == ("starter",):
+        return starter_corpus(**options)
+    return load_conversations(
+        data[0] if len(data) == 1 else data,
+        question_column=settings.question_column,
+        answer_column=settings.answer_column,
+        messages_column=settings.messages_column,
+        encoding=settings.encoding,
+        split=settings.dataset_split,
+        revision=settings.dataset_revision,
+        streaming=settings.dataset_streaming,
+        skip_bad_rows=skip_bad_rows,
+        **options,
+    )
+
+
+STARTER_FILES = ("conversations.jsonl", "follow_ups.jsonl")
+"""Questions and short conversations, and conversations whose later replies need the turns before."""
+
+
+def starter_corpus(*, sha256: str | None = None, max_rows: int | None = None) -> Loaded:
+    """The conversations that come with the package; raises a `DataError` for a checksum, which names one file."""
+    import datasets
+
+    if sha256 is not None:
+        raise DataError("--data-sha256 is of a file of yours; the starter corpus comes with chatformer.")
+    folder = resources.files("chatformer.data").joinpath("starter")
+    corpus = datasets.concatenate_datasets(
+        [load_conversations(str(folder.joinpath(name))).conversations for name in STARTER_FILES]
+    )
+    if max_rows is not None:
+        corpus = corpus.select(range(min(max_rows, len(corpus))))
+    return Loaded(conversations=corpus, bad_rows=BadRows())
+
+
+def new_tokenizer(training: "datasets.Dataset", settings: "TrainingSettings", *, has_history: bool) -> Any:
+    """
+    A tokenizer that is trained on the training conversations.
+
+    Its template passes on what was said before if `has_history`.
+    """
+    tokenizer = train_tokenizer(message_texts(training), settings.tokenizer.vocab_size, has_history=has_history)
+    tokenizer.model_max_length = settings.tokenizer.max_source_tokens
+    return tokenizer
+
+
+def message_texts(conversations: Any) -> Iterator[str]:
+    """Yield what the tokenizer learns from: every message."""
+    for conversation in conversations:
+        for message in conversation["messages"]:
+            yield message["content"]

@@ -1,0 +1,40 @@
+"""Changes of subject: conversations behind others that have nothing to do with them."""
+
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .arrow import as_dataset
+from .exchanges import EncodedExchanges
+from .messages import Message
+
+if TYPE_CHECKING:
+    import datasets
+
+MOST_OTHER_CONVERSATIONS = 4
+
+SHARE_OF_OTHER_TOPICS = 0.25
+"""Of the replies, where conversations have several turns and nothing else is asked for."""
+
+
+def behind_other_topics(
+    exchanges: EncodedExchanges, conversations: "datasets.Dataset", seed: int
+) -> "datasets.Dataset":
+    """
+    Each of the exchanges as a conversation that ends with its reply, behind one to four of the `conversations`.
+
+    So a model learns that what was said before need not concern the last question. The seed draws the other ones. What
+    begins with a system message stays as it is, for that message speaks of the whole conversation.
+    """
+    chance = random.Random(seed)
+    openings = [index for index, messages in enumerate(conversations["messages"]) if messages[0]["role"] != "system"]
+
+    def mixed() -> Iterator[list[Message]]:
+        for row in exchanges.rows:
+            before: list[Message] = []
+            if row["history"][0]["role"] != "system":
+                others = chance.choices(openings, k=chance.randint(1, MOST_OTHER_CONVERSATIONS))
+                before = [message for other in others for message in conversations[other]["messages"]]
+            yield [*before, *row["history"], {"role": "assistant", "content": row["reply"]}]
+
+    return as_dataset(mixed())

@@ -1,0 +1,63 @@
+import contextlib
+
+import pytest
+
+from chatformer.data.preparation import prepare_data
+from chatformer.training.settings import TrainingSettings
+
+
+@pytest.fixture
+def settings(conversations_file):
+    """Return a function that makes the settings of a training on a file with one bad row."""
+
+    def make(tmp_path, **changes):
+        broken = tmp_path / "broken.jsonl"
+        broken.write_text(conversations_file.read_text("utf-8") + '{"messages": []}\n', "utf-8")
+        changes = {"data": [str(broken)], "vocab_size": 600, "skip_bad_rows": True, **changes}
+        return TrainingSettings().changed(changes, where="test")
+
+    return make
+
+
+def test_what_cannot_be_read_is_returned_and_not_written(settings, tmp_path):
+    data = prepare_data(settings(tmp_path, validation_fraction=0.1))
+    assert len(data.training) + len(data.validation) == 100
+    assert [(row.row, row.reason) for row in data.bad_rows] == [(101, "the messages are missing")]
+    assert data.bad_rows.num_rows == 101
+    assert len(data.bad_validation_rows) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.jsonl"]
+    assert data.num_exchanges + len(data.eval_exchanges) == 152
+
+
+def test_validation_data_has_bad_rows_of_its_own(settings, conversations_file, tmp_path):
+    plain = settings(tmp_path, data=[str(conversations_file)], validation_data=[str(tmp_path / "broken.jsonl")])
+    data = prepare_data(plain)
+    assert (len(data.training), len(data.bad_rows)) == (100, 0)
+    assert [row.row for row in data.bad_validation_rows] == [101]
+
+
+def test_a_given_tokenizer_is_used(settings, tokenizer, tmp_path):
+    def from_main(make):
+        raise AssertionError
+
+    assert prepare_data(settings(tmp_path), tokenizer=tokenizer, from_main=from_main).tokenizer is tokenizer
+
+
+def test_of_several_processes_the_main_one_goes_first_and_trains_the_tokenizer(settings, tokenizer, tmp_path):
+    events = []
+
+    @contextlib.contextmanager
+    def main_first():
+        events.append("enter")
+        yield
+        events.append("leave")
+
+    def from_main(make):
+        events.append("tokenizer")
+        assert len(make()) > len(tokenizer) / 2
+        # Not what this process has made.
+        return tokenizer
+
+    data = prepare_data(settings(tmp_path), main_first=main_first, from_main=from_main)
+    assert data.tokenizer is tokenizer
+    assert events == ["enter", "leave", "tokenizer", "enter", "leave"]

@@ -1,0 +1,74 @@
+import datasets
+import numpy as np
+import pytest
+
+from chatformer.data.batches import plan_epoch
+from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.topics import MOST_OTHER_CONVERSATIONS, behind_other_topics
+
+LONG = {"max_source_tokens": 10_000, "max_target_tokens": 10_000}
+
+
+@pytest.fixture
+def dataset(conversations):
+    return datasets.Dataset.from_list(conversations)
+
+
+@pytest.fixture
+def alone(dataset, tokenizer):
+    return encode_exchanges(dataset, tokenizer, **LONG)
+
+
+@pytest.fixture
+def mixed(alone, dataset, tokenizer):
+    twins = encode_exchanges(behind_other_topics(alone, dataset, seed=0), tokenizer, last_only=True, **LONG)
+    return alone.with_behind_others(twins, 0.3)
+
+
+def test_each_exchange_stands_behind_one_to_four_whole_conversations(alone, dataset):
+    originals, seen = list(dataset["messages"]), set()
+    behind = behind_other_topics(alone, dataset, seed=0)
+    assert len(behind) == len(alone)
+    for messages, history, reply in zip(behind["messages"], alone.histories, alone.replies, strict=True):
+        end = [*history, {"role": "assistant", "content": reply}]
+        assert messages[-len(end) :] == end
+        before, count = messages[: -len(end)], 0
+        while before:
+            first = next(made for made in originals if before[: len(made)] == made)
+            before, count = before[len(first) :], count + 1
+        # A system message speaks of the whole conversation, which nothing stands before.
+        assert (count == 0) == (end[0]["role"] == "system")
+        seen.add(count)
+    assert seen == set(range(MOST_OTHER_CONVERSATIONS + 1))
+
+
+def test_the_seed_draws_the_others(alone, dataset):
+    first, again, other = (behind_other_topics(alone, dataset, seed=seed).to_list() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_only_the_reply_of_the_exchange_is_learnt_there(mixed, alone):
+    half = len(alone)
+    assert len(mixed) == 2 * half and mixed.num_per_epoch == half
+    assert mixed.replies[:half] == mixed.replies[half:] == alone.replies
+    for index in range(half):
+        assert mixed.target(index).tolist() == mixed.target(half + index).tolist()
+
+
+def test_an_epoch_reads_each_exchange_once_and_a_share_of_them_behind_others(mixed):
+    half, shares = mixed.num_per_epoch, []
+    behind = set()
+    for epoch in range(20):
+        indices = np.concatenate(plan_epoch(mixed, 300, seed=1, epoch=epoch))
+        assert sorted(indices % half) == list(range(half))
+        shares.append((indices >= half).mean())
+        behind |= set(indices[indices >= half].tolist())
+    assert 0.25 < np.mean(shares) < 0.35
+    # Others each time, so that every exchange is learnt in both ways.
+    assert len(behind) > 0.99 * half
+
+
+def test_the_tokens_of_an_epoch_are_those_of_the_mean(mixed):
+    lengths = mixed.source_lengths + mixed.target_lengths
+    tokens = [lengths[np.concatenate(plan_epoch(mixed, 300, seed=1, epoch=epoch))].sum() for epoch in range(50)]
+    assert mixed.tokens_per_epoch == pytest.approx(np.mean(tokens), rel=0.02)
