@@ -32,7 +32,7 @@ from chatformer.data.batches import collate, plan_epoch
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import conversations_of, message_texts
 from chatformer.data.tokenizer import train_tokenizer
-from chatformer.training.cpu import speed_up
+from chatformer.fast_training import speed_up
 from chatformer.training.settings import check_settings
 from chatformer.training.train import new_model
 

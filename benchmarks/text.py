@@ -28,13 +28,22 @@ class TextSettings:
 
 
 def training_settings(text: TextSettings) -> TrainingSettings:
-    """Return what `chatformer train` would be told, its defaults but for the text and the size."""
+    """What `chatformer train` would be told: its defaults, with the text, the size, and no plan of its own."""
     changes = {
         "data": list(text.data),
         "max_train_samples": text.max_train_samples,
         "size": SIZES[text.size],
         "vocab_size": text.vocab_size,
         "seed": text.seed,
+        "num_train_epochs": 20,
+        "tokens_per_step": 2000,
+        "learning_rate": 1e-3,
+        "warmup_steps": 200,
+        "ema_decay": 0,
+        "bpe_dropout": 0,
+        "other_topics_fraction": 0,
+        "eval_steps": 1000,
+        "metric_for_best_model": "loss",
         # Nothing is written.
         "dry_run": True,
     }

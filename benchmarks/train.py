@@ -71,8 +71,8 @@ from transformers import (
 from chatformer.data.batches import collate
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.preparation import PreparedData, prepare_data
+from chatformer.fast_loss import fused_loss
 from chatformer.hub.formats.marian_format import to_marian
-from chatformer.loss import label_smoothed_cross_entropy
 from chatformer.modeling_chatformer import shift_right
 from chatformer.training.processes import make_accelerator
 from chatformer.training.settings import OptimizationSettings, SettingsError, TrainingSettings, check_settings
@@ -193,7 +193,7 @@ def bare_step(
     decoder_input_ids = shift_right(labels, config.decoder_start_token_id, config.pad_token_id)
     with torch.autocast(device.type, torch.bfloat16, enabled=plan.mixed_precision == "bf16"):
         logits = model(**batch, decoder_input_ids=decoder_input_ids).logits
-    label_smoothed_cross_entropy(logits, labels, label_smoothing=plan.label_smoothing_factor).backward()
+    fused_loss(logits, labels, label_smoothing=plan.label_smoothing_factor).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()

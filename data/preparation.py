@@ -139,15 +139,19 @@ STARTER_FILES = ("conversations.jsonl", "follow_ups.jsonl")
 """Questions and short conversations, and conversations whose later replies need the turns before."""
 
 
+def starter_file(name: str) -> Path:
+    """Where a file of the starter corpus lies."""
+    return Path(str(resources.files("chatformer.data").joinpath("starter", name)))
+
+
 def starter_corpus(*, sha256: str | None = None, max_rows: int | None = None) -> Loaded:
     """The conversations that come with the package; raises a `DataError` for a checksum, which names one file."""
     import datasets
 
     if sha256 is not None:
         raise DataError("--data-sha256 is of a file of yours; the starter corpus comes with chatformer.")
-    folder = resources.files("chatformer.data").joinpath("starter")
     corpus = datasets.concatenate_datasets(
-        [load_conversations(str(folder.joinpath(name))).conversations for name in STARTER_FILES]
+        [load_conversations(str(starter_file(name))).conversations for name in STARTER_FILES]
     )
     if max_rows is not None:
         corpus = corpus.select(range(min(max_rows, len(corpus))))

@@ -1,7 +1,7 @@
 """
 How it is shared: what travels, the card, the push, and models of other formats.
 
-In reading order, each file imports only those above:
+In reading order, each file imports only those above it:
 
     errors        what can go wrong, for people
     settings      the flags of import, export, push and space

@@ -52,8 +52,8 @@ def code_files() -> tuple[str, ...]:
 
 
 CODE = code_files()
-EARLIER_CODE = ("next_token.py", "products.py")
-"""Code of version 0.1, which a push removes if the folder no longer has it."""
+EARLIER_CODE = {"next_token.py": "fast_decoding.py", "products.py": "fast_products.py"}
+"""Code of version 0.1, each file with its successor: it travels only without that, and a push removes it otherwise."""
 
 PATTERNS = (
     *(
@@ -68,6 +68,9 @@ PATTERNS = (
 )
 REPLACED = tuple(pattern for pattern in PATTERNS if pattern != "*.png")
 """A push removes files of these names from a repository if the folder has them no longer."""
+
+FORMER_CODE = {"next_token.py": "fast_decoding.py", "products.py": "fast_products.py"}
+"""Code that earlier versions wrote, each with its successor. It travels only with the code that imports it."""
 
 EVALUATION = (
     "exchanges",
@@ -99,6 +102,7 @@ def gather(folder: str, questions: Collection[str] = ()) -> Bundle:
     if not (root / CONFIG_FILE).is_file():
         raise HubError(f"The folder {folder} holds no model: it has no {CONFIG_FILE}.")
     names = sorted(entry.name for entry in root.iterdir() if entry.is_file())
+    names = [name for name in names if EARLIER_CODE.get(name) not in names]
     bundle: Bundle = {name: root / name for name in names if any(fnmatchcase(name, pattern) for pattern in PATTERNS)}
     for name in bundle:
         if name in (CONFIG_FILE, *RECORD_FILES):

@@ -1,10 +1,15 @@
-"""What the stock `push_to_hub` of a model publishes as well: its card, and the records of its training."""
+"""The stock `push_to_hub` of a model, with Chatformer's card and the record of the training in the same commit."""
 
 import filecmp
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError
+from transformers.utils.hub import create_and_tag_model_card
 
 from chatformer.storage.names import (
     CARD_FILE,
@@ -20,7 +25,50 @@ from .bundle import write_bundle
 from .card import is_ours
 from .privacy import check_no_token
 from .pushing import Publication
+from .repositories import PULL_REQUEST
 from .settings import PushSettings
+
+
+def push_to_hub(
+    model: Any,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    max_shard_size: int | str = "50GB",
+    tags: str | Sequence[str] = (),
+) -> CommitInfo:
+    """Push a model as `PreTrainedModel.push_to_hub` does, with what `add_card_and_records` adds to its folder."""
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    all_tags = [*(model.model_tags or ()), *((tags,) if isinstance(tags, str) else tags or ())]
+    credential: Any = token
+    card = create_and_tag_model_card(repo_id, list(dict.fromkeys(all_tags)) or None, token=credential)
+    if revision is not None and not revision.startswith(PULL_REQUEST):
+        try:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        except HfHubHTTPError as error:
+            # Who may only propose may not make branches; the branch may exist.
+            if not (create_pr and error.response.status_code == 403):
+                raise
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        card.save(Path(folder, CARD_FILE))
+        add_card_and_records(model.name_or_path, folder, repo_id, revision)
+        paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        # Not upload_folder, which may make several commits.
+        return api.create_commit(
+            repo_id,
+            [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in paths],
+            commit_message=commit_message or f"Upload {type(model).__name__}",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
 
 def add_card_and_records(
@@ -43,7 +91,12 @@ def add_card_and_records(
         publication = Publication(
             bundle={}, records=Records.read(root), samples=(), languages=(), license=None, kept_card=None
         )
-    lacking = {name: content for name, content in publication.bundle.items() if not (root / name).exists()}
+    # The code is what save_pretrained wrote; an earlier version's files may lie in the origin.
+    lacking = {
+        name: content
+        for name, content in publication.bundle.items()
+        if not (name.endswith(".py") or (root / name).exists())
+    }
     write_bundle(lacking, root)
     card = root / CARD_FILE
     stock = card.read_bytes() if card.is_file() else None

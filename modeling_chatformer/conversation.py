@@ -1,19 +1,27 @@
-"""The one way from a conversation to the ids of a source; training and every kind of chat go through it."""
+"""From a conversation to the ids of a source: training and every kind of chat use this file."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Conversation = Sequence[Mapping[str, str]]
+"""Messages, each `{"role": ..., "content": ...}`."""
 
 
-def encode_conversation(tokenizer, messages, max_tokens=None):
+def encode_conversation(tokenizer: Any, messages: Conversation, max_tokens: int | None = None) -> list[int]:
     """
-    Return the ids of `messages`, a list of `{"role": ..., "content": ...}`, as the tokenizer's chat template has them.
+    The ids of a conversation in the form of the tokenizer's chat template.
 
-    Where they are more than `max_tokens`, whole exchanges are left out, the oldest first; a system message and the
+    If there are more than `max_tokens`, complete exchanges are left out, the oldest first; a system message and the
     last user turn stay. A last turn that is too long alone loses its beginning.
     """
     (ids,) = encode_conversations(tokenizer, [messages], max_tokens)
     return ids
 
 
-def encode_conversations(tokenizer, conversations, max_tokens=None):
-    """Return the ids of each conversation, one or more, as `encode_conversation` does."""
+def encode_conversations(
+    tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int | None = None
+) -> list[list[int]]:
+    """The ids of each conversation, as `encode_conversation` gives them; at least one conversation."""
     encoded = as_template(tokenizer, conversations)
     if max_tokens is None:
         return encoded
@@ -23,10 +31,10 @@ def encode_conversations(tokenizer, conversations, max_tokens=None):
     ]
 
 
-def cut(tokenizer, messages, ids, max_tokens):
-    """Return the ids of as much of `messages`, whose `ids` are too many, as `max_tokens` hold."""
+def cut(tokenizer: Any, messages: Conversation, ids: list[int], max_tokens: int) -> list[int]:
+    """The ids of the part of `messages` that fits `max_tokens`; `ids` are those of all messages."""
     system = [message for message in messages[:1] if message["role"] == "system"]
-    turns = messages[len(system) :]
+    turns = list(messages[len(system) :])
     while len(ids) > max_tokens:
         if len(turns) <= 1:
             return ids[-max_tokens:]
@@ -35,8 +43,8 @@ def cut(tokenizer, messages, ids, max_tokens):
     return ids
 
 
-def as_template(tokenizer, conversations):
-    """Return the ids of each whole conversation."""
+def as_template(tokenizer: Any, conversations: Sequence[Conversation]) -> list[list[int]]:
+    """The ids of each conversation, however long."""
     return tokenizer.apply_chat_template(
         conversations,
         tokenize=True,
@@ -44,7 +52,7 @@ def as_template(tokenizer, conversations):
         tokenizer_kwargs={
             "return_attention_mask": False,
             "return_token_type_ids": False,
-            # It would warn of a length that is about to be cut.
+            # No warning of lengths that are cut afterwards.
             "verbose": False,
         },
     )

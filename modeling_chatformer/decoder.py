@@ -1,11 +1,13 @@
 """
 The decoder: Section 3.1 of "Attention Is All You Need".
 
-Letters behind a tensor's name are its axes: B batch, S source tokens, T target tokens, D d_model.
+Letters after a tensor's name are its axes: B batch, S source tokens, T target tokens, D d_model.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -13,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils import can_return_tuple
 
 from .attention import CrossAttention, MaskedSelfAttention
+from .configuration_chatformer import ChatformerConfig
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of
 from .feed_forward import FeedForward
 
@@ -20,7 +23,7 @@ from .feed_forward import FeedForward
 class DecoderLayer(GradientCheckpointingLayer):
     """Masked self-attention, attention to the encoder's output, then the feed-forward network, all post-norm."""
 
-    def __init__(self, config, layer_index):
+    def __init__(self, config: ChatformerConfig, layer_index: int):
         super().__init__()
         self.self_attention = MaskedSelfAttention(config, layer_index)
         self.self_attention_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
@@ -30,7 +33,15 @@ class DecoderLayer(GradientCheckpointingLayer):
         self.feed_forward_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, mask, memory, memory_mask, past_key_values=None, output_attentions=False):
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        memory: Tensor,
+        memory_mask: Tensor | None,
+        past_key_values: EncoderDecoderCache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         attended, self_weights = self.self_attention(x, x, mask, past_key_values, output_attentions)
         x = self.self_attention_norm(x + self.dropout(attended))
         attended, cross_weights = self.cross_attention(x, memory, memory_mask, past_key_values, output_attentions)
@@ -40,11 +51,11 @@ class DecoderLayer(GradientCheckpointingLayer):
 
 
 class Decoder(nn.Module):
-    """Turn the target so far and the encoder's output into one vector for each next token."""
+    """Turns the target so far and the encoder's output into one vector for each next token."""
 
     main_input_name = "input_ids"
 
-    def __init__(self, config):
+    def __init__(self, config: ChatformerConfig):
         super().__init__()
         self.config = config
         self.embedding = ScaledEmbedding(config.vocab_size, config.d_model)
@@ -52,42 +63,26 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.decoder_layers))
 
-    def has_plain_masks(self, cache):
-        """Return whether masks are tensors, or None where they hide nothing, and the cache grows with its tokens."""
-        return self.config._attn_implementation in ("eager", "sdpa") and not (cache and cache.is_compileable)
-
-    def memory_mask(self, inputs_embeds, encoder_attention_mask, encoder_hidden_states, cache):
-        """Return the mask of the source's tokens. It is made once for all tokens of a generation, as their keys are."""
-        if cache is not None and getattr(cache, "masked_by", None) is encoder_attention_mask is not None:
-            return cache.memory_mask
-        mask = create_bidirectional_mask(
-            self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
-        )
-        if cache is not None and self.has_plain_masks(cache):
-            # The rows are alike, one for each target token that was new just now.
-            cache.masked_by, cache.memory_mask = encoder_attention_mask, None if mask is None else mask[:, :, :1]
-        return mask
-
     @can_return_tuple
     def forward(
         self,
-        input_ids=None,
-        attention_mask=None,
-        position_ids=None,
-        encoder_hidden_states=None,
-        encoder_attention_mask=None,
-        past_key_values=None,
-        inputs_embeds=None,
-        use_cache=False,
-        output_attentions=False,
-        output_hidden_states=False,
-    ):
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool = False,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
-        Decode `input_ids`, (B, T), or `inputs_embeds`, (B, T, D), already scaled.
+        Decode `input_ids`, (B, T), or `inputs_embeds`, (B, T, D), which are scaled already.
 
         attention_mask: (B, earlier tokens + T), 1 for tokens and 0 for padding on either side.
-        encoder_hidden_states: (B, S, D), what the encoder made of the source, and its mask, (B, S).
-        past_key_values: the `EncoderDecoderCache` of the tokens before these, which is extended.
+        encoder_hidden_states: the encoder's output, (B, S, D). encoder_attention_mask: the source's mask, (B, S).
+        past_key_values: the cache of the tokens before these; these are added to it.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(
@@ -101,33 +96,31 @@ class Decoder(nn.Module):
 
         num_new = inputs_embeds.shape[1]
         num_earlier = 0 if target_cache is None else target_cache.get_seq_length()
-        if position_ids is None:
-            if attention_mask is not None and attention_mask.dim() == 2:
-                position_ids = positions_of(attention_mask)[:, -num_new:]
-            elif isinstance(num_earlier, int):
-                position_ids = slice(num_earlier, num_earlier + num_new)
-            else:
-                position_ids = torch.arange(num_new, device=inputs_embeds.device).unsqueeze(0) + num_earlier
-        # A cache of fixed size counts its tokens on the device; its size is the bound that is known without waiting.
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            position_ids = positions_of(attention_mask)[:, -num_new:]
+        elif position_ids is None:
+            position_ids = torch.arange(num_new, device=inputs_embeds.device).unsqueeze(0) + num_earlier
+        # A cache of fixed size counts its tokens on the device; its size is a bound that is known without waiting.
         num_positions = num_new if target_cache is None else target_cache.get_mask_sizes(num_new, 0)[0]
 
-        if num_new == 1 and attention_mask is None and self.has_plain_masks(target_cache):
-            # A single new token looks at all that stand before it.
-            mask = None
-        else:
-            # With weights to show, the eager attention runs, which needs the mask even where others would do without.
-            mask = create_causal_mask(
-                self.config, inputs_embeds, attention_mask, target_cache, allow_is_causal_skip=not output_attentions
-            )
-        memory_mask = self.memory_mask(inputs_embeds, encoder_attention_mask, encoder_hidden_states, past_key_values)
+        # To return weights the eager attention runs, which needs a mask even if all of it is causal.
+        mask = create_causal_mask(
+            self.config, inputs_embeds, attention_mask, target_cache, allow_is_causal_skip=not output_attentions
+        )
+        memory = encoder_hidden_states
+        memory_mask = create_bidirectional_mask(
+            self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states=memory
+        )
         x_BTD = self.dropout(inputs_embeds + self.positions(position_ids, num_positions))
-        hidden_states, self_attentions, cross_attentions = (x_BTD,), (), ()
+        hidden_states: tuple[Tensor, ...] = (x_BTD,)
+        self_attentions: tuple[Any, ...] = ()
+        cross_attentions: tuple[Any, ...] = ()
         for layer in self.layers:
             x_BTD, self_weights, cross_weights = layer(
                 x_BTD,
                 mask,
                 # By position, or gradient checkpointing would miss it.
-                encoder_hidden_states,
+                memory,
                 memory_mask,
                 past_key_values=past_key_values,
                 output_attentions=output_attentions,

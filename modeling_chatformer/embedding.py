@@ -1,30 +1,30 @@
 """
 Embeddings and positions: Sections 3.4 and 3.5 of "Attention Is All You Need".
 
-Letters behind a tensor's name are its axes: B batch, T time (tokens of a sequence), D d_model.
+Letters after a tensor's name are its axes: B batch, T time (tokens of a sequence), D d_model, P positions.
 """
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class ScaledEmbedding(nn.Embedding):
-    """Look up token vectors and multiply them by the square root of d_model (Section 3.4)."""
+    """Token vectors times the square root of d_model (Section 3.4)."""
 
     @property
-    def embed_scale(self):
-        """The factor, under the name by which peft looks for it when it trains rows of an embedding."""
+    def embed_scale(self) -> float:
+        """The factor, under the name that peft looks for when it trains rows of an embedding."""
         return math.sqrt(self.embedding_dim)
 
-    def forward(self, input_ids_BT):
+    def forward(self, input_ids_BT: Tensor) -> Tensor:
         return super().forward(input_ids_BT) * self.embed_scale
 
 
-def sinusoids(num_positions, d_model):
+def sinusoids(num_positions: int, d_model: int) -> Tensor:
     """
-    Return the table of Section 3.5, (num_positions, d_model), in float64.
+    The table of Section 3.5, (num_positions, d_model), in float64.
 
     PE(pos, 2i) = sin(pos / 10000^(2i/d_model)) and PE(pos, 2i+1) = cos(pos / 10000^(2i/d_model)).
     """
@@ -36,29 +36,35 @@ def sinusoids(num_positions, d_model):
 
 class SinusoidalPositions(nn.Module):
     """
-    Give each position its sines and cosines, for sequences of any length (Section 3.5).
+    The sines and cosines of each position, for sequences of any length (Section 3.5).
 
-    The table is computed in float64 on the CPU, so that far positions stay exact, and kept rounded to the model's
-    precision. It is not saved: it follows from its shape.
+    The table is computed in float64 on the CPU, so that far positions stay exact, and kept in the model's precision.
+    It is not saved: its shape determines it.
     """
 
-    def __init__(self, num_positions, d_model):
+    table: Tensor
+
+    def __init__(self, num_positions: int, d_model: int):
         super().__init__()
-        # from_pretrained makes the model in its weights' precision, and says it only through torch's default.
+        # from_pretrained makes the model in the precision of its weights, which only torch's default dtype shows.
         table = sinusoids(num_positions, d_model).to(torch.get_default_dtype())
         self.register_buffer("table", table, persistent=False)
 
-    def forward(self, position_ids_BT, num_positions):
-        """Return the vectors of `position_ids_BT`, all below `num_positions`: (B, T, D)."""
+    def extended_to(self, num_positions: int) -> Tensor:
+        """The table, (P, D), with at least `num_positions` rows."""
         if num_positions > self.table.shape[0]:
-            # Doubled, so that generating token by token extends it seldom.
+            # Twice as many, so that generating token by token seldom extends the table.
             self.table = sinusoids(2 * num_positions, self.table.shape[1]).to(self.table)
-        return self.table[position_ids_BT]
+        return self.table
+
+    def forward(self, position_ids_BT: Tensor, num_positions: int) -> Tensor:
+        """The vectors, (B, T, D), of `position_ids_BT`, which are all below `num_positions`."""
+        return self.extended_to(num_positions)[position_ids_BT]
 
 
-def positions_of(mask_BT):
+def positions_of(mask_BT: Tensor) -> Tensor:
     """
-    Return each token's position, counted without the padding on either side.
+    The position of each token, (B, T), counted without the padding on either side.
 
     mask_BT: 1 for tokens, 0 for padding. Padding gets position 0, which attention never looks at.
     """

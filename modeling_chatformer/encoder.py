@@ -1,17 +1,20 @@
 """
 The encoder: Section 3.1 of "Attention Is All You Need".
 
-Letters behind a tensor's name are its axes: B batch, S source tokens, D d_model.
+Letters after a tensor's name are its axes: B batch, S source tokens, D d_model.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from .attention import MultiHeadAttention
+from .configuration_chatformer import ChatformerConfig
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of
 from .feed_forward import FeedForward
 
@@ -19,7 +22,7 @@ from .feed_forward import FeedForward
 class EncoderLayer(GradientCheckpointingLayer):
     """Self-attention, then the feed-forward network, each as LayerNorm(x + Sublayer(x))."""
 
-    def __init__(self, config, layer_index):
+    def __init__(self, config: ChatformerConfig, layer_index: int):
         super().__init__()
         self.attention = MultiHeadAttention(config, layer_index)
         self.attention_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
@@ -27,7 +30,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.feed_forward_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, mask, output_attentions=False):
+    def forward(self, x: Tensor, mask: Tensor | None, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
         attended, weights = self.attention(x, x, mask, output_attentions=output_attentions)
         x = self.attention_norm(x + self.dropout(attended))
         x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
@@ -35,11 +38,11 @@ class EncoderLayer(GradientCheckpointingLayer):
 
 
 class Encoder(nn.Module):
-    """Turn a source into one vector a token: embeddings and positions, then the layers."""
+    """Turns a source into one vector for each token: embeddings and positions, then the layers."""
 
     main_input_name = "input_ids"
 
-    def __init__(self, config):
+    def __init__(self, config: ChatformerConfig):
         super().__init__()
         self.config = config
         self.embedding = ScaledEmbedding(config.vocab_size, config.d_model)
@@ -50,14 +53,14 @@ class Encoder(nn.Module):
     @can_return_tuple
     def forward(
         self,
-        input_ids=None,
-        attention_mask=None,
-        inputs_embeds=None,
-        output_attentions=False,
-        output_hidden_states=False,
-    ):
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> BaseModelOutput:
         """
-        Encode `input_ids`, (B, S), or `inputs_embeds`, (B, S, D), already scaled.
+        Encode `input_ids`, (B, S), or `inputs_embeds`, (B, S, D), which are scaled already.
 
         attention_mask: (B, S), 1 for tokens and 0 for padding on either side.
         """
@@ -73,7 +76,8 @@ class Encoder(nn.Module):
 
         mask = create_bidirectional_mask(self.config, inputs_embeds, attention_mask)
         x_BSD = self.dropout(inputs_embeds + self.positions(position_ids_BS, num_tokens))
-        hidden_states, attentions = (x_BSD,), ()
+        hidden_states: tuple[Tensor, ...] = (x_BSD,)
+        attentions: tuple[Any, ...] = ()
         for layer in self.layers:
             x_BSD, weights = layer(x_BSD, mask, output_attentions=output_attentions)
             hidden_states += (x_BSD,)

@@ -1,4 +1,6 @@
-"""`pipeline("seq2seq-chat", model=...)`: a conversation in, its next turn out."""
+"""`pipeline("seq2seq-chat", model=...)`: from a conversation to its next turn."""
+
+from typing import Any
 
 import torch
 from transformers import Pipeline
@@ -8,33 +10,36 @@ from .conversation import encode_conversation
 
 class Seq2SeqChatPipeline(Pipeline):
     """
-    Give the next turn of a conversation.
+    The next turn of a conversation.
 
     Takes a text, or a list of `{"role": ..., "content": ...}` that ends with a user's turn, or a list of such lists.
-    Returns, for each, `{"generated_text": ...}`: the reply to a text, or the conversation with the reply behind it.
+    Returns, for each, `{"generated_text": ...}`: the reply to a text, or the conversation with the reply added.
     Further keywords, such as `num_beams` or `temperature`, go to `generate()`.
     """
+
+    model: Any
+    tokenizer: Any
 
     _load_tokenizer = True  # type: ignore[assignment]
     _load_processor = False  # type: ignore[assignment]
     _load_image_processor = False  # type: ignore[assignment]
     _load_feature_extractor = False  # type: ignore[assignment]
 
-    def __call__(self, conversation, **kwargs):
+    def __call__(self, conversation: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         if isinstance(conversation, tuple):
             conversation = list(conversation)
         is_many = isinstance(conversation, list) and bool(conversation) and not isinstance(conversation[0], dict)
         if not is_many:
-            # A list is a batch to the base class, and one conversation is a list too.
+            # The base class takes a list for a batch, and one conversation is a list too.
             return super().__call__([conversation], **kwargs)[0]
         return super().__call__(conversation, **kwargs)
 
-    def _sanitize_parameters(self, **generation):
+    def _sanitize_parameters(self, **generation: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, generation, {}
 
-    def preprocess(self, conversation):
+    def preprocess(self, conversation: Any) -> dict[str, Any]:  # type: ignore[override]
         is_text = isinstance(conversation, str)
-        # The base class wraps a list of messages into an object that has them as `messages`.
+        # The base class wraps a list of messages in an object with the attribute `messages`.
         conversation = getattr(conversation, "messages", conversation)
         messages = [{"role": "user", "content": conversation}] if is_text else list(conversation)
         if not messages or messages[-1].get("role") != "user":
@@ -43,13 +48,13 @@ class Seq2SeqChatPipeline(Pipeline):
         ids = encode_conversation(self.tokenizer, messages, longest if longest < 10**9 else None)
         return {"input_ids": torch.tensor([ids]), "conversation": conversation}
 
-    def _forward(self, model_inputs, **generation):
+    def _forward(self, model_inputs: Any, **generation: Any) -> Any:  # type: ignore[override]
         conversation = model_inputs.pop("conversation")
         input_ids = model_inputs["input_ids"]
         generated = self.model.generate(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **generation)
         return {"ids": generated[0], "conversation": conversation}
 
-    def postprocess(self, model_outputs):
+    def postprocess(self, model_outputs: Any) -> dict[str, Any]:  # type: ignore[override]
         reply = self.tokenizer.decode(model_outputs["ids"], skip_special_tokens=True)
         conversation = model_outputs["conversation"]
         if isinstance(conversation, str):

@@ -1,7 +1,7 @@
 """
 How it is kept: the folder of a model, where all rooms meet.
 
-In reading order, each file imports only those above:
+In reading order, each file imports only those above it:
 
     names         every file of a model's folder: its name, who writes it, whether it travels
     explaining    errors of other libraries in a sentence that says what to do

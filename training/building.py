@@ -8,9 +8,9 @@ import torch
 from chatformer import ChatformerForConditionalGeneration, sized_config
 from chatformer.data.batches import plan_epoch
 from chatformer.data.exchanges import EncodedExchanges
+from chatformer.fast_training import speed_up
 
-from .cpu import speed_up
-from .settings import ModelSettings, OptimizationSettings
+from .settings import ModelSettings, OptimizationSettings, decided
 
 
 def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> ChatformerForConditionalGeneration:
@@ -42,7 +42,7 @@ def make_optimizer(model: torch.nn.Module, plan: OptimizationSettings) -> torch.
     ]
     return torch.optim.AdamW(
         groups,
-        lr=plan.learning_rate,
+        lr=decided(plan.learning_rate),
         betas=(plan.adam_beta1, plan.adam_beta2),
         eps=plan.adam_epsilon,
         fused=True,
@@ -61,7 +61,7 @@ class EpochPlans:
     def steps(self, epoch: int) -> list[Any]:
         if epoch != self.epoch:
             self.epoch = epoch
-            self.current = plan_epoch(self.exchanges, self.plan.tokens_per_step, self.plan.seed, epoch)
+            self.current = plan_epoch(self.exchanges, decided(self.plan.tokens_per_step), self.plan.seed, epoch)
         return self.current
 
     def step(self, number: int) -> Any:

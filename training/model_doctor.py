@@ -23,7 +23,7 @@ from .doctor import Finding, percent, shortened, shown, well
 from .evaluation import EvaluatedModel, Evaluation, Outcome, compare, figures_of, length_batches, outcome_of
 from .free_baselines import check_baselines
 from .records import LOG_FILE
-from .settings import SETTINGS_FILE, EvaluationSettings, OptimizationSettings, TrainingSettings, read_recipe
+from .settings import SETTINGS_FILE, EvaluationSettings, OptimizationSettings, TrainingSettings, decided, read_recipe
 
 LISTENING, HARDLY_LISTENING = 0.05, 0.01
 """Share of the loss that the true source saves, against another's, from which a model listens, or hardly does."""
@@ -424,7 +424,7 @@ class Cause:
 
 def slower(plan: OptimizationSettings) -> str:
     """Return flags of a training that begins more gently."""
-    rate, warmup_steps = plan.learning_rate / 2, max(1000, 2 * plan.warmup_steps)
+    rate, warmup_steps = decided(plan.learning_rate) / 2, max(1000, 2 * decided(plan.warmup_steps))
     if plan.lr_scheduler_type != "noam":
         # Of the paper's schedule it is a factor; of the others, more than this is rarely good.
         rate = min(rate, 1e-3)

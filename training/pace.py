@@ -1,6 +1,7 @@
 """How fast this machine trains a model: measured on a few steps, before the run begins."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def _measured(settings: TrainingSettings, data: PreparedData, accelerator: "Acce
 
     steps = EpochPlans(data.train_exchanges, options).steps(0)[:MEASURED_STEPS]
     # Twice each, as the first time at a length prepares kernels and memory for it.
-    seconds = [min(_seconds(lambda indices=indices: step(indices), device) for _ in range(2)) for indices in steps]
+    seconds = [min(_seconds(functools.partial(step, indices), device) for _ in range(2)) for indices in steps]
     return Pace(sum(seconds) / len(seconds), _evaluation_seconds(model, settings, data, device))
 
 

@@ -1,5 +1,7 @@
 """The processes of a run: one, or as many as `accelerate launch` has started, and how they share the model."""
 
+import ctypes
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -49,3 +51,21 @@ def make_accelerator(mixed_precision: str, *, max_grad_norm: float) -> Accelerat
 def from_main_process(make: Callable[[], Any]) -> Any:
     """What the main process makes, on every process."""
     return broadcast_object_list([make() if PartialState().is_main_process else None])[0]
+
+
+def keep_freed_memory() -> None:
+    """
+    Have this process keep the memory that tensors leave, for the next ones, instead of giving it back each time.
+
+    glibc asks the system for every large tensor anew, and the system then fills it with zeros, page by page. Blocks of
+    more than 32 MiB, the most that glibc lets one say, still come and go: of these, which differ from step to step,
+    few fit into the gaps that others left, and memory would grow without end.
+    """
+    if sys.platform == "linux":
+        try:
+            mallopt = ctypes.CDLL(None).mallopt
+        except AttributeError:  # Another C library.
+            return
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_mmap_threshold, 2**25)

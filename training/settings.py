@@ -389,6 +389,8 @@ def _converted(value: Any, expected: Any, where: str) -> Any:
     raise SettingsError(f"{where} must be {name}, but it is {value!r}.")
 
 
+Value = typing.TypeVar("Value")
+
 LENGTHS = ("max_steps", "num_train_epochs")
 """Two ways to say how long a run is."""
 
@@ -441,6 +443,12 @@ SHARES = (
     "adam_beta1",
     "adam_beta2",
 )
+
+
+def decided(value: Value | None) -> Value:
+    """A setting that is open until a run is planned, once it is."""
+    assert value is not None
+    return value
 
 
 def check_settings(settings: TrainingSettings) -> None:

@@ -32,14 +32,13 @@ from chatformer.data.unread import unread_part
 
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .building import EpochPlans, chosen_precision, make_optimizer, new_model, ready_to_train
-from .cpu import keep_freed_memory
 from .evaluation import Evaluation, evaluate, has_metrics
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 from .model_doctor import RunLog
 from .objective import training_loss
 from .pace import Pace, measured
 from .planning import Facts, overview, plan_for_minutes, planned, shortcomings
-from .processes import from_main_process, make_accelerator
+from .processes import from_main_process, keep_freed_memory, make_accelerator
 from .progress import Progress
 from .records import BAD_ROWS_FILES, RunFolder, describe_data
 from .schedules import make_scheduler
@@ -49,6 +48,7 @@ from .settings import (
     SettingsError,
     TrainingSettings,
     check_settings,
+    decided,
     parse_settings,
     read_recipe,
 )
@@ -219,8 +219,10 @@ class Run:
         self.settings, self.accelerator, self.data, self.on_published = settings, accelerator, data, on_published
         plan = settings.optimization
         self.plans = EpochPlans(data.train_exchanges, plan)
-        self.num_steps = plan.max_steps or max(1, math.ceil(plan.num_train_epochs * self.plans.steps_per_epoch))
-        self.eval_steps = settings.run.eval_steps
+        self.num_steps = plan.max_steps or max(
+            1, math.ceil(decided(plan.num_train_epochs) * self.plans.steps_per_epoch)
+        )
+        self.eval_steps = decided(settings.run.eval_steps)
         self.save_steps = settings.run.save_steps or self.eval_steps
 
         model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
@@ -235,7 +237,7 @@ class Run:
             plan.lr_scheduler_type,
             optimizer,
             d_model=model.config.d_model,
-            warmup_steps=plan.warmup_steps,
+            warmup_steps=decided(plan.warmup_steps),
             num_steps=self.num_steps,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)

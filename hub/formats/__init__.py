@@ -1,7 +1,7 @@
 """
 Models of other formats: Marian comes in and goes out, CTranslate2 and ONNX go out.
 
-In reading order, each file imports only those above:
+In reading order, each file imports only those above it:
 
     limits              what the other formats cannot do
     parity              the proof that a converted model answers as its source

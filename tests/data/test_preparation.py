@@ -26,7 +26,7 @@ def test_what_cannot_be_read_is_returned_and_not_written(settings, tmp_path):
     assert data.bad_rows.num_rows == 101
     assert len(data.bad_validation_rows) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["broken.jsonl"]
-    assert data.num_exchanges + len(data.eval_exchanges) == 152
+    assert data.train_exchanges.num_per_epoch + len(data.eval_exchanges) == 152
 
 
 def test_validation_data_has_bad_rows_of_its_own(settings, conversations_file, tmp_path):

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -198,9 +197,6 @@ def test_what_stock_methods_push_is_whole_and_xet_carries_it_both_ways(hub, hub_
     assert hub.asked("GET", "xet-read-token") and not hub.asked("GET", "/cdn/")
 
 
-@pytest.mark.skipif(
-    not entry_points(group="chatformer.push_to_hub"), reason="this installation is older than its pyproject.toml"
-)
 def test_stock_methods_bring_card_and_record_of_the_same_weights(hub, hub_server, trained, run_client, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "secret place" / "bot")
     hub.repos["models", "alice/edited"] = edited = hub_server.Repo("models", "alice/edited")

@@ -18,7 +18,7 @@ CODE = {
     path.name
     for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py")
     # The model itself does not import them.
-    if path.name not in ("__init__.py", "reading.py")
+    if path.name not in ("__init__.py", "reading.py", "fast_training.py", "registration.py")
 }
 MODEL = {
     "config.json",
@@ -222,6 +222,22 @@ def test_what_an_earlier_push_left_over_is_removed(push, hub, folder, pushed):
     for file in (*parts, "model.safetensors.index.json"):
         (folder / file).unlink()
     (folder / "model.safetensors").write_bytes(whole)
+    assert push(folder, "--repo", pushed)[0] == 0
+    assert set(hub.repos["models", pushed].at("main").tree) == ALL
+
+
+def test_code_of_an_earlier_version_is_replaced_and_travels_where_it_is_needed(push, hub, folder, pushed):
+    successors = {"next_token.py": "fast_decoding.py", "products.py": "fast_products.py"}
+    for name, successor in successors.items():
+        shutil.copy(folder / successor, folder / name)
+    # Beside their successors nothing imports them.
+    assert not set(successors) & set(gather(str(folder)))
+    for successor in successors.values():
+        (folder / successor).rename(folder / f"{successor}.new")
+    assert push(folder, "--repo", pushed)[0] == 0
+    assert set(hub.repos["models", pushed].at("main").tree) == ALL - set(successors.values()) | set(successors)
+    for successor in successors.values():
+        (folder / f"{successor}.new").rename(folder / successor)
     assert push(folder, "--repo", pushed)[0] == 0
     assert set(hub.repos["models", pushed].at("main").tree) == ALL
 

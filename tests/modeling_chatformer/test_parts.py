@@ -5,10 +5,11 @@ from torch import nn
 from torch.profiler import profile
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
-from chatformer.attention import MultiHeadAttention, scaled_dot_product_attention
+from chatformer.attention import MultiHeadAttention, attention, eager_attention
 from chatformer.embedding import SinusoidalPositions
+from chatformer.fast_loss import LOGITS_AT_ONCE, fused_loss
 from chatformer.feed_forward import FeedForward
-from chatformer.loss import LOGITS_AT_ONCE, label_smoothed_cross_entropy
+from chatformer.loss import label_smoothed_cross_entropy
 
 
 def formula_of_positions(positions, d_model):
@@ -35,16 +36,16 @@ def test_sinusoids_are_exact_after_from_pretrained(make_model, tmp_path):
 
 
 @pytest.mark.parametrize("mask", ["none", "bool", "additive"])
-def test_scaled_dot_product_attention_is_torchs(mask):
+def test_attention_is_torchs(mask):
     torch.manual_seed(0)
     query_BHQC, key_BHKC, value_BHKC = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
     mask_BHQK = torch.rand(2, 1, 5, 7) < 0.6
     mask_BHQK[..., 0] = True
     mask_BHQK = {"none": None, "bool": mask_BHQK, "additive": torch.randn(2, 1, 5, 7)}[mask]
-    attended_BQHC, weights_BHQK = scaled_dot_product_attention(
-        nn.Module(), query_BHQC, key_BHKC, value_BHKC, mask_BHQK, scaling=8**-0.5
-    )
+    attended_BHQC, weights_BHQK = attention(query_BHQC, key_BHKC, value_BHKC, mask_BHQK)
+    attended_BQHC, _ = eager_attention(nn.Module(), query_BHQC, key_BHKC, value_BHKC, mask_BHQK, scaling=8**-0.5)
     expected_BHQC = nn.functional.scaled_dot_product_attention(query_BHQC, key_BHKC, value_BHKC, attn_mask=mask_BHQK)
+    torch.testing.assert_close(attended_BHQC, expected_BHQC, rtol=0, atol=1e-6)
     torch.testing.assert_close(attended_BQHC, expected_BHQC.transpose(1, 2), rtol=0, atol=1e-6)
     torch.testing.assert_close(weights_BHQK @ value_BHKC, expected_BHQC, rtol=0, atol=1e-6)
 
@@ -99,8 +100,22 @@ def test_the_loss_is_the_formula(label_smoothing, num_items_in_batch):
             wanted = np.full(11, label_smoothing / 11)
             wanted[label] += 1 - label_smoothing
             loss -= (wanted * log_probabilities).sum()
-    found = label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing)
+    found = fused_loss(logits, labels, num_items_in_batch, label_smoothing)
     assert found.item() == pytest.approx(loss / (11 if num_items_in_batch is None else 40), rel=1e-6)
+    plain = label_smoothed_cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing)
+    assert plain.item() == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+def test_the_fast_loss_and_its_gradient_are_the_plain_ones(label_smoothing):
+    torch.manual_seed(0)
+    logits, labels = (3 * torch.randn(4, 9, 50)).requires_grad_(), torch.randint(50, (4, 9))
+    labels[0, 3:] = labels[2] = -100
+    plain = label_smoothed_cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing)
+    fast = fused_loss(logits, labels, 1, label_smoothing)
+    assert "SummedLoss" in fast.grad_fn.next_functions[0][0].name()
+    torch.testing.assert_close(fast, plain)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits) for loss in (fast, plain)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -117,7 +132,7 @@ def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothin
     expected = torch.nn.functional.cross_entropy(
         plain.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
     ) / (num_items_in_batch or int((labels != -100).sum()))
-    found = label_smoothed_cross_entropy(logits, labels, num_items_in_batch, label_smoothing)
+    found = fused_loss(logits, labels, num_items_in_batch, label_smoothing)
     assert torch.equal(logits.float(), plain)
     # Somebody else's factor, such as that of a loss scaler.
     (1024 * expected).backward()
@@ -126,9 +141,7 @@ def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothin
     assert logits.grad.dtype == dtype
     torch.testing.assert_close(logits.grad, plain.grad.to(dtype))
     with torch.no_grad():
-        torch.testing.assert_close(
-            label_smoothed_cross_entropy(plain.to(dtype), labels, num_items_in_batch, label_smoothing), expected
-        )
+        torch.testing.assert_close(fused_loss(plain.to(dtype), labels, num_items_in_batch, label_smoothing), expected)
 
 
 @pytest.mark.parametrize("rdrop_alpha", [0.0, 3.0])
@@ -136,7 +149,7 @@ def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothin
 def test_the_loss_of_hidden_states_is_that_of_their_logits(monkeypatch, rdrop_alpha, frozen):
     torch.manual_seed(0)
     # Three tokens at a time, or three of each reading, so that the last are fewer.
-    monkeypatch.setattr("chatformer.loss.TOKENS_AT_ONCE", 6 if rdrop_alpha else 3)
+    monkeypatch.setattr("chatformer.fast_loss.TOKENS_AT_ONCE", 6 if rdrop_alpha else 3)
     head = nn.Linear(8, 50)
     hidden = (3 * torch.randn(4, 5, 8)).requires_grad_()
     inputs = {"hidden": hidden, "weight": head.weight, "bias": head.bias}
@@ -146,9 +159,9 @@ def test_the_loss_of_hidden_states_is_that_of_their_logits(monkeypatch, rdrop_al
     labels[:, 3:] = -100
     sizes = []
     head.register_forward_hook(lambda _, arguments, logits: sizes.append(logits.numel()))
-    in_pieces = label_smoothed_cross_entropy(hidden, labels, 7, 0.1, rdrop_alpha, head=head)
+    in_pieces = fused_loss(hidden, labels, 7, 0.1, rdrop_alpha, head=head)
     assert max(sizes) == (6 if rdrop_alpha else 3) * 50 and sum(sizes) == 20 * 50
-    losses = in_pieces, label_smoothed_cross_entropy(head(hidden), labels, 7, 0.1, rdrop_alpha)
+    losses = in_pieces, fused_loss(head(hidden), labels, 7, 0.1, rdrop_alpha)
     torch.testing.assert_close(*losses)
     found, expected = (torch.autograd.grad(8 * loss, inputs.values(), retain_graph=True) for loss in losses)
     torch.testing.assert_close(found, expected)
@@ -163,7 +176,7 @@ def test_a_loss_without_logits_takes_the_memory_of_a_piece():
     largest = {}
     for name, predictions, options in (("piece", hidden, {"head": head}), ("all", head(hidden), {})):
         with profile(profile_memory=True) as profiled:
-            label_smoothed_cross_entropy(predictions, labels, **options).backward()
+            fused_loss(predictions, labels, **options).backward()
         largest[name] = max(event.cpu_memory_usage for event in profiled.events())
     assert largest["all"] >= 8 * 1024 * 20_000 * 4
     assert largest["piece"] < 1.01 * largest["all"] / 8
@@ -184,6 +197,6 @@ def test_another_loss_or_another_head_is_given_all_logits(make_model):
 
     model.loss_function = lambda logits, labels, **_: logits.sum() * 0 + logits.shape[-1]
     assert model(source, labels=labels, return_logits=False).loss == model.config.vocab_size
-    model.loss_function = label_smoothed_cross_entropy
+    model.loss_function = fused_loss
     model.lm_head = Head(model.lm_head)
     torch.testing.assert_close(model(source, labels=labels, return_logits=False).loss, expected)

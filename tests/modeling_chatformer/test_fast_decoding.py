@@ -1,6 +1,8 @@
-"""The step for one new token gives what the modules give, and leaves to them whatever it does not know."""
+"""The decoder without modules gives what the modules give, and is not used for what it does not know."""
 
 import copy
+import gc
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.cache_utils import DynamicLayer
 
-import chatformer.next_token
+import chatformer.fast_decoding
+import chatformer.generation
 from chatformer import ChatformerModel
+from chatformer.fast_decoding import NextToken
 
 SOURCES = torch.tensor([[5, 9, 8, 7, 2, 1, 1], [6, 2, 1, 1, 1, 1, 1], [1, 1, 30, 31, 32, 33, 2]])
 MASK = (SOURCES != 1).long()
@@ -20,22 +24,19 @@ def new_cache(model):
     return EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
 
 
+def step(model, replies, **inputs):
+    """Return the logits after the last of the replies' tokens, as `generate()` asks for them."""
+    inputs = model.prepare_inputs_for_generation(replies, next_sequence_length=1, use_cache=True, **inputs)
+    return model(**inputs).logits
+
+
 def token_by_token(model, mask=MASK, cache=None, sources=SOURCES, replies=REPLIES, **options):
     """Return the logits after each token of the replies, and the cache."""
     cache = new_cache(model) if cache is None else cache
+    options = {"attention_mask": mask, "past_key_values": cache, **options}
     with torch.no_grad():
-        encoded = model.get_encoder()(sources, mask)
-        logits = [
-            model(
-                attention_mask=mask,
-                decoder_input_ids=replies[:, [position]],
-                encoder_outputs=encoded,
-                past_key_values=cache,
-                use_cache=True,
-                **options,
-            ).logits
-            for position in range(replies.shape[1])
-        ]
+        options["encoder_outputs"] = model.get_encoder()(sources, mask)
+        logits = [step(model, replies[:, : position + 1], **options) for position in range(replies.shape[1])]
     return torch.cat(logits, dim=1), cache
 
 
@@ -45,10 +46,24 @@ def at_once(model, mask=MASK, sources=SOURCES):
         return model(sources, mask, decoder_input_ids=REPLIES, use_cache=False).logits
 
 
+USED = WeakKeyDictionary()
+
+
+@pytest.fixture(autouse=True)
+def note_steps(monkeypatch):
+    """Note each cache that the decoder without modules extends."""
+    extend = NextToken.__call__
+
+    def call(self, input_ids, cache):
+        USED[cache] = self
+        return extend(self, input_ids, cache)
+
+    monkeypatch.setattr(NextToken, "__call__", call)
+
+
 def steps_of(cache):
     """Return the step that the cache was extended by, None where the modules did it."""
-    _, step = getattr(cache, "next_token", (None, None))
-    return step or None
+    return USED.get(cache)
 
 
 @pytest.mark.parametrize("least_work", [0, 2**40], ids=["oneDNN", "torch"])
@@ -64,7 +79,7 @@ def steps_of(cache):
     ids=["usual", "gelu, unequal depths", "output bias, odd width", "beyond the tabulated positions"],
 )
 def test_it_gives_what_the_modules_give(make_model, monkeypatch, fields, attention, least_work):
-    monkeypatch.setattr(chatformer.next_token, "LEAST_ONEDNN_WORK", least_work)
+    monkeypatch.setattr(chatformer.fast_decoding, "LEAST_ONEDNN_WORK", least_work)
     model = make_model(attention, **fields)
     for mask in (MASK, torch.ones_like(MASK), None):
         found, cache = token_by_token(model, mask)
@@ -93,7 +108,7 @@ def test_generation_is_the_same(copying_model, monkeypatch, options):
     torch.manual_seed(0)
     found = copying_model.generate(sources, **options, return_dict_in_generate=True)
     assert steps_of(found.past_key_values) is not None
-    monkeypatch.setattr("chatformer.modeling_chatformer.next_token_of", lambda *_: None, raising=True)
+    monkeypatch.setattr("chatformer.generation.is_plain", lambda *_: False)
     torch.manual_seed(0)
     expected = copying_model.generate(sources, **options, return_dict_in_generate=True)
     assert steps_of(expected.past_key_values) is None
@@ -111,8 +126,8 @@ def test_other_caches_are_the_modules(make_model):
     other = new_cache(model)
     other.self_attention_cache.layers = [OtherLayer() for _ in other.self_attention_cache.layers]
     for cache in (offloaded, other):
-        assert chatformer.next_token.is_plain(model, new_cache(model))
-        assert not chatformer.next_token.is_plain(model, cache)
+        assert chatformer.fast_decoding.is_plain(model, new_cache(model))
+        assert not chatformer.fast_decoding.is_plain(model, cache)
 
 
 def test_where_the_modules_run_their_inputs_are_the_stock_ones(make_model):
@@ -184,11 +199,21 @@ def with_hidden_states(model):
     model.config.output_hidden_states = True
 
 
+def with_its_own_forward_wrapped(model):
+    plain = model.forward
+    model.forward = lambda *arguments, **inputs: plain(*arguments, **inputs)
+
+
+def with_its_own_forward_compiled(model):
+    model.compile(backend="eager")
+
+
 @pytest.mark.parametrize(
     "change",
     [
         *(with_hook, with_hook_before, with_other_forward, with_other_layer, with_other_output, with_other_model),
         *(with_a_sublayer_in_training, with_hidden_states),
+        *(with_its_own_forward_wrapped, with_its_own_forward_compiled),
     ],
 )
 def test_whatever_is_not_plain_runs_itself(make_model, change):
@@ -232,8 +257,8 @@ def test_gradients_flow_and_mixed_precision_stays(make_model):
     model = make_model()
     cache = new_cache(model)
     encoded = model.get_encoder()(SOURCES, MASK)
-    options = {"attention_mask": MASK, "encoder_outputs": encoded, "past_key_values": cache, "use_cache": True}
-    assert model(decoder_input_ids=REPLIES[:, :1], **options).logits.requires_grad
+    options = {"attention_mask": MASK, "encoder_outputs": encoded, "past_key_values": cache}
+    assert step(model, REPLIES[:, :1], **options).requires_grad
     assert steps_of(cache) is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, cache = token_by_token(model)
@@ -256,11 +281,21 @@ def test_a_copied_cache_goes_on_with_the_same_weights(make_model):
     expected = at_once(model)
     _, cache = token_by_token(model, replies=REPLIES[:, :3])
     copied = copy.deepcopy(cache)
-    assert steps_of(copied) is steps_of(cache)
+    assert steps_of(cache) is not None and steps_of(copied) is None
     for each in (copied, cache):
-        # The mask of the copy is another one, and the step is made anew.
         found, _ = token_by_token(model, cache=each, replies=REPLIES[:, 3:])
         torch.testing.assert_close(found, expected[:, 3:], rtol=1e-5, atol=1e-5)
+        assert steps_of(each) is not None
+
+
+def test_a_cache_that_is_gone_leaves_nothing_behind(make_model):
+    _, cache = token_by_token(make_model())
+    assert cache in chatformer.generation.SOURCES
+    gc.collect()
+    num_kept = len(chatformer.generation.SOURCES)
+    del cache
+    gc.collect()
+    assert len(chatformer.generation.SOURCES) == num_kept - 1
 
 
 def test_a_cache_that_was_cut_goes_on_from_there(make_model):
@@ -290,7 +325,7 @@ def test_another_mask_hides_other_tokens(make_model):
     with torch.no_grad():
         encoded = model.get_encoder()(SOURCES, MASK)
         options = {"encoder_outputs": encoded, "use_cache": True, "attention_mask": narrower}
-        found = model(decoder_input_ids=REPLIES[:, 2:3], past_key_values=cache, **options).logits
+        found = step(model, REPLIES[:, :3], past_key_values=cache, encoder_outputs=encoded, attention_mask=narrower)
         prefix = model(decoder_input_ids=REPLIES[:, :2], attention_mask=MASK, encoder_outputs=encoded, use_cache=True)
         options["past_key_values"] = prefix.past_key_values
         expected = model(decoder_input_ids=REPLIES[:, 2:3], output_attentions=True, **options).logits

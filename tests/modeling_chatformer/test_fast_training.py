@@ -1,18 +1,17 @@
-"""Faster ways of layers on CPUs: they compute what torch's do."""
+"""The faster modules for training on CPUs compute what torch's compute."""
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
+from transformers import DynamicCache, EncoderDecoderCache
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
-from chatformer.attention import scaled_dot_product_attention
-from chatformer.products import HAS_ONEDNN
-from chatformer.training.cpu import (
+from chatformer.attention import eager_attention
+from chatformer.fast_decoding import is_plain
+from chatformer.fast_products import HAS_ONEDNN
+from chatformer.fast_training import (
     SHORT_ROW,
     CheapAttention,
     CheapDropout,
@@ -111,30 +110,30 @@ def test_the_attention_and_its_gradients_are_the_papers(dtype, num_queries, num_
 
     def attend(attention, dtype):
         leaves = [tensor.to(dtype, copy=True).requires_grad_() for tensor in inputs]
-        attended, weights_BHQK = attention(nn.Module(), *(x.transpose(1, 2) for x in leaves), masks[mask], 8**-0.5)
+        attended, weights_BHQK = attention(nn.Module(), *(x.transpose(1, 2) for x in leaves), masks[mask])
         (attended * weights).sum().backward()
         return attended.detach(), weights_BHQK.detach(), *(leaf.grad for leaf in leaves)
 
-    exact = attend(scaled_dot_product_attention, torch.float32)
+    exact = attend(eager_attention, torch.float32)
     found = attend(cheap_attention, dtype)
     if dtype == torch.float32:
         torch.testing.assert_close(found, exact)
     else:
         # As close to the truth as the plain attention is in this precision.
-        for one, plain, true in zip(found, attend(scaled_dot_product_attention, dtype), exact, strict=True):
+        for one, plain, true in zip(found, attend(eager_attention, dtype), exact, strict=True):
             assert one.dtype == dtype and (one - true).norm() <= 1.2 * (plain - true).norm()
 
 
 def test_what_that_attention_is_not_for_is_left_to_the_papers(monkeypatch):
     monkeypatch.setattr(CheapAttention, "apply", None)
     query, key = torch.randn(2, 2, 3, 8), torch.randn(2, 2, 5, 8)
-    cheap_attention(nn.Module(), query, key, key, None, 0.3)
+    cheap_attention(nn.Module(), query, key, key, None)
     query.requires_grad_()
-    cheap_attention(nn.Module(), query, key, key, torch.ones(2, 1, 3, 5, dtype=torch.bool), 0.3)
-    _, weights = cheap_attention(nn.Module(), query, key, key, None, 0.3, dropout=0.5)
-    torch.testing.assert_close(weights, (query @ key.transpose(-2, -1) * 0.3).softmax(-1))
+    cheap_attention(nn.Module(), query, key, key, torch.ones(2, 1, 3, 5, dtype=torch.bool))
+    _, weights = cheap_attention(nn.Module(), query, key, key, None, dropout=0.5)
+    torch.testing.assert_close(weights, (query @ key.transpose(-2, -1) * 8**-0.5).softmax(-1))
     with pytest.raises(TypeError):
-        cheap_attention(nn.Module(), query, key, key, None, 0.3)
+        cheap_attention(nn.Module(), query, key, key, None)
 
 
 def test_a_sped_up_model_learns_what_a_plain_one_learns():
@@ -184,34 +183,16 @@ def test_a_model_stays_what_it_is(tmp_path):
     assert type(again.lm_head) is nn.Linear and type(again.model.encoder.dropout) is nn.Dropout
 
 
-def faults(keep, kinds):
-    """Return, for each kind of tensors, how often a process that makes them again and again asks for a page."""
-    script = f"""if True:
-        import resource, torch
-        from chatformer.training.cpu import keep_freed_memory
-        if {keep}:
-            keep_freed_memory()
-        for sizes in {kinds}:
-            for turn in range(15):
-                if turn == 5:
-                    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-                tensors = [torch.ones(mebibytes * 2**18) for mebibytes in sizes]
-                del tensors
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    """
-    # As glibc begins: what it would raise them to depends on what was freed before.
-    tunables = "glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072"
-    environment = os.environ | {"GLIBC_TUNABLES": tunables}
-    printed = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, check=True, text=True
-    ).stdout
-    return [int(line) for line in printed.split()]
+def test_a_sped_up_model_still_decodes_without_modules():
+    config = ChatformerConfig(vocab_size=50, d_model=256, d_ff=256, num_heads=4, encoder_layers=1, decoder_layers=1)
+    model = ChatformerForConditionalGeneration(config).eval()
+    speed_up(model)
+    assert {type(module) for module in model.modules()} >= {CheapDropout, *([OneDnnLinear] if HAS_ONEDNN else [])}
+    assert is_plain(model, EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)))
 
+    class NoisyDropout(CheapDropout):
+        def forward(self, x):
+            return x + 1
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_freed_memory_is_kept_but_of_the_largest_blocks():
-    # The last one fits into no gap that the others leave.
-    kinds = [[16] * 4, [8] * 8, [4] * 16, [96]]
-    *kept, large = faults(True, kinds)
-    assert sum(kept) < sum(faults(False, kinds)[:-1]) / 10
-    assert large > 10 * 96 * 2**20 / 2**16
+    model.model.decoder.dropout.__class__ = NoisyDropout
+    assert not is_plain(model, EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)))

@@ -1,42 +1,21 @@
-"""What makes training on CPUs faster and changes neither the model nor, but for roundings, what it learns."""
+"""Faster modules for training on CPUs. They change neither the model nor, except for rounding, what it learns."""
 
-import ctypes
-import sys
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from chatformer.attention import MultiHeadAttention, scaled_dot_product_attention
-from chatformer.next_token import PLAIN_MODULES
-from chatformer.products import HAS_ONEDNN, onednn_product
-
-
-def keep_freed_memory() -> None:
-    """
-    Have this process keep the memory that tensors leave, for the next ones, instead of giving it back each time.
-
-    glibc asks the system for every large tensor anew, and the system then fills it with zeros, page by page. Blocks of
-    more than 32 MiB, the most that glibc lets one say, still come and go: of these, which differ from step to step,
-    few fit into the gaps that others left, and memory would grow without end.
-    """
-    if sys.platform == "linux":
-        try:
-            mallopt = ctypes.CDLL(None).mallopt
-        except AttributeError:  # Another C library.
-            return
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_trim_threshold, 2**31 - 1)
-        mallopt(m_mmap_threshold, 2**25)
+from .attention import MultiHeadAttention, eager_attention
+from .fast_products import HAS_ONEDNN, onednn_product
 
 
 def speed_up(model: nn.Module) -> None:
-    """Replace the ways of a model's layers by faster ones; what is saved of it stays the same."""
+    """Replace a model's modules by faster ones in place. What is saved of the model stays the same."""
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = CheapDropout
-        # For each shape oneDNN prepares a kernel, which small matrices are not worth.
+        # oneDNN prepares a kernel for each shape, which does not pay for small matrices.
         elif type(module) is nn.Linear and min(module.weight.shape) >= 256 and HAS_ONEDNN:
             module.__class__ = OneDnnLinear
         elif isinstance(module, MultiHeadAttention):
@@ -44,38 +23,42 @@ def speed_up(model: nn.Module) -> None:
 
 
 class CheapDropout(nn.Dropout):
-    """Dropout that draws 16 bits for an element; torch draws 32, and tells each by itself whether it is kept."""
+    """Dropout that draws 16 random bits for an element; torch draws 32, and compares them one by one."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    evaluates_as = nn.Dropout
+
+    def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.p):
             return x
         bound = round(self.p * 2**16)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        # Of 1 and 0 in 16 bits: torch turns booleans into other numbers one by one.
+        # 1 and 0 in 16 bits: torch converts booleans one by one.
         kept = words.view(torch.int16)[: x.numel()].view(x.shape).ge_(bound - 2**15)
         return x * kept.to(x.dtype).mul_(2**16 / (2**16 - bound))
 
 
 class OneDnnLinear(nn.Linear):
-    """A linear layer whose float32 products are oneDNN's."""
+    """A linear layer whose float32 products are computed by oneDNN."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # oneDNN knows no empty matrices.
+    evaluates_as = nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        # oneDNN refuses empty matrices.
         if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not x.numel():
             return super().forward(x)
         return OneDnnProduct.apply(x.flatten(0, -2), self.weight, self.bias).unflatten(0, x.shape[:-1])
 
 
 class OneDnnProduct(torch.autograd.Function):
-    """x W^T + b, of x, (N, I), W, (O, I), and b, (O,) or None, with oneDNN."""
+    """x W^T + b by oneDNN, for x, (N, I), W, (O, I), and b, (O,) or None."""
 
     @staticmethod
-    def forward(ctx, x_NI, weight_OI, bias_O):
+    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_NI, weight_OI)
         return onednn_product(x_NI, weight_OI, bias_O)
 
     @staticmethod
-    def backward(ctx, gradient_NO):
+    def backward(ctx: Any, gradient_NO: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, weight_OI = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
@@ -86,19 +69,19 @@ class OneDnnProduct(torch.autograd.Function):
 
 
 SHORT_ROW = 16
-"""Columns below which torch's softmax of the last axis, which takes a register's numbers at once, is slow: fivefold."""
+"""Columns below which torch's softmax of the last axis takes five times as long: it fills whole registers."""
 
 
-def softmax(x: torch.Tensor) -> torch.Tensor:
-    """Return the softmax of x's last axis; x, in float32, is overwritten."""
+def softmax(x: Tensor) -> Tensor:
+    """The softmax of the last axis of x, in float32; x is overwritten."""
     if x.shape[-1] >= SHORT_ROW:
         return x.softmax(-1)
     powers = x.sub_(x.amax(-1, keepdim=True)).exp_()
     return powers.div_(powers.sum(-1, keepdim=True))
 
 
-def softmax_backward(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of what gave the softmax `output`, from the output's, which is overwritten."""
+def softmax_backward(gradient: Tensor, output: Tensor) -> Tensor:
+    """The gradient of the input of a softmax, from `output` and its gradient, which is overwritten."""
     if output.shape[-1] >= SHORT_ROW:
         return torch._softmax_backward_data(gradient, output, -1, torch.float32)
     gradient.mul_(output)
@@ -107,34 +90,34 @@ def softmax_backward(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tens
 
 def cheap_attention(
     module: nn.Module,
-    query_BHQC: torch.Tensor,
-    key_BHKC: torch.Tensor,
-    value_BHKC: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
+    query_BHQC: Tensor,
+    key_BHKC: Tensor,
+    value_BHKC: Tensor,
+    attention_mask: Tensor | None,
     dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`scaled_dot_product_attention`, faster where it is to be trained on sequences of few tokens."""
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """`eager_attention`, but faster to train on sequences of few tokens."""
     if dropout or not query_BHQC.requires_grad or (attention_mask is not None and attention_mask.dtype == torch.bool):
-        return scaled_dot_product_attention(
-            module, query_BHQC, key_BHKC, value_BHKC, attention_mask, scaling, dropout, **kwargs
-        )
-    return CheapAttention.apply(query_BHQC, key_BHKC, value_BHKC, attention_mask, scaling)
+        return eager_attention(module, query_BHQC, key_BHKC, value_BHKC, attention_mask, dropout, **options)
+    return CheapAttention.apply(query_BHQC, key_BHKC, value_BHKC, attention_mask)
 
 
 class CheapAttention(torch.autograd.Function):
     """
-    Equation 1 of the paper and its gradient, of queries, (B, H, Q, C), and of keys and values, (B, H, K, C).
+    Equation 1 of the paper and its gradient, for queries, (B, H, Q, C), and keys and values, (B, H, K, C).
 
     Returns the attended values, (B, Q, H, C), and the weights, (B, H, Q, K), through which no gradient flows.
     """
 
     @staticmethod
-    def forward(ctx, query_BHQC, key_BHKC, value_BHKC, mask, scaling):
-        # N: batch times heads. Copied as they are, for a product would copy the keys transposed.
+    def forward(
+        ctx: Any, query_BHQC: Tensor, key_BHKC: Tensor, value_BHKC: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        # N: batch times heads. Copied here, because a product would copy the keys transposed.
         query_NQC, key_NKC, value_NKC = (x.contiguous().flatten(0, 1) for x in (query_BHQC, key_BHKC, value_BHKC))
-        B, H = query_BHQC.shape[:2]
+        B, H, _, C = query_BHQC.shape
+        scaling = C**-0.5
         scores_BHQK = (query_NQC @ key_NKC.transpose(1, 2)).unflatten(0, (B, H)).float().mul_(scaling)
         if mask is not None:
             scores_BHQK.add_(mask)
@@ -149,7 +132,7 @@ class CheapAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient_BQHC, _):
+    def backward(ctx: Any, gradient_BQHC: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         query_NQC, key_NKC, value_NKC, softmax_NQK, weights_NQK = ctx.saved_tensors
         gradient_NQC = gradient_BQHC.transpose(1, 2).contiguous().flatten(0, 1)
         weights_gradient = (gradient_NQC @ value_NKC.transpose(1, 2)).float()
@@ -159,8 +142,4 @@ class CheapAttention(torch.autograd.Function):
             scores_gradient.transpose(1, 2) @ query_NQC,
             weights_NQK.transpose(1, 2) @ gradient_NQC,
         )
-        return *(each.unflatten(0, ctx.batch_and_heads) for each in gradients), None, None
-
-
-# In evaluation they are what they replace.
-PLAIN_MODULES.update((CheapDropout, OneDnnLinear))
+        return *(each.unflatten(0, ctx.batch_and_heads) for each in gradients), None

@@ -1,0 +1,22 @@
+"""
+Products with weights on a CPU, in float32.
+
+On AMD, torch's MKL does not use AVX512. oneDNN, which is a part of torch too, does. It is as exact, but needs more time
+to prepare each product.
+"""
+
+import torch
+from torch import Tensor
+
+HAS_ONEDNN = (
+    torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and torch.backends.mkldnn.is_available()
+    # The operator is private to torch and may disappear.
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+"""True if oneDNN is available and worth its preparation."""
+
+
+def onednn_product(left_MK: Tensor, right_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """left @ right^T + bias, (M, N), of float32 tensors on the CPU; M must not be 0."""
+    return torch.ops.mkldnn._linear_pointwise(left_MK, right_NK, bias_N, "none", [], "")

@@ -1,0 +1,81 @@
+"""
+transformers learns of Chatformer: its auto classes, and `push_to_hub` of the installed model.
+
+Each hook runs when the module that it names has been imported, so that importing Chatformer loads neither torch nor
+transformers, and the order of imports does not matter.
+"""
+
+import functools
+import importlib
+import pkgutil
+import sys
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+PARTS = ("attention", "feed_forward", "encoder", "decoder", "fast_decoding", "generation")
+"""The model's files that import transformers."""
+
+# The model needs these, and each of them may lead to the import of transformers' auto classes.
+NEEDED = frozenset({"transformers.modeling_layers", *(f"chatformer.{part}" for part in PARTS)})
+_complete: set[str] = set()
+
+
+def register_when_imported() -> None:
+    """Hook into the imports of transformers and of our own models: the first of the two brings the other."""
+    hooks = {
+        "transformers.models.auto.configuration_auto": load_configuration,
+        "chatformer.configuration.configuration_chatformer": register_configuration,
+        "transformers.models.auto.modeling_auto": load_layers,
+        "chatformer.modeling_chatformer": register_models,
+        **dict.fromkeys(sorted(NEEDED), load_models),
+    }
+    for module, hook in hooks.items():
+        wrapt.when_imported(module)(hook)
+
+
+def load_configuration(_configuration_auto: ModuleType) -> None:
+    importlib.import_module("chatformer.configuration.configuration_chatformer")
+
+
+def register_configuration(configuration: Any) -> None:
+    from transformers import AutoConfig
+
+    config_class = configuration.ChatformerConfig
+    config_class.register_for_auto_class()
+    AutoConfig.register(config_class.model_type, config_class)
+
+
+def load_layers(_modeling_auto: ModuleType) -> None:
+    importlib.import_module("transformers.modeling_layers")
+
+
+def load_models(imported: ModuleType) -> None:
+    """Import the models, unless something that they need is only half imported; its own hook comes here again."""
+    _complete.add(imported.__name__)
+    if all(name in _complete or name not in sys.modules for name in NEEDED):
+        importlib.import_module("chatformer.modeling_chatformer")
+
+
+def register_models(modeling: Any) -> None:
+    from transformers.models.auto.modeling_auto import AutoModel, AutoModelForSeq2SeqLM
+
+    from chatformer.configuration import ChatformerConfig
+
+    modeling.ChatformerModel.register_for_auto_class("AutoModel")
+    modeling.ChatformerForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
+    AutoModel.register(ChatformerConfig, modeling.ChatformerModel)
+    AutoModelForSeq2SeqLM.register(ChatformerConfig, modeling.ChatformerForConditionalGeneration)
+    modeling.ChatformerPreTrainedModel.push_to_hub = with_card(modeling.ChatformerPreTrainedModel.push_to_hub)
+
+
+def with_card(stock_push_to_hub: Any) -> Any:
+    """The stock method, with Chatformer's card and the record of the training in the same commit."""
+
+    @functools.wraps(stock_push_to_hub)
+    def push_to_hub(model: Any, repo_id: str, **options: Any) -> Any:
+        # By name, and not before it is needed: a model that is not pushed needs nothing of the hub's room.
+        return pkgutil.resolve_name("chatformer.hub.stock_push:push_to_hub")(model, repo_id, **options)
+
+    return push_to_hub
