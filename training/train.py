@@ -34,7 +34,7 @@ from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .building import EpochPlans, chosen_precision, make_optimizer, new_model, ready_to_train
 from .evaluation import Evaluation, evaluate, has_metrics
 from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
-from .model_doctor import RunLog
+from .model_doctor import FEW_QUESTIONS, RunLog, different_questions
 from .objective import training_loss
 from .pace import Pace, measured
 from .planning import Facts, overview, plan_for_minutes, planned, shortcomings
@@ -53,6 +53,8 @@ from .settings import (
     read_recipe,
 )
 from .verdict import verdict
+
+QUESTIONS_OF_A_VERDICT = 50
 
 OnPublished = Callable[[Path], None]
 """What is done, on the main process, with an output folder that is to be shared as it is now."""
@@ -193,11 +195,20 @@ def show_verdict(run: "Run", folder: RunFolder) -> None:
     log = RunLog.of(folder.path)
     if log is None:
         return
-    answers = Counter(run.data.train_exchanges.replies)
+    learnt, step = run.data.train_exchanges, run.progress.best_step
+    answers = Counter(learnt.replies)
+    num_replies = min(len(run.data.eval_exchanges), run.settings.run.max_eval_replies)
+    if num_replies < FEW_QUESTIONS and run.accelerator.num_processes == 1:
+        # Too few to judge by: then by questions that it has learnt.
+        alone = EncodedExchanges(learnt.rows.select(range(learnt.num_per_epoch)))
+        known = different_questions(alone, QUESTIONS_OF_A_VERDICT)
+        evaluation, replies = evaluate(run.published, run.data.tokenizer, known, max_replies=None)
+        figures = {**evaluation_figures(evaluation), "samples": sample_replies(known, replies, turn=0)}
+        log, step, num_replies = RunLog(log.settings, [{"step": run.progress.step, **figures}]), None, len(replies)
     findings = verdict(
         log,
-        num_replies=min(len(run.data.eval_exchanges), run.settings.run.max_eval_replies),
-        step=run.progress.best_step,
+        num_replies=num_replies,
+        step=step,
         most_frequent_answer=answers.most_common(1)[0][1] / answers.total(),
     )
     for finding in findings:
