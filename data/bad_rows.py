@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from chatformer.storage.writing import json_line, write_text
 
 from .formats import Row
 from .messages import DataError
@@ -74,15 +75,10 @@ class BadRows:
     def _write(self, file: Path) -> None:
         if any(Path(name).expanduser().resolve() == file.resolve() for name in self.files):
             raise DataError(f"Bad rows would be written over the data in {file}. Choose another folder to write to.")
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-                for row in self.rows:
-                    stream.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
-            temporary.replace(file)
+            write_text(file, "".join(json_line(dataclasses.asdict(row)) for row in self.rows))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise DataError(
                 f"The bad rows cannot be written to {file} ({error.strerror}). Choose another folder to write to."
             ) from error

@@ -76,6 +76,7 @@ EVALUATION = (
     "exchanges",
     "figures",
     "baselines",
+    "by_turns",
     "signatures",
     "settings",
     "weights_sha256",

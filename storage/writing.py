@@ -40,7 +40,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Replace a file by a text in UTF-8."""
     with whole_file(path) as partial:
-        partial.write_text(text, "utf-8")
+        partial.write_text(text, "utf-8", newline="\n")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -71,15 +71,21 @@ def table_of_contents(folder):
     return re.findall(r"^    (\w+)  +\S", docstring, re.MULTILINE)
 
 
-@pytest.mark.parametrize("folder", ["storage", "data", "evaluation/doctor"])
+@pytest.mark.parametrize("folder", ["storage", "data", "evaluation/doctor", "hub", "hub/formats"])
 def test_a_room_lists_its_files_and_their_imports_point_up(folder):
-    files = table_of_contents(folder)
-    assert sorted(files) == sorted(path.stem for path in (ROOT / folder).glob("*.py") if path.stem != "__init__")
-    package = f"chatformer.{folder.replace('/', '.')}"
-    for number, file in enumerate(files):
-        names = modules_named_in((ROOT / folder / f"{file}.py").read_text("utf-8"), package)
-        imported = {name.removeprefix(f"{package}.").split(".")[0] for name in names if name.startswith(f"{package}.")}
-        assert imported <= set(files[:number]), file
+    listed, package = table_of_contents(folder), f"chatformer.{folder}".replace("/", ".")
+    files = {path.stem: [path] for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"}
+    # A folder of its own is listed like a file.
+    files |= {path.parent.name: list(path.parent.glob("*.py")) for path in (ROOT / folder).glob("*/__init__.py")}
+    assert sorted(listed) == sorted(files)
+    for number, file in enumerate(listed):
+        for path in files[file]:
+            inner = package if path.stem == file else f"{package}.{file}"
+            names = modules_named_in(path.read_text("utf-8"), inner)
+            imported = {
+                name.removeprefix(f"{package}.").split(".")[0] for name in names if name.startswith(f"{package}.")
+            }
+            assert imported <= {*listed[:number], *([] if path.stem == file else [file])}, file
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ TABLE = (
     Row(6e4, "mini", 500, 3500, 0.1, 0.1),
     Row(2e5, "mini", 500, 6000, 0.1, 0.1),
     Row(2e6, "mini", 2000, 10_000, 0.3, 0.0),
-    Row(2e7, "small", 4000, 12_000, 0.1, 0.0),
-    Row(math.inf, "small", 8000, 20_000, 0.1, 0.0),
+    Row(2e7, "mini", 2000, 15_000, 0.1, 0.0),
+    Row(math.inf, "small", 4000, 20_000, 0.1, 0.0),
 )
 """For CPUs, from small data to large."""
 

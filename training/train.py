@@ -29,7 +29,7 @@ from chatformer.data.messages import DataError
 from chatformer.data.noise import SourceNoise
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.data.unread import unread_part
-from chatformer.evaluation.doctor.model import RunLog
+from chatformer.evaluation.doctor.model import FEW_QUESTIONS, RunLog, different_questions
 from chatformer.evaluation.doctor.verdict import verdict
 from chatformer.evaluation.scoring import Evaluation, evaluate, has_metrics
 
@@ -53,6 +53,8 @@ from .settings import (
     parse_settings,
     read_recipe,
 )
+
+QUESTIONS_OF_A_VERDICT = 50
 
 OnPublished = Callable[[Path], None]
 """What is done, on the main process, with an output folder that is to be shared as it is now."""
@@ -193,11 +195,20 @@ def show_verdict(run: "Run", folder: RunFolder) -> None:
     log = RunLog.of(folder.path)
     if log is None:
         return
-    answers = Counter(run.data.train_exchanges.replies)
+    learnt, step = run.data.train_exchanges, run.progress.best_step
+    answers = Counter(learnt.replies)
+    num_replies = min(len(run.data.eval_exchanges), run.settings.run.max_eval_replies)
+    if num_replies < FEW_QUESTIONS and run.accelerator.num_processes == 1:
+        # Too few to judge by: then by questions that it has learnt.
+        alone = EncodedExchanges(learnt.rows.select(range(learnt.num_per_epoch)))
+        known = different_questions(alone, QUESTIONS_OF_A_VERDICT)
+        evaluation, replies = evaluate(run.published, run.data.tokenizer, known, max_replies=None)
+        figures = {**evaluation_figures(evaluation), "samples": sample_replies(known, replies, turn=0)}
+        log, step, num_replies = RunLog(log.settings, [{"step": run.progress.step, **figures}]), None, len(replies)
     findings = verdict(
         log,
-        num_replies=min(len(run.data.eval_exchanges), run.settings.run.max_eval_replies),
-        step=run.progress.best_step,
+        num_replies=num_replies,
+        step=step,
         most_frequent_answer=answers.most_common(1)[0][1] / answers.total(),
     )
     for finding in findings:

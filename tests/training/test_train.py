@@ -332,3 +332,15 @@ def test_the_chat_template_is_that_of_the_data(train, flags, tmp_path, turns):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     ids = tokenizer.apply_chat_template([*messages[:2], messages[0]], return_dict=False)
     assert (ids == tokenizer(messages[0]["content"])["input_ids"]) == (turns == 2)
+
+
+@pytest.mark.parametrize("validation_fraction", [0, 0.02, 0.2])
+def test_a_training_that_taught_nothing_says_so_last_of_all(flags, train, tmp_path, capsys, validation_fraction):
+    arguments = flags(tmp_path / "run", max_steps=3, learning_rate=1e-5, validation_fraction=validation_fraction)
+    assert train(arguments) == 0
+    told = capsys.readouterr().err
+    end = told[told.index("Talk to it with") :]
+    assert "warning: It does not listen." in end and "--max-steps" in end
+    assert "`chatformer doctor" in end
+    # And before it begins.
+    assert "3 steps teach little" in told[: told.index("Talk to it with")]
