@@ -21,9 +21,9 @@ import tyro
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.errors import ChatError
-from chatformer.cli.evaluate import own_data, run_settings
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import read_conversations
+from chatformer.evaluation.own_data import own_data, run_settings
 from chatformer.evaluation.scoring import EvaluatedModel
 from chatformer.evaluation.turns import Histories, OtherTopics, ask_behind_other_topics, ask_with_histories
 from chatformer.reading import reads_history

@@ -8,6 +8,8 @@ How good it is: figures of a model on conversations. In reading order, each file
     turns           questions behind other topics, and behind other histories
     free_baselines  whether a baseline that costs nothing is better than a model
     plots           the curves of a run as a picture
-
-`doctor` looks for what is wrong with data and models.
+    own_data        what a run was trained and validated on
+    report          the figures in a file and in the terminal
+    evaluating      settings -> figures in a file and in the terminal
+    doctor          what is wrong with data or a model
 """

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from chatformer.evaluation.doctor.data import Finding, well
-
 from .scoring import Comparison, Evaluation, ReplyFigures
 
 NOTICEABLE_POINTS = 0.5
@@ -71,22 +69,3 @@ WHAT_TO_DO = (
     "Give it more data for each topic and more wordings of each question, or search over the questions instead of "
     "using a model."
 )
-
-
-def check_baselines(comparison: Comparison, num_replies: int) -> list[Finding]:
-    """Find a model that is not worth its training, as something free replies better."""
-    if not any(figures["all"].chrf is not None for figures in comparison.baselines.values()):
-        return []
-    better = better_baselines(comparison, num_replies)
-    if not better:
-        return well("baselines", "It is better than the free baselines")
-    is_worthless = any(each.baseline == "most frequent answer" and each.group == "all" for each in better)
-    return [
-        Finding(
-            check="baselines",
-            severity="problem" if is_worthless else "hint",
-            title="A free baseline is better",
-            found=" ".join(sentences_about(better)),
-            what_to_do=WHAT_TO_DO,
-        )
-    ]

@@ -9,4 +9,5 @@ In reading order, each file imports only those above it:
     writing       files and folders, complete or not at all
     model_folder  somebody else's model: data only, each claim checked
     run_folder    what a training recorded
+    environment   the versions that a run and its figures depend on
 """

@@ -1,16 +1,15 @@
 """What a run writes: the published model, the checkpoint to resume from, the log, the record, the curves."""
 
 import os
-import platform
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from chatformer.data.exchanges import content_digest
+from chatformer.storage.environment import environment
 from chatformer.storage.names import BAD_ROWS_FILES, CURVES_FILE, LOG_FILE, RECORD_FILE, SETTINGS_FILE
 from chatformer.storage.reading import read_json_lines, read_structure
 from chatformer.storage.writing import append_json_line, json_line, write_json, write_text
@@ -217,12 +216,4 @@ def describe_data(training: Any, validation: Any, settings: TrainingSettings) ->
         "validation_conversations": len(validation),
         "training_sha256": content_digest(training),
         "validation_sha256": content_digest(validation),
-    }
-
-
-def environment() -> dict[str, str]:
-    """The versions that a run depends on."""
-    packages = ("chatformer", "torch", "transformers", "tokenizers", "accelerate", "datasets")
-    return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()} | {
-        package: version(package) for package in packages
     }

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.evaluation.free_baselines import check_baselines
 from chatformer.evaluation.scoring import (
     EvaluatedModel,
     Evaluation,
@@ -37,7 +36,8 @@ from chatformer.training.settings import (
     read_recipe,
 )
 
-from .data import Finding, percent, shortened, shown, well
+from .baselines import check_baselines
+from .findings import Finding, percent, shortened, shown, well
 
 LISTENING, HARDLY_LISTENING = 0.05, 0.01
 """Share of the loss that the true source saves, against another's, from which a model listens, or hardly does."""

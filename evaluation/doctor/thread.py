@@ -7,7 +7,7 @@ from chatformer.evaluation.scoring import EvaluatedModel
 from chatformer.evaluation.turns import OtherTopics, ask_behind_other_topics
 from chatformer.reading import reads_history
 
-from .data import Finding, shown, well
+from .findings import Finding, shown, well
 from .model import FEW_QUESTIONS, SAME_REPLY
 
 if TYPE_CHECKING:

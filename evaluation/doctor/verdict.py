@@ -1,6 +1,6 @@
 """What the log of a finished run says of the model, in the doctor's words: whether it listens and what it says."""
 
-from .data import Finding, percent, shortened, shown
+from .findings import Finding, percent, shortened, shown
 from .model import (
     FEW_QUESTIONS,
     OFTEN_SAME_REPLY,

@@ -8,7 +8,8 @@ import pytest
 import sacrebleu
 import torch
 
-from chatformer.cli.evaluate import data_of, main
+from chatformer.cli.evaluate import main
+from chatformer.evaluation.evaluating import data_of
 from chatformer.training.settings import EvaluationSettings
 
 

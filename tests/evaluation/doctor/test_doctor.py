@@ -16,19 +16,10 @@ from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import starter_corpus
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.evaluation.doctor import model as model_doctor
-from chatformer.evaluation.doctor.data import (
-    Conversations,
-    Lengths,
-    check_bad_rows,
-    check_conversations,
-    check_leaks,
-    check_lengths,
-    check_size,
-    draw_lengths,
-    length_bins,
-    lengths_of,
-    misread,
-)
+from chatformer.evaluation.doctor.conversations import Conversations
+from chatformer.evaluation.doctor.data import check_bad_rows, check_conversations, check_leaks, check_size
+from chatformer.evaluation.doctor.lengths import Lengths, check_lengths, draw_lengths, length_bins, lengths_of
+from chatformer.evaluation.doctor.text import misread
 from chatformer.training.settings import OptimizationSettings, TrainingSettings
 
 

@@ -1,0 +1,73 @@
+"""What all checks found, and how it is found in data; without torch, whose import takes seconds."""
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import datasets
+
+from chatformer.data.messages import exchanges
+from chatformer.data.preparation import message_texts, read_conversations
+from chatformer.data.tokenizer import train_tokenizer
+from chatformer.training.settings import DoctorSettings, TokenizerSettings
+
+from .conversations import Conversations
+from .data import check_bad_rows, check_conversations, check_leaks
+from .findings import Finding
+from .lengths import Lengths, check_lengths, lengths_of
+
+
+@dataclasses.dataclass
+class Diagnosis:
+    """Hold what was found, by the title of what was looked at."""
+
+    subject: str
+    sections: dict[str, list[Finding]] = dataclasses.field(default_factory=dict)
+    lengths: Lengths | None = None
+    limits: tuple[int | None, int | None] = (None, None)
+    bad_rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def severities(self) -> Counter[str]:
+        return Counter(finding.severity for findings in self.sections.values() for finding in findings)
+
+
+def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
+    """Look at conversations."""
+    limits = settings.max_source_tokens, settings.max_target_tokens
+    diagnosis = Diagnosis(" ".join(settings.subject), limits=limits)
+    dataset, diagnosis.bad_rows = load(settings.subject, settings)
+    findings = check_bad_rows(
+        diagnosis.bad_rows, len(dataset) + len(diagnosis.bad_rows), left_out=settings.skip_bad_rows
+    )
+    tokenizer = None
+    if limits != (None, None):
+        # A limit counts tokens, and these are the ones that training would make.
+        has_history = any(len(history) > 1 for made in dataset for history, _ in exchanges(made["messages"]))
+        tokenizer = train_tokenizer(message_texts(dataset), TokenizerSettings.vocab_size, has_history=has_history)
+    conversations = Conversations(dataset)
+    findings += data_findings(conversations, diagnosis, tokenizer)
+    if settings.validation_data:
+        validation, bad_rows = load(settings.validation_data, settings)
+        diagnosis.bad_rows += bad_rows
+        findings += check_bad_rows(bad_rows, len(validation) + len(bad_rows), left_out=settings.skip_bad_rows)
+        findings += check_leaks(conversations, Conversations(validation))
+    diagnosis.sections["The data"] = findings
+    return diagnosis
+
+
+def data_findings(conversations: Conversations, diagnosis: Diagnosis, tokenizer: Any) -> list[Finding]:
+    """Look at conversations for themselves, and leave their lengths in the diagnosis."""
+    diagnosis.lengths = lengths_of(conversations, tokenizer)
+    source_limit, target_limit = diagnosis.limits
+    return [
+        *check_conversations(conversations),
+        *check_lengths(
+            conversations, diagnosis.lengths, max_source_tokens=source_limit, max_target_tokens=target_limit
+        ),
+    ]
+
+
+def load(data: tuple[str, ...], settings: DoctorSettings) -> tuple[datasets.Dataset, list[dict[str, Any]]]:
+    """Conversations, and the rows that are none, as they are listed in a file."""
+    loaded = read_conversations(data, settings, skip_bad_rows=True)
+    return loaded.conversations, [dataclasses.asdict(row) for row in loaded.bad_rows]

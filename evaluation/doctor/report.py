@@ -1,0 +1,112 @@
+"""The findings in the terminal and in a file."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from chatformer.storage.names import DOCTOR_FILE
+from chatformer.storage.writing import json_line, write_text
+from chatformer.training.settings import DoctorSettings
+
+from .diagnosis import Diagnosis
+from .findings import Finding
+from .lengths import Lengths, draw_lengths, length_bins
+
+PICTURE_FILE = "lengths.png"
+BAD_ROWS_FILE = "bad_rows.jsonl"
+
+MARKS = {"problem": ("✗", "red"), "hint": ("!", "yellow"), "good": ("✓", "green")}
+"""What stands before a finding, the worst first."""
+
+BAR_WIDTH = 24
+
+
+def show(diagnosis: Diagnosis) -> None:
+    """Print the findings, the worst first, and how long sources and replies are."""
+    console = Console(highlight=False)
+    for title, findings in diagnosis.sections.items():
+        console.print(f"\n[bold]{title}[/]")
+        grid = Table.grid(padding=(0, 1))
+        for severity, (mark, color) in MARKS.items():
+            for finding in findings:
+                if finding.severity == severity:
+                    grid.add_row(Text(mark, color), told(finding, color))
+        console.print(Padding.indent(grid, 2))
+        if title == "The data" and diagnosis.lengths is not None:
+            console.print(Padding(histogram(diagnosis.lengths), (1, 0, 0, 2)))
+    counts = diagnosis.severities()
+    problems, hints = (
+        f"{counts[name] or 'no'} {name}{'' if counts[name] == 1 else 's'}" for name in ("problem", "hint")
+    )
+    console.print(
+        f"\n[bold]{problems[0].upper()}{problems[1:]}, {hints}[/]; {counts['good']} checks found nothing wrong."
+    )
+
+
+def told(finding: Finding, color: str) -> Text:
+    """Return a finding as the terminal has it: one line where all is well, otherwise what to do as well."""
+    if finding.severity == "good":
+        return Text.assemble(f"{finding.title}.", (f" {finding.found}" if finding.found else "", "dim"))
+    text = Text.assemble((finding.title, "bold"), f"\n{finding.found}")
+    for example in finding.examples:
+        text.append(f"\n· {example}", "dim")
+    return text.append("\nWhat to do: ", color).append(finding.what_to_do)
+
+
+def histogram(lengths: Lengths) -> Table:
+    bins = length_bins(lengths)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column(lengths.unit, justify="right")
+    for name in ("sources", "replies"):
+        table.add_column(name, justify="right")
+        table.add_column("", width=BAR_WIDTH)
+    most = max(max(sources, replies) for _, _, sources, replies in bins)
+    for low, high, *counts in bins:
+        cells = [f"{low}" if low == high else f"{low}-{high}"]
+        for count in counts:
+            cells += [f"{count:,}", "█" * round(BAR_WIDTH * count / most) or ("▏" if count else "")]
+        table.add_row(*cells)
+    return table
+
+
+def write(diagnosis: Diagnosis, settings: DoctorSettings) -> None:
+    """Write the findings, the picture and the bad rows into the output folder."""
+    assert settings.output_dir is not None
+    folder = Path(settings.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {
+        "subject": diagnosis.subject,
+        "severities": dict(diagnosis.severities()),
+        "findings": [
+            {"section": title, **dataclasses.asdict(finding)}
+            for title, findings in diagnosis.sections.items()
+            for finding in findings
+        ],
+        "lengths": lengths_in(diagnosis.lengths),
+        "settings": dataclasses.asdict(settings),
+    }
+    written = [DOCTOR_FILE]
+    if diagnosis.bad_rows:
+        write_text(folder / BAD_ROWS_FILE, "".join(map(json_line, diagnosis.bad_rows)))
+        written.append(BAD_ROWS_FILE)
+    if diagnosis.lengths is not None:
+        if draw_lengths(diagnosis.lengths, folder / PICTURE_FILE, limits=diagnosis.limits):
+            written.append(PICTURE_FILE)
+        else:
+            print("(no picture: pip install 'chatformer[plots]' draws it)")
+    write_text(folder / DOCTOR_FILE, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    print(f"Written to {folder}: {', '.join(written)}")
+
+
+def lengths_in(lengths: Lengths | None) -> dict[str, Any] | None:
+    """Return the histogram as the file has it."""
+    if lengths is None:
+        return None
+    names = ("from", "to", "sources", "replies")
+    return {"unit": lengths.unit, "bins": [dict(zip(names, each, strict=True)) for each in length_bins(lengths)]}

@@ -1,0 +1,180 @@
+"""Measure a model as settings say: on which conversations, by which engine, into which file."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import transformers
+from accelerate import PartialState
+
+from chatformer.chat.chatbot import Chatbot
+from chatformer.chat.engines import CTranslate2Engine, TransformersEngine
+from chatformer.chat.settings import ReplySettings
+from chatformer.data.exchanges import content_digest, encode_exchanges
+from chatformer.data.preparation import read_conversations
+from chatformer.data.unread import unread_part
+from chatformer.storage.names import EVALUATION_BAD_ROWS_FILE, EVALUATION_FILE
+from chatformer.training.settings import EvaluationSettings, SettingsError, TrainingSettings
+
+from .by_turns import figures_by_turns
+from .free_baselines import WHAT_TO_DO, better_baselines, sentences_about
+from .own_data import own_data, questions_and_answers, run_settings
+from .report import figures_in, items, samples, show, versions, write
+from .scoring import EvaluatedModel, compare, has_metrics, outcome_of
+
+BAD_TRAINING_ROWS_FILE = "bad_training_rows.jsonl"
+
+
+def evaluate(settings: EvaluationSettings) -> None:
+    """Measure the model, print the figures and write them down."""
+    check(settings)
+    output_file = output_file_of(settings)
+    if not output_file.parent.is_dir():
+        raise SettingsError(f"There is no directory {output_file.parent} for --output-file {output_file}.")
+    notes, signatures = [], {}
+    if has_metrics():
+        from .metrics import signatures as signatures_of
+
+        signatures = signatures_of(bleu_tokenize=settings.bleu_tokenize)
+    else:
+        notes.append("BLEU, chrF and the nearest question are left out: pip install 'chatformer[metrics]' adds them.")
+    state = PartialState()
+    chatbot = Chatbot.from_pretrained(
+        settings.model,
+        engine=settings.engine,
+        revision=settings.revision,
+        device=settings.device if settings.device and state.num_processes == 1 else str(state.device),
+    )
+    if state.is_main_process:
+        chatbot.checkpoint.show_commit()
+    # That a source or a reference is longer than the model was trained on is handled here.
+    transformers.utils.logging.set_verbosity_error()
+    engine = chatbot.engine
+    assert isinstance(engine, TransformersEngine | CTranslate2Engine)
+    # Now, as a training may put others there meanwhile; a model of CTranslate2, which is not pushed, has none.
+    weights_sha256 = chatbot.checkpoint.weights_sha256() if isinstance(engine, TransformersEngine) else None
+    run = run_settings(Path(settings.model))
+    conversations, training, problem = data_of(settings, run, output_file.parent)
+    if training is None:
+        notes.append(
+            "What is seen or copied, and the baselines, are left out: the training data is not at hand, as "
+            f"{problem} Give it with --training-data."
+        )
+    unread = unread_part(chatbot.tokenizer, conversations)
+    if unread is not None:
+        notes.append(f"The data has {unread}, which the model's chat template leaves out.")
+    exchanges = encode_exchanges(
+        conversations,
+        chatbot.tokenizer,
+        chatbot.max_source_tokens or sys.maxsize,
+        settings.max_target_tokens or (run.tokenizer.max_target_tokens if run else sys.maxsize),
+    )
+    if not len(exchanges):
+        raise SettingsError(
+            "Every reference is too long, so that none is left to measure on: raise --max-target-tokens."
+        )
+    if exchanges.num_too_long:
+        notes.append(f"{exchanges.num_too_long} exchanges are left out, whose reference is too long.")
+    outcome = outcome_of(
+        EvaluatedModel(engine.model) if isinstance(engine, TransformersEngine) else engine,
+        chatbot.tokenizer,
+        exchanges,
+        max_replies=settings.max_replies,
+        search=ReplySettings(
+            num_beams=settings.num_beams,
+            length_penalty=settings.length_penalty,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
+            max_new_tokens=settings.max_new_tokens,
+        ).search(),
+        batch_tokens=settings.batch_tokens,
+        show_progress=True,
+    )
+    # Everyone has the whole outcome; one is enough to tell of it.
+    if not state.is_main_process:
+        return
+    comparison = compare(
+        exchanges,
+        outcome,
+        None if training is None else questions_and_answers(training),
+        bleu_tokenize=settings.bleu_tokenize,
+    )
+    better = better_baselines(comparison, len(outcome.replies))
+    if better:
+        notes.append(" ".join([*sentences_about(better), WHAT_TO_DO]))
+    by_turns = figures_by_turns(exchanges, outcome, bleu_tokenize=settings.bleu_tokenize)
+    report = {
+        **figures_in(comparison),
+        "by_turns": {
+            length: {"exchanges": count, **dataclasses.asdict(figures)} for length, (count, figures) in by_turns.items()
+        },
+        "signatures": signatures,
+        "notes": notes,
+        "settings": dataclasses.asdict(settings),
+        "weights_sha256": weights_sha256,
+        "data": {
+            "conversations": len(conversations),
+            "exchanges": len(exchanges),
+            "left_out_as_too_long": exchanges.num_too_long,
+            "sha256": content_digest(conversations),
+        },
+        "training_data": None
+        if training is None
+        else {"conversations": len(training), "sha256": content_digest(training)},
+        "environment": versions(),
+        "items": items(exchanges, outcome, comparison),
+    }
+    # Before it is shown: whoever reads along, as `head` does, may leave before the end.
+    write(report, output_file)
+    show(settings.model, comparison, by_turns, samples(report["items"]), signatures, notes)
+    print(f"All figures and replies: {output_file}")
+
+
+def check(settings: EvaluationSettings) -> None:
+    """Raise a `SettingsError` for a number that cannot be."""
+    least = {
+        "max_target_tokens": 1,
+        "max_replies": 0,
+        "num_beams": 1,
+        "no_repeat_ngram_size": 0,
+        "max_new_tokens": 1,
+        "batch_tokens": 1,
+    }
+    for name, minimum in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < minimum:
+            raise SettingsError(f"--{name.replace('_', '-')} ({value}) must be at least {minimum}.")
+
+
+def output_file_of(settings: EvaluationSettings) -> Path:
+    if settings.output_file is not None:
+        return Path(settings.output_file)
+    folder = Path(settings.model)
+    return folder / EVALUATION_FILE if folder.is_dir() else Path(EVALUATION_FILE)
+
+
+def data_of(settings: EvaluationSettings, run: TrainingSettings | None, output_folder: Path) -> tuple[Any, Any, str]:
+    """Return what to measure on, the training conversations or None, and why there are none."""
+    conversations = training = None
+    if settings.data:
+        loaded = read_conversations(settings.data, settings, skip_bad_rows=settings.skip_bad_rows)
+        loaded.bad_rows.report(output_folder / EVALUATION_BAD_ROWS_FILE)
+        conversations = loaded.conversations
+    if settings.training_data:
+        loaded = read_conversations(settings.training_data, settings, skip_bad_rows=settings.skip_bad_rows)
+        loaded.bad_rows.report(output_folder / BAD_TRAINING_ROWS_FILE)
+        training = loaded.conversations
+    problem = ""
+    if conversations is None or training is None:
+        try:
+            own_training, own_validation = own_data(settings.model, run)
+        except (OSError, ValueError) as error:
+            problem = str(error)
+            if conversations is None:
+                raise SettingsError(f"There is nothing to measure on: {problem} Give --data.") from error
+        else:
+            training = own_training if training is None else training
+            conversations = own_validation if conversations is None else conversations
+    if not len(conversations):
+        raise SettingsError(f"There is nothing to measure on: {settings.model} kept no validation data. Give --data.")
+    return conversations, training, problem

@@ -1,0 +1,38 @@
+"""What a run was trained and validated on, read again where it was."""
+
+from pathlib import Path
+from typing import Any
+
+from chatformer.data.exchanges import content_digest
+from chatformer.data.messages import exchanges
+from chatformer.data.preparation import conversations_of
+from chatformer.storage.names import RECORD_FILE, SETTINGS_FILE
+from chatformer.storage.reading import read_structure
+from chatformer.training.settings import SettingsError, TrainingSettings, read_recipe
+
+
+def run_settings(folder: Path) -> TrainingSettings | None:
+    """Return what the model in `folder` was trained with, where that stands beside it."""
+    file = folder / SETTINGS_FILE
+    return read_recipe(str(file)) if file.is_file() else None
+
+
+def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:
+    """Return what the run was trained and validated on; raise a `ValueError` unless it is still the same."""
+    if run is None:
+        raise SettingsError(f"{model} has no {SETTINGS_FILE}, which would say what it was trained on.")
+    # Bad rows were listed when the run began.
+    training, validation = (loaded.conversations for loaded in conversations_of(run))
+    record = read_structure(Path(model) / RECORD_FILE)
+    if content_digest(training) != record["data"]["training_sha256"]:
+        raise SettingsError(f"{' '.join(run.data.data)} has changed since {model} was trained on it.")
+    return training, validation
+
+
+def questions_and_answers(conversations: Any) -> list[tuple[str, str]]:
+    """Return each answer behind the turn that it answers."""
+    return [
+        (history[-1]["content"], answer)
+        for conversation in conversations
+        for history, answer in exchanges(conversation["messages"])
+    ]

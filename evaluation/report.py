@@ -1,0 +1,169 @@
+"""The figures of a model in a file and in the terminal."""
+
+import dataclasses
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from chatformer.data.exchanges import EncodedExchanges
+from chatformer.storage.environment import environment
+from chatformer.storage.writing import write_text
+from chatformer.training.settings import SettingsError
+
+from .scoring import Comparison, Evaluation, Outcome, ReplyFigures
+
+NUM_SAMPLES = 10
+
+ROWS = {
+    "loss": ("loss (nats per token)", ".3f"),
+    "perplexity": ("perplexity", ".1f"),
+    "bits_per_character": ("bits per character", ".3f"),
+    "source_gain": ("  saved by listening", ".3f"),
+    "history_gain": ("  saved by remembering", ".3f"),
+    "bleu": ("BLEU", ".1f"),
+    "chrf": ("chrF", ".1f"),
+    "exact_match": ("exact match, %", ".1f"),
+    "distinct_1": ("distinct-1, %", ".1f"),
+    "distinct_2": ("distinct-2, %", ".1f"),
+    "repeated_words": ("loops or doubled words, %", ".1f"),
+    "copied_replies": ("copied from training, %", ".1f"),
+    "most_frequent_reply": ("most frequent reply, %", ".1f"),
+    "distinct_replies": ("different replies", "d"),
+}
+"""The figures in the order of the table, what they are called there, and how they are written."""
+
+FIGURES_BY_TURNS = ("bits_per_character", "history_gain", "chrf", "exact_match")
+"""The figures that are shown by number of turns."""
+
+
+def figures_in(comparison: Comparison) -> dict[str, Any]:
+    """Return the figures as the file has them."""
+
+    def by_group(figures: dict[str, Any]) -> dict[str, Any]:
+        return {group: None if each is None else dataclasses.asdict(each) for group, each in figures.items()}
+
+    return {
+        "exchanges": {group: len(indices) for group, indices in comparison.groups.items()},
+        "figures": by_group(comparison.model),
+        "baselines": {name: by_group(figures) for name, figures in comparison.baselines.items()},
+    }
+
+
+def items(exchanges: EncodedExchanges, outcome: Outcome, comparison: Comparison) -> list[dict[str, Any]]:
+    """Return each exchange with its loss and, where there is one, its reply."""
+    seen = set(comparison.groups.get("seen", ()))
+    made = []
+    for index, (history, reference) in enumerate(zip(exchanges.histories, exchanges.replies, strict=True)):
+        item: dict[str, Any] = {
+            "history": history,
+            "reference": reference,
+            "tokens": int(exchanges.target_lengths[index]),
+            "nats": float(outcome.nats[index]),
+        }
+        if "seen" in comparison.groups:
+            item["seen"] = index in seen
+        if index < len(outcome.replies):
+            item["reply"] = outcome.replies[index]
+            item |= {name: replies[index] for name, replies in comparison.baseline_replies.items()}
+        made.append(item)
+    return made
+
+
+def samples(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a few items with replies, from all over the data."""
+    answered = [item for item in items if "reply" in item]
+    count = min(NUM_SAMPLES, len(answered))
+    return [answered[number * len(answered) // count] for number in range(count)]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that the figures depend on."""
+    found = environment()
+    for package in ("evaluate", "sacrebleu", "scikit-learn", "ctranslate2"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def show(
+    model: str,
+    comparison: Comparison,
+    by_turns: dict[str, tuple[int, Evaluation]],
+    samples: list[dict[str, Any]],
+    signatures: dict[str, str],
+    notes: list[str],
+) -> None:
+    """Print the tables, what their words mean, and a few replies."""
+    console = Console(highlight=False)
+    console.print(table(model, comparison))
+    if by_turns:
+        console.print(table_by_turns(by_turns))
+    if "seen" in comparison.groups:
+        console.print("seen: the reference answer stands in the training data; unseen: it does not.", style="dim")
+    if samples:
+        console.print("distinct-n: different words, and pairs of them, split at white space, over all.", style="dim")
+        console.print(
+            "loops or doubled words: a word, or two, twice in a row, or three that occur twice in a reply.", style="dim"
+        )
+    for name, signature in signatures.items():
+        console.print(f"{ROWS[name][0]}: {signature}", style="dim", soft_wrap=True)
+    for note in notes:
+        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+    if samples:
+        console.print("\nSome of the replies:")
+    for sample in samples:
+        source, reply, reference = (
+            escape(" ".join(text.split()))
+            for text in (sample["history"][-1]["content"], sample["reply"], sample["reference"])
+        )
+        console.print(f"  {source}\n    → [bold]{reply}[/]  [dim](reference: {reference})[/]", soft_wrap=True)
+    console.print()
+
+
+def table(model: str, comparison: Comparison) -> Table:
+    columns: dict[str, ReplyFigures | None] = {**comparison.model}
+    columns |= {baseline: figures["all"] for baseline, figures in comparison.baselines.items()}
+    made = Table(title=escape(model), title_justify="left")
+    made.add_column("")
+    for name in columns:
+        made.add_column(name, justify="right", max_width=8)
+    counts = [len(comparison.groups[name]) if name in comparison.groups else "" for name in columns]
+    made.add_row("exchanges", *map(str, counts), end_section=True)
+    for name, (title, form) in ROWS.items():
+        if name == "bleu":
+            made.add_section()
+        values = [getattr(figures, name, None) for figures in columns.values()]
+        if any(value is not None for value in values):
+            made.add_row(title, *(figure_in(value, form) for value in values))
+    return made
+
+
+def table_by_turns(by_turns: dict[str, tuple[int, Evaluation]]) -> Table:
+    made = Table(title="by number of questions so far", title_justify="left")
+    made.add_column("")
+    for length in by_turns:
+        made.add_column(length, justify="right")
+    made.add_row("exchanges", *(str(count) for count, _ in by_turns.values()), end_section=True)
+    for name in FIGURES_BY_TURNS:
+        title, form = ROWS[name]
+        made.add_row(title, *(figure_in(getattr(figures, name), form) for _, figures in by_turns.values()))
+    return made
+
+
+def figure_in(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def write(report: dict[str, Any], file: Path) -> None:
+    """Replace the file by a report; raise a `SettingsError` if it cannot be written."""
+    try:
+        write_text(file, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be written ({error.strerror}). Give another --output-file.") from error
