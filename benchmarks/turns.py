@@ -24,7 +24,6 @@ from chatformer.chat.errors import ChatError
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import read_conversations
 from chatformer.evaluation.own_data import own_data, run_settings
-from chatformer.evaluation.scoring import EvaluatedModel
 from chatformer.evaluation.turns import Histories, OtherTopics, ask_behind_other_topics, ask_with_histories
 from chatformer.reading import reads_history
 from chatformer.training.settings import ReadingSettings
@@ -67,7 +66,9 @@ def measure(settings: Settings) -> None:
     chatbot = Chatbot.from_pretrained(settings.model, revision=None, device=settings.device)
     tokenizer, longest = chatbot.tokenizer, chatbot.max_source_tokens
     if settings.data:
-        openings = later = read_conversations(settings.data, settings, bad_rows=None)
+        openings = later = read_conversations(
+            settings.data, settings, skip_bad_rows=settings.skip_bad_rows
+        ).conversations
     else:
         openings, later = own_data(settings.model, run_settings(Path(settings.model)))
     options: dict[str, Any] = {
@@ -76,10 +77,9 @@ def measure(settings: Settings) -> None:
         "seed": settings.seed,
         "show_progress": True,
     }
-    model = EvaluatedModel(chatbot.engine.model)
-    topics = ask_behind_other_topics(model, tokenizer, openings, **options)
+    topics = ask_behind_other_topics(chatbot.engine, tokenizer, openings, **options)
     exchanges = encode_exchanges(later, tokenizer, longest or sys.maxsize, sys.maxsize)
-    histories = ask_with_histories(model, tokenizer, exchanges, **options)
+    histories = ask_with_histories(chatbot.engine, tokenizer, exchanges, **options)
     if not reads_history(tokenizer):
         print("note: this model reads the last question alone, by its chat template.", file=sys.stderr)
     if settings.output_file is not None:

@@ -41,7 +41,7 @@ class Chatbot:
                 raise ModelNotFound(f"The folder {name} holds a model of CTranslate2: add --engine ctranslate2.")
             model = checkpoint.model()
             tokenizer = conversing_tokenizer(checkpoint, vocab_size=model.config.vocab_size)
-            return cls(TransformersEngine(model, device=device), tokenizer, checkpoint)
+            return cls(TransformersEngine.on(device, model), tokenizer, checkpoint)
         except StorageError as error:
             raise ModelNotFound(str(error)) from error
 

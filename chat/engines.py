@@ -1,29 +1,32 @@
-"""What computes a reply's tokens: transformers' `generate()`, or CTranslate2 on an exported model."""
+"""What computes replies and scores: a model of transformers, or CTranslate2 on an exported model."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import transformers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
+from chatformer.loss import IGNORED
 from chatformer.storage.explaining import explained
 from chatformer.storage.names import CTRANSLATE2_FILE, CTRANSLATE2_VOCABULARY_FILE
 
 from .errors import ModelNotFound
 
+Ids = Sequence[int] | np.ndarray
 OnToken = Callable[[int], None]
 
 
 class Engine(Protocol):
-    """Computes replies."""
+    """Computes replies and scores, a batch at a time."""
 
     def generate(
-        self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
+        self, sources: Sequence[Ids], search: GenerationConfig, on_token: OnToken | None = None
     ) -> list[list[int]]:
         """
         The ids of the reply to each source, found by `search`, which `ReplySettings.search` makes.
@@ -33,35 +36,67 @@ class Engine(Protocol):
         """
         ...
 
+    def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
+        """The negative log-likelihood, in nats, of each target given its source; targets include the end token."""
+        ...
+
     def set_seed(self, seed: int) -> None:
         """Make sampling repeatable from now on."""
         ...
 
 
 class TransformersEngine:
-    """Stock `generate()` on a model."""
+    """A sequence-to-sequence model of transformers, with stock `generate()`."""
 
-    def __init__(self, model: Any, *, device: str | None):
+    def __init__(self, model: Any):
+        self.model = model
+
+    @classmethod
+    def on(cls, device: str | None, model: Any) -> "TransformersEngine":
+        """An engine of the model on a device, or on a GPU if there is one."""
         with explained(f"--device {device} cannot be used"):
-            self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+            return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval())
 
     @torch.inference_mode()
     def generate(
-        self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
+        self, sources: Sequence[Ids], search: GenerationConfig, on_token: OnToken | None = None
     ) -> list[list[int]]:
-        ids = [torch.tensor(source) for source in sources]
-        # Any id can pad: the mask hides it.
-        input_ids = pad_sequence(ids, batch_first=True, padding_value=self.model.config.pad_token_id or 0)
-        attention_mask = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
         return self.model.generate(
-            input_ids.to(self.model.device),
-            attention_mask=attention_mask.to(self.model.device),
+            **self._padded(sources),
             generation_config=search,
+            # Each process has its own number of replies to compute.
+            synced_gpus=False,
             streamer=TokenStreamer(on_token) if on_token is not None and search.num_beams == 1 else None,
         ).tolist()
 
+    @torch.inference_mode()
+    def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
+        labels_BT = padded(targets, IGNORED).to(self.model.device)
+        logits_BTV = self.model(
+            **self._padded(sources),
+            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels_BT),
+            use_cache=False,
+        ).logits
+        nats_BT = torch.nn.functional.cross_entropy(
+            logits_BTV.float().transpose(1, 2), labels_BT, ignore_index=IGNORED, reduction="none"
+        )
+        return nats_BT.double().sum(-1).tolist()
+
     def set_seed(self, seed: int) -> None:
         transformers.set_seed(seed)
+
+    def _padded(self, sources: Sequence[Ids]) -> dict[str, torch.Tensor]:
+        """The sources as the model reads them."""
+        # Any id can pad: the mask hides it.
+        input_ids = padded(sources, self.model.config.pad_token_id or 0).to(self.model.device)
+        attention_mask = padded([np.ones_like(source) for source in sources], 0).to(self.model.device)
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def padded(sequences: Sequence[Ids], padding: int) -> torch.Tensor:
+    """Sequences as the rows of a tensor, padded to the longest."""
+    tensors = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+    return pad_sequence(tensors, batch_first=True, padding_value=padding)
 
 
 class TokenStreamer(BaseStreamer):
@@ -102,7 +137,7 @@ class CTranslate2Engine:
             self.own_search = GenerationConfig.from_pretrained(folder)
 
     def generate(
-        self, sources: Sequence[Sequence[int]], search: GenerationConfig, on_token: OnToken | None = None
+        self, sources: Sequence[Ids], search: GenerationConfig, on_token: OnToken | None = None
     ) -> list[list[int]]:
         options: dict[str, Any] = {}
         if search.do_sample:
@@ -132,8 +167,7 @@ class CTranslate2Engine:
         # Only threads that have not sampled yet take the seed.
         ctranslate2.set_random_seed(seed)
 
-    def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[float]:
-        """The negative log-likelihood, in nats, of each target given its source; targets include the end token."""
+    def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
         # CTranslate2 appends the end token itself.
         without_end = [target[:-1] for target in targets]
         results = self.translator.score_batch(
@@ -141,5 +175,5 @@ class CTranslate2Engine:
         )
         return [-sum(result.log_probs) for result in results]
 
-    def _in_tokens(self, sequences: Sequence[Sequence[int]]) -> list[list[str]]:
+    def _in_tokens(self, sequences: Sequence[Ids]) -> list[list[str]]:
         return [[self.tokens[row] for row in sequence] for sequence in sequences]

@@ -9,9 +9,8 @@ import transformers
 from accelerate import PartialState
 
 from chatformer.chat.chatbot import Chatbot
-from chatformer.chat.engines import CTranslate2Engine, TransformersEngine
 from chatformer.chat.settings import ReplySettings
-from chatformer.data.exchanges import content_digest, encode_exchanges
+from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
 from chatformer.data.preparation import read_conversations
 from chatformer.data.unread import unread_part
 from chatformer.storage.names import EVALUATION_BAD_ROWS_FILE, EVALUATION_FILE
@@ -20,8 +19,8 @@ from chatformer.training.settings import EvaluationSettings, SettingsError, Trai
 from .by_turns import figures_by_turns
 from .free_baselines import WHAT_TO_DO, better_baselines, sentences_about
 from .own_data import own_data, questions_and_answers, run_settings
-from .report import figures_in, items, samples, show, versions, write
-from .scoring import EvaluatedModel, compare, has_metrics, outcome_of
+from .report import data_in, figures_in, items, samples, show, versions, write
+from .scoring import compare, has_metrics, outcome_of
 
 BAD_TRAINING_ROWS_FILE = "bad_training_rows.jsonl"
 
@@ -39,21 +38,9 @@ def evaluate(settings: EvaluationSettings) -> None:
         signatures = signatures_of(bleu_tokenize=settings.bleu_tokenize)
     else:
         notes.append("BLEU, chrF and the nearest question are left out: pip install 'chatformer[metrics]' adds them.")
-    state = PartialState()
-    chatbot = Chatbot.from_pretrained(
-        settings.model,
-        engine=settings.engine,
-        revision=settings.revision,
-        device=settings.device if settings.device and state.num_processes == 1 else str(state.device),
-    )
-    if state.is_main_process:
-        chatbot.checkpoint.show_commit()
-    # That a source or a reference is longer than the model was trained on is handled here.
-    transformers.utils.logging.set_verbosity_error()
-    engine = chatbot.engine
-    assert isinstance(engine, TransformersEngine | CTranslate2Engine)
+    chatbot = chatbot_of(settings)
     # Now, as a training may put others there meanwhile; a model of CTranslate2, which is not pushed, has none.
-    weights_sha256 = chatbot.checkpoint.weights_sha256() if isinstance(engine, TransformersEngine) else None
+    weights_sha256 = chatbot.checkpoint.weights_sha256() if settings.engine == "transformers" else None
     run = run_settings(Path(settings.model))
     conversations, training, problem = data_of(settings, run, output_file.parent)
     if training is None:
@@ -64,20 +51,11 @@ def evaluate(settings: EvaluationSettings) -> None:
     unread = unread_part(chatbot.tokenizer, conversations)
     if unread is not None:
         notes.append(f"The data has {unread}, which the model's chat template leaves out.")
-    exchanges = encode_exchanges(
-        conversations,
-        chatbot.tokenizer,
-        chatbot.max_source_tokens or sys.maxsize,
-        settings.max_target_tokens or (run.tokenizer.max_target_tokens if run else sys.maxsize),
-    )
-    if not len(exchanges):
-        raise SettingsError(
-            "Every reference is too long, so that none is left to measure on: raise --max-target-tokens."
-        )
+    exchanges = exchanges_of(conversations, chatbot, settings, run)
     if exchanges.num_too_long:
         notes.append(f"{exchanges.num_too_long} exchanges are left out, whose reference is too long.")
     outcome = outcome_of(
-        EvaluatedModel(engine.model) if isinstance(engine, TransformersEngine) else engine,
+        chatbot.engine,
         chatbot.tokenizer,
         exchanges,
         max_replies=settings.max_replies,
@@ -90,8 +68,8 @@ def evaluate(settings: EvaluationSettings) -> None:
         batch_tokens=settings.batch_tokens,
         show_progress=True,
     )
-    # Everyone has the whole outcome; one is enough to tell of it.
-    if not state.is_main_process:
+    # Every process has all of the outcome; one reports it.
+    if not PartialState().is_main_process:
         return
     comparison = compare(
         exchanges,
@@ -104,23 +82,12 @@ def evaluate(settings: EvaluationSettings) -> None:
         notes.append(" ".join([*sentences_about(better), WHAT_TO_DO]))
     by_turns = figures_by_turns(exchanges, outcome, bleu_tokenize=settings.bleu_tokenize)
     report = {
-        **figures_in(comparison),
-        "by_turns": {
-            length: {"exchanges": count, **dataclasses.asdict(figures)} for length, (count, figures) in by_turns.items()
-        },
+        **figures_in(comparison, by_turns),
         "signatures": signatures,
         "notes": notes,
         "settings": dataclasses.asdict(settings),
         "weights_sha256": weights_sha256,
-        "data": {
-            "conversations": len(conversations),
-            "exchanges": len(exchanges),
-            "left_out_as_too_long": exchanges.num_too_long,
-            "sha256": content_digest(conversations),
-        },
-        "training_data": None
-        if training is None
-        else {"conversations": len(training), "sha256": content_digest(training)},
+        **data_in(conversations, exchanges, training),
         "environment": versions(),
         "items": items(exchanges, outcome, comparison),
     }
@@ -128,6 +95,39 @@ def evaluate(settings: EvaluationSettings) -> None:
     write(report, output_file)
     show(settings.model, comparison, by_turns, samples(report["items"]), signatures, notes)
     print(f"All figures and replies: {output_file}")
+
+
+def chatbot_of(settings: EvaluationSettings) -> Chatbot:
+    """The model, on the device of this process."""
+    state = PartialState()
+    chatbot = Chatbot.from_pretrained(
+        settings.model,
+        engine=settings.engine,
+        revision=settings.revision,
+        device=settings.device if settings.device and state.num_processes == 1 else str(state.device),
+    )
+    if state.is_main_process:
+        chatbot.checkpoint.show_commit()
+    # A source or a reference that is longer than the model was trained on is handled here.
+    transformers.utils.logging.set_verbosity_error()
+    return chatbot
+
+
+def exchanges_of(
+    conversations: Any, chatbot: Chatbot, settings: EvaluationSettings, run: TrainingSettings | None
+) -> EncodedExchanges:
+    """The exchanges as the model reads them; raise a `SettingsError` if none is short enough."""
+    exchanges = encode_exchanges(
+        conversations,
+        chatbot.tokenizer,
+        chatbot.max_source_tokens or sys.maxsize,
+        settings.max_target_tokens or (run.tokenizer.max_target_tokens if run else sys.maxsize),
+    )
+    if not len(exchanges):
+        raise SettingsError(
+            "Every reference is too long, so that none is left to measure on: raise --max-target-tokens."
+        )
+    return exchanges
 
 
 def check(settings: EvaluationSettings) -> None:

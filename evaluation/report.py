@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.exchanges import EncodedExchanges, content_digest
 from chatformer.storage.environment import environment
 from chatformer.storage.writing import write_text
 from chatformer.training.settings import SettingsError
@@ -41,7 +41,7 @@ FIGURES_BY_TURNS = ("bits_per_character", "history_gain", "chrf", "exact_match")
 """The figures that are shown by number of turns."""
 
 
-def figures_in(comparison: Comparison) -> dict[str, Any]:
+def figures_in(comparison: Comparison, by_turns: dict[str, tuple[int, Evaluation]]) -> dict[str, Any]:
     """Return the figures as the file has them."""
 
     def by_group(figures: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +51,24 @@ def figures_in(comparison: Comparison) -> dict[str, Any]:
         "exchanges": {group: len(indices) for group, indices in comparison.groups.items()},
         "figures": by_group(comparison.model),
         "baselines": {name: by_group(figures) for name, figures in comparison.baselines.items()},
+        "by_turns": {
+            length: {"exchanges": count, **dataclasses.asdict(figures)} for length, (count, figures) in by_turns.items()
+        },
+    }
+
+
+def data_in(conversations: Any, exchanges: EncodedExchanges, training: Any | None) -> dict[str, Any]:
+    """What the model was measured on and what it was trained on, as the file has them."""
+    return {
+        "data": {
+            "conversations": len(conversations),
+            "exchanges": len(exchanges),
+            "left_out_as_too_long": exchanges.num_too_long,
+            "sha256": content_digest(conversations),
+        },
+        "training_data": None
+        if training is None
+        else {"conversations": len(training), "sha256": content_digest(training)},
     }
 
 

@@ -8,25 +8,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
 from importlib.util import find_spec
 from operator import itemgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
+from chatformer.chat.engines import Engine, TransformersEngine
 from chatformer.conversation import encode_conversation
-from chatformer.data.batches import IGNORED
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.messages import Message
 from chatformer.training.settings import EvaluationSettings
 
 from .repetition import repeats_itself
 
-Ids = Sequence[int] | np.ndarray
 Result = TypeVar("Result")
 
 GREEDY = GenerationConfig(do_sample=False, num_beams=1)
@@ -35,62 +32,6 @@ GREEDY = GenerationConfig(do_sample=False, num_beams=1)
 def has_metrics() -> bool:
     """Return whether the extra `chatformer[metrics]` is installed."""
     return all(find_spec(package) for package in ("evaluate", "sacrebleu", "sklearn"))
-
-
-class Evaluated(Protocol):
-    """What is evaluated, a batch at a time: ids go in, figures and ids come out."""
-
-    def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[float]:
-        """Return the negative log-likelihood, in nats, of each target behind its source; targets end with the end."""
-        ...
-
-    def generate(self, sources: Sequence[Sequence[int]], search: GenerationConfig) -> list[list[int]]:
-        """Return the reply to each source, as the search finds it; control tokens may stand in it."""
-        ...
-
-
-class EvaluatedModel:
-    """A sequence-to-sequence model of transformers, as it is evaluated."""
-
-    def __init__(self, model: Any):
-        self.model = model
-
-    @torch.inference_mode()
-    def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
-        input_ids, attention_mask = self._padded(sources)
-        labels_BT = _tensor(targets, IGNORED).to(self.model.device)
-        logits_BTV = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels_BT),
-            use_cache=False,
-        ).logits
-        nats_BT = torch.nn.functional.cross_entropy(
-            logits_BTV.float().transpose(1, 2), labels_BT, ignore_index=IGNORED, reduction="none"
-        )
-        return nats_BT.double().sum(-1).tolist()
-
-    @torch.inference_mode()
-    def generate(self, sources: Sequence[Ids], search: GenerationConfig) -> list[list[int]]:
-        input_ids, attention_mask = self._padded(sources)
-        return self.model.generate(
-            input_ids,
-            attention_mask=attention_mask,
-            generation_config=search,
-            # Each process has replies of its own to find, and as many as it has.
-            synced_gpus=False,
-        ).tolist()
-
-    def _padded(self, sources: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
-        lengths = torch.tensor([[len(source)] for source in sources])
-        input_ids = _tensor(sources, self.model.config.pad_token_id)
-        attention_mask = (torch.arange(input_ids.shape[1]) < lengths).long()
-        return input_ids.to(self.model.device), attention_mask.to(self.model.device)
-
-
-def _tensor(sequences: Sequence[Ids], padding: int) -> torch.Tensor:
-    tensors = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
-    return pad_sequence(tensors, batch_first=True, padding_value=padding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +95,7 @@ def turns_of(history: Sequence[Message]) -> Sequence[Message]:
 
 
 def outcome_of(
-    model: Evaluated,
+    engine: Engine,
     tokenizer: Any,
     exchanges: EncodedExchanges,
     *,
@@ -183,17 +124,17 @@ def outcome_of(
 
     def score(indices: list[int]) -> Iterable[tuple[float, float, float]]:
         targets = {index: exchanges.target(index).tolist() for index in indices}
-        nats = model.score(sources_of(indices), list(targets.values()))
-        without_source = model.score(sources_of(others[indices].tolist()), list(targets.values()))
+        nats = engine.score(sources_of(indices), list(targets.values()))
+        without_source = engine.score(sources_of(others[indices].tolist()), list(targets.values()))
         later = [index for index in indices if index in other_histories]
         without_history = dict.fromkeys(indices, math.nan)
         if later:
-            scores = model.score([other_histories[index] for index in later], [targets[index] for index in later])
+            scores = engine.score([other_histories[index] for index in later], [targets[index] for index in later])
             without_history.update(zip(later, scores, strict=True))
         return zip(nats, without_source, without_history.values(), strict=True)
 
     def reply(indices: list[int]) -> list[str]:
-        return tokenizer.batch_decode(model.generate(sources_of(indices), search), skip_special_tokens=True)
+        return tokenizer.batch_decode(engine.generate(sources_of(indices), search), skip_special_tokens=True)
 
     scores = _by_batch(score, length_batches(exchanges, len(exchanges), batch_tokens), "scoring", show_progress)
     replies = _by_batch(reply, length_batches(exchanges, num_replies, batch_tokens), "replying", show_progress)
@@ -360,7 +301,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    outcome = outcome_of(EvaluatedModel(model), tokenizer, exchanges, max_replies=max_replies)
+    outcome = outcome_of(TransformersEngine(model), tokenizer, exchanges, max_replies=max_replies)
     model.train(was_training)
     return figures_of(exchanges, outcome, range(len(exchanges))), outcome.replies
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from chatformer.chat.engines import Engine
 from chatformer.conversation import encode_conversation, encode_conversations
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.messages import Message
 from chatformer.training.settings import EvaluationSettings
 
-from .scoring import GREEDY, Evaluated, batches_of_like_length, sources_with_other_histories, turns_of
+from .scoring import GREEDY, batches_of_like_length, sources_with_other_histories, turns_of
 
 if TYPE_CHECKING:
     import datasets
@@ -92,7 +93,7 @@ def on_other_topics(opening: Opening, openings: Sequence[Opening], count: int, r
 
 
 def ask_behind_other_topics(
-    model: Evaluated,
+    engine: Engine,
     tokenizer: Any,
     conversations: "datasets.Dataset",
     *,
@@ -124,7 +125,7 @@ def ask_behind_other_topics(
     )
     references = [opening.answer["content"] for opening in asked]
     longest = max(map(len, tokenizer(references)["input_ids"]))
-    replies = greedy_replies(model, tokenizer, sources, longest_reference=longest, show_progress=show_progress)
+    replies = greedy_replies(engine, tokenizer, sources, longest_reference=longest, show_progress=show_progress)
     return OtherTopics(
         questions=[opening.question["content"] for opening in asked],
         references=references,
@@ -135,7 +136,7 @@ def ask_behind_other_topics(
 
 
 def ask_with_histories(
-    model: Evaluated,
+    engine: Engine,
     tokenizer: Any,
     exchanges: EncodedExchanges,
     *,
@@ -161,7 +162,7 @@ def ask_with_histories(
         "none": [encode_conversation(tokenizer, messages, max_source_tokens) for messages in alone],
     }
     replies = greedy_replies(
-        model,
+        engine,
         tokenizer,
         [source for group in sources.values() for source in group],
         longest_reference=int(exchanges.target_lengths[indices].max()),
@@ -177,7 +178,7 @@ def ask_with_histories(
 
 
 def greedy_replies(
-    model: Evaluated,
+    engine: Engine,
     tokenizer: Any,
     sources: Sequence[list[int]],
     *,
@@ -198,7 +199,7 @@ def greedy_replies(
     )
     with bar:
         for batch in batches_of_like_length([len(source) for source in sources], EvaluationSettings.batch_tokens):
-            generated = model.generate([sources[index] for index in batch], search)
+            generated = engine.generate([sources[index] for index in batch], search)
             texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
             for index, text in zip(batch, texts, strict=True):
                 replies[index] = text

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from chatformer.chat.engines import TransformersEngine
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.evaluation.scoring import (
-    EvaluatedModel,
     Evaluation,
     Outcome,
     compare,
@@ -76,16 +76,16 @@ def try_out(
     model: Any, tokenizer: Any, exchanges: EncodedExchanges, *, training_replies: Collection[str] | None = None
 ) -> Trial:
     """Score the exchanges, and reply to them greedily."""
-    outcome = outcome_of(EvaluatedModel(model), tokenizer, exchanges, max_replies=None, show_progress=True)
+    outcome = outcome_of(TransformersEngine(model), tokenizer, exchanges, max_replies=None, show_progress=True)
     options = {} if training_replies is None else {"training_replies": set(training_replies)}
     return Trial(exchanges, outcome, figures_of(exchanges, outcome, range(len(exchanges)), **options))
 
 
 def loss_on(model: Any, exchanges: EncodedExchanges) -> float:
     """Return the mean negative log-likelihood of a target token, in nats."""
-    evaluated = EvaluatedModel(model)
+    engine = TransformersEngine(model)
     nats = sum(
-        sum(evaluated.score([exchanges.source(i) for i in batch], [exchanges.target(i) for i in batch]))
+        sum(engine.score([exchanges.source(i) for i in batch], [exchanges.target(i) for i in batch]))
         for batch in length_batches(exchanges, len(exchanges), EvaluationSettings.batch_tokens)
     )
     return nats / int(exchanges.target_lengths.sum())
@@ -376,9 +376,9 @@ def check_padding(model: Any, exchanges: EncodedExchanges) -> list[Finding]:
             moved[side] = max(moved[side], _moved(alone, logits))
     batch = list(range(min(TRIED_PARTS, len(exchanges))))
     pairs = [[exchanges.source(index) for index in batch], [exchanges.target(index) for index in batch]]
-    evaluated = EvaluatedModel(model)
-    together = evaluated.score(*pairs)
-    alone_nats = [evaluated.score([source], [target])[0] for source, target in zip(*pairs, strict=True)]
+    engine = TransformersEngine(model)
+    together = engine.score(*pairs)
+    alone_nats = [engine.score([source], [target])[0] for source, target in zip(*pairs, strict=True)]
     moved["batch"] = max(abs(one - other) / max(one, 1) for one, other in zip(alone_nats, together, strict=True))
     harmful = [name for name, value in moved.items() if value > ROUNDING]
     if not harmful:

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from chatformer.evaluation.scoring import EvaluatedModel
+from chatformer.chat.engines import TransformersEngine
 from chatformer.evaluation.turns import OtherTopics, ask_behind_other_topics
 from chatformer.reading import reads_history
 
@@ -43,7 +43,7 @@ def check_thread(
             "That is by design: its chat template leaves out what was said before, so that nothing can distract it.",
         )
     topics = ask_behind_other_topics(
-        EvaluatedModel(model),
+        TransformersEngine(model),
         tokenizer,
         conversations,
         nums_before=(0, 1, 2, 3),

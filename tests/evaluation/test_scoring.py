@@ -12,9 +12,9 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer.chat.engines import TransformersEngine
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.evaluation.scoring import (
-    EvaluatedModel,
     compare,
     distinct,
     evaluate,
@@ -84,7 +84,7 @@ def model(tokenizer):
 
 @pytest.fixture(scope="module")
 def outcome(model, tokenizer, exchanges):
-    return outcome_of(EvaluatedModel(model), tokenizer, exchanges, **SHORT_GREEDY)
+    return outcome_of(TransformersEngine(model), tokenizer, exchanges, **SHORT_GREEDY)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_the_replies_are_those_of_generate_one_at_a_time(model, tokenizer, excha
 def test_small_batches_change_nothing(model, tokenizer, exchanges, outcome):
     batches = length_batches(exchanges, len(exchanges), 60)
     assert len(batches) > 5 and sorted(itertools.chain(*batches)) == list(range(len(exchanges)))
-    small = outcome_of(EvaluatedModel(model), tokenizer, exchanges, **SHORT_GREEDY, batch_tokens=60)
+    small = outcome_of(TransformersEngine(model), tokenizer, exchanges, **SHORT_GREEDY, batch_tokens=60)
     assert small.replies == outcome.replies
     assert small.nats == pytest.approx(outcome.nats, rel=1e-5)
     assert small.nats_without_source == pytest.approx(outcome.nats_without_source, rel=1e-5)
@@ -170,7 +170,7 @@ def test_small_batches_change_nothing(model, tokenizer, exchanges, outcome):
 
 def test_beams_find_likelier_replies(model, tokenizer, exchanges, outcome):
     search = GenerationConfig(**SEARCH | {"num_beams": 4})
-    beams = outcome_of(EvaluatedModel(model), tokenizer, exchanges, max_replies=10, search=search)
+    beams = outcome_of(TransformersEngine(model), tokenizer, exchanges, max_replies=10, search=search)
     assert len(beams.replies) == 10
     assert beams.replies != outcome.replies[:10]
 
@@ -179,7 +179,7 @@ def test_no_run_of_tokens_stands_twice_where_that_is_asked(model, tokenizer, exc
     def repeated(no_repeat_ngram_size, num_beams):
         sources = [exchanges.source(index) for index in range(len(exchanges))]
         options = {"num_beams": num_beams, "no_repeat_ngram_size": no_repeat_ngram_size}
-        replies = EvaluatedModel(model).generate(sources, GenerationConfig(**SEARCH | options))
+        replies = TransformersEngine(model).generate(sources, GenerationConfig(**SEARCH | options))
         kept = [[token for token in reply if token not in tokenizer.all_special_ids] for reply in replies]
         return sum(len(set(itertools.pairwise(reply))) < len(reply) - 1 for reply in kept if reply)
 
