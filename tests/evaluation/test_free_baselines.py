@@ -1,6 +1,7 @@
 import pytest
 
-from chatformer.evaluation.free_baselines import better_baselines, check_baselines, sentences_about
+from chatformer.evaluation.doctor.baselines import check_baselines
+from chatformer.evaluation.free_baselines import better_baselines, sentences_about
 from chatformer.evaluation.scoring import Comparison, Evaluation, ReplyFigures
 
 LOSS = {"loss": 1.0, "perplexity": 2.7, "bits_per_character": 1.0, "source_gain": 0.5}
