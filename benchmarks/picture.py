@@ -143,6 +143,8 @@ def rows_of_conversation(command: Sequence[str], folder: Path, settings: Setting
             terminal.sendline(question)
             wait_for_prompt(terminal, settings.reply_seconds, written)
     finally:
+        # A busy machine takes its time to end a process.
+        terminal.ptyproc.delayafterterminate = 1.0
         terminal.close(force=True)
     stream.feed(written.getvalue())
     return screen.rows()

@@ -55,6 +55,8 @@ def flags(conversations_file):
             "decoder_layers": 1,
             # Not what the plan makes of so little data, but the weights as they are, chosen by the loss.
             "ema_decay": 0,
+            "bpe_dropout": 0,
+            "other_topics_fraction": 0,
             "metric_for_best_model": "loss",
             "vocab_size": 600,
             "max_source_tokens": 40,
@@ -123,7 +125,7 @@ def reads_questions(trained, tmp_path_factory):
     """Return a copy of a trained model's folder whose chat template passes on the last question alone."""
     folder = tmp_path_factory.mktemp("questions") / "model"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoint-*", "training_*"))
-    template = resources.files("chatformer.training").joinpath("question_template.jinja").read_text("utf-8")
+    template = resources.files("chatformer.data").joinpath("question_template.jinja").read_text("utf-8")
     assert (folder / "chat_template.jinja").read_text("utf-8") != template
     (folder / "chat_template.jinja").write_text(template, "utf-8")
     return folder

@@ -122,7 +122,7 @@ def test_ctranslate2_replies_alike_and_repeats_what_it_draws(trained, lines_file
     ("arguments", "told"),
     [
         (["--data", "missing.txt"], "--data missing.txt cannot be read (No such file or directory)"),
-        (["--data", "latin.txt"], "line 2 of latin.txt is not UTF-8"),
+        (["--data", "latin.txt"], "line 2 of latin.txt must be UTF-8, but it is not"),
         (["--data", "half.txt.gz"], "half.txt.gz cannot be read: Compressed file ended"),
         (["--data", "good.txt", "--output-file", "."], "--output-file . is a folder"),
         (["--data", "good.txt", "--device", "gpu"], "--device gpu cannot be used"),

@@ -293,7 +293,7 @@ def log_of(gains, *, steps, **settings):
         for number, gain in enumerate(gains, start=1)
     ]
     return model_doctor.RunLog(
-        TrainingSettings(optimization=OptimizationSettings(**settings)),
+        TrainingSettings(optimization=OptimizationSettings(**{"learning_rate": 1e-3, "warmup_steps": 200} | settings)),
         [{"step": steps, "loss": 3.0, "learning_rate": 1e-4}, *evaluations],
     )
 
