@@ -67,7 +67,7 @@ def measure(settings: Settings) -> None:
     chatbot = Chatbot.from_pretrained(settings.model, revision=None, device=settings.device)
     tokenizer, longest = chatbot.tokenizer, chatbot.max_source_tokens
     if settings.data:
-        openings = later = read_conversations(settings.data, settings, bad_rows=None)
+        openings = later = read_conversations(settings.data, settings, skip_bad_rows=False).conversations
     else:
         openings, later = own_data(settings.model, run_settings(Path(settings.model)))
     options: dict[str, Any] = {
