@@ -202,7 +202,7 @@ def show_verdict(run: "Run", folder: RunFolder) -> None:
         # Too few to judge by: then by questions that it has learnt.
         alone = EncodedExchanges(learnt.rows.select(range(learnt.num_per_epoch)))
         known = different_questions(alone, QUESTIONS_OF_A_VERDICT)
-        evaluation, replies = evaluate(run.published, run.data.tokenizer, known, max_replies=None)
+        evaluation, replies = evaluate(run.published, run.data.tokenizer, known, max_replies=len(known))
         figures = {**evaluation_figures(evaluation), "samples": sample_replies(known, replies, turn=0)}
         log, step, num_replies = RunLog(log.settings, [{"step": run.progress.step, **figures}]), None, len(replies)
     findings = verdict(
