@@ -26,8 +26,8 @@ import pyte
 import tyro
 from screen import Row, Screen, Typeface, draw, row_of, save, text_of
 
-QUESTIONS = ("기분이 좀 우울해", "왜?", "I'm hungry.", "Some rice.", "어텐션이 뭐야?")
-"""Of the starter corpus's topics, in two languages; the second and the fourth make sense only after those before."""
+QUESTIONS = ("안녕!", "어텐션이 뭐야?", "돌고래는 물고기야?", "왜?", "I'm hungry", "What is a Transformer?")
+"""Of the starter corpus's topics, in two languages; the fourth makes sense only after the one before."""
 
 PROMPT = "you> "
 LARGEST_FILE = 200_000
