@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from chatformer.configuration.sizes import SIZES
+from chatformer.evaluation.doctor.findings import severity_of
 
 from .pace import Pace
 from .settings import SettingsError, TrainingSettings
@@ -27,8 +28,6 @@ ENOUGH_VALIDATION = 100
 """Exchanges under which the validation's figures say more about chance than about the model."""
 
 FEW_VALIDATION = 20
-
-MOST_PARAMETERS_PER_TOKEN = 1000
 
 LONG_MINUTES = 60
 
@@ -235,7 +234,7 @@ def shortcomings(
             f"The learning rate rises over {warmup_steps:,} of {num_steps:,} steps, and few are left at a rate that "
             f"teaches. Take --warmup-steps {max(1, num_steps // STEPS_PER_WARMUP_STEP)}, or more steps."
         )
-    if num_parameters > MOST_PARAMETERS_PER_TOKEN * facts.tokens:
+    if severity_of(num_parameters / facts.tokens, "parameters per token") == "problem":
         found.append(
             f"{num_parameters:,} parameters learn from {facts.tokens:,} tokens, {num_parameters / facts.tokens:,.0f} "
             "for each: it will know them by heart and little else. Take a smaller --size, or more data."

@@ -16,9 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-SETTINGS_FILE = "training_settings.yaml"
-"""What a run was begun with, in its output folder: a recipe that runs it again."""
-
+from chatformer.storage.names import SETTINGS_FILE
 
 Metric = Literal[
     "loss",

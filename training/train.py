@@ -32,6 +32,7 @@ from chatformer.data.unread import unread_part
 from chatformer.evaluation.doctor.model import FEW_QUESTIONS, RunLog, different_questions
 from chatformer.evaluation.doctor.verdict import verdict
 from chatformer.evaluation.scoring import Evaluation, evaluate, has_metrics
+from chatformer.storage.names import SETTINGS_FILE
 
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .building import EpochPlans, chosen_precision, make_optimizer, new_model, ready_to_train
@@ -45,7 +46,6 @@ from .records import BAD_ROWS_FILES, RunFolder, describe_data
 from .schedules import make_scheduler
 from .settings import (
     LOWER_IS_BETTER,
-    SETTINGS_FILE,
     SettingsError,
     TrainingSettings,
     check_settings,
@@ -135,12 +135,13 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     pace = measured(settings, data, accelerator)
     set_seed(settings.optimization.seed)
     run = Run(settings, accelerator, data, on_published)
-    if accelerator.is_main_process:
-        announce(run, facts, pace)
     if folder is None:
+        figures = run.overview()
+        if accelerator.is_main_process:
+            announce(run, facts, figures["parameters"], pace)
         estimate = run.try_out()
         if accelerator.is_main_process:
-            print_dry_run(settings, run.overview() | estimate)
+            print_dry_run(settings, figures | estimate)
         return 0
     description = describe_data(data.training, data.validation, settings)
     if settings.run.resume:
@@ -148,7 +149,10 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
             folder.check_data(description)
         folder.load_checkpoint(accelerator)
     if accelerator.is_main_process:
-        folder.begin(settings, run.overview(), description, data.tokenizer, steps_done=run.progress.step)
+        figures = run.overview()
+        # Behind the checkpoint, which says how many steps are left.
+        announce(run, facts, figures["parameters"], pace)
+        folder.begin(settings, figures, description, data.tokenizer, steps_done=run.progress.step)
     finished = run.go(folder)
     if accelerator.is_main_process:
         folder.finish(run.progress, finished=finished)
@@ -180,11 +184,10 @@ def facts_of(data: PreparedData, accelerator: Accelerator) -> Facts:
     )
 
 
-def announce(run: "Run", facts: Facts, pace: Pace | None) -> None:
+def announce(run: "Run", facts: Facts, num_parameters: int, pace: Pace | None) -> None:
     """Say what is about to run, how long it takes, and why it may not teach."""
     steps_left = run.num_steps - run.progress.step
     minutes = None if pace is None else pace.minutes(steps_left, run.eval_steps)
-    num_parameters = run.overview()["parameters"]
     print(overview(run.settings, facts, num_parameters, run.num_steps, minutes), file=sys.stderr)
     for problem in shortcomings(run.settings, facts, num_parameters, run.num_steps, minutes):
         print(f"warning: {problem}", file=sys.stderr)
