@@ -1,10 +1,10 @@
 """
-Replies beside the peers: milliseconds a token for one question, tokens per second for many, in one run.
+Replies, compared with peers: milliseconds a token for one question, tokens per second for many, in one run.
 
     python benchmarks/generate.py --model runs/korean --data ChatbotData.csv
     python benchmarks/generate.py --size base --num-threads 1 --markdown
 
-The contestants, which answer in turn for a few seconds each:
+The contestants answer in turn, for a few seconds each:
 
     chatformer                            transformers' generate(), as a model comes from `from_pretrained`
     chatformer-static                     the same with a cache of fixed size, which a GPU runs compiled
@@ -12,14 +12,15 @@ The contestants, which answer in turn for a few seconds each:
     bart-sdpa                             transformers' BartForConditionalGeneration of the same size, random weights
     ctranslate2-float32, ctranslate2-int8 CTranslate2 on what `chatformer export --to ctranslate2` writes
 
-All answer the same questions, of the validation data, and every reply has exactly --num-new-tokens tokens, so that all
-do the same work: transformers knows of no end token and CTranslate2, which always does, may not choose it. Those with
-the same weights must also give the same replies once it is forbidden to all: the table says how many of a batch of the
-largest size are equal to the first one's, and where in float32 more than one in twenty is not, there is an error.
+All answer the same questions of the validation data. Every reply has exactly --num-new-tokens tokens, so that all do
+the same work: transformers gets no end token, and CTranslate2, which always has one, may not choose it. Contestants
+with the same weights must also give the same replies when the end token is forbidden to all. The table says how many
+replies of the largest batch are equal to the first contestant's; more than one in twenty that differs in float32 is an
+error.
 
-A contestant's share of the machine's rate is what its operations per second (the formula stands in
-benchmarks/machine.py) are of those of `torch.mm` in float32, with as many rows as the search has beams in a batch. For
-one question that is the speed of reading the weights, not of arithmetic.
+A contestant's share of the machine's rate is its operations per second (see the formula in benchmarks/machine.py),
+divided by those of `torch.mm` in float32 with as many rows as the search has beams in a batch. For one question that is
+the speed of reading the weights, not of arithmetic.
 """
 
 import copy
@@ -95,12 +96,12 @@ class Settings(ComparisonSettings, TextSettings):
     """Measure how fast chatformer and its peers reply, side by side."""
 
     seconds: float = 2.0
-    """Seconds of a turn that are measured, to the end of the reply in which they are over."""
+    """Seconds of a turn that are measured; the reply at their end is finished."""
     warmup_seconds: float = 0.5
     """Seconds at the start of a turn that are not measured; at least one reply."""
     contestants: tuple[Name, ...] = tuple(name for name in get_args(Name) if name != "chatformer-static")
-    """Who takes part. The first one is whom the others are compared with. Without being compiled, on a CPU, a cache of
-    fixed size only costs."""
+    """The contestants; the others are compared with the first one. On a CPU nothing is compiled, and a cache of fixed
+    size only costs time."""
     model: str | None = None
     """Folder of a trained model, or its id on the Hub, with its own tokenizer; random weights of --size unless
     given."""
@@ -114,7 +115,7 @@ class Settings(ComparisonSettings, TextSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What a contestant did in some seconds: how long each batch took it, and the lengths of the questions."""
+    """A contestant's work in some seconds: the time of each batch, and the lengths of the questions."""
 
     seconds: list[float]
     source_lengths: list[int]
@@ -132,7 +133,7 @@ class Turn:
 def under_transformers(model: Any, num_new_tokens: int, cache: str | None = None) -> Replier:
     """Have stock `generate()` reply."""
     config = model.config
-    # What a call leaves open comes of here: a model's own end token, for one.
+    # What a call does not say comes from here, such as a model's own end token.
     model.generation_config = GenerationConfig()
 
     def reply(questions: Sequence[Sequence[int]], num_beams: int, forbid_end: bool) -> Replies:
@@ -191,7 +192,7 @@ def under_ctranslate2(model: Any, tokenizer: Any, quantization: str, num_new_tok
 
 
 def make_replier(name: Name, model: Any, tokenizer: Any, num_new_tokens: int) -> Replier:
-    """Return a contestant; but for BART's they have the model's weights."""
+    """A contestant; all but BART have the model's weights."""
     kind, _, variant = name.partition("-")
     if kind == "ctranslate2":
         return under_ctranslate2(copy.deepcopy(model), tokenizer, variant, num_new_tokens)
@@ -207,7 +208,7 @@ def make_replier(name: Name, model: Any, tokenizer: Any, num_new_tokens: int) ->
 
 
 def model_and_questions(settings: Settings) -> tuple[Any, Any, list[list[int]]]:
-    """Return the model, its tokenizer, and the encoded questions of the validation data, in a random order."""
+    """The model, its tokenizer, and the encoded questions of the validation data in a random order."""
     plain = training_settings(settings)
     check_settings(plain)
     training, validation = (loaded.conversations for loaded in conversations_of(plain))
@@ -226,7 +227,7 @@ def model_and_questions(settings: Settings) -> tuple[Any, Any, list[list[int]]]:
 
 
 def batches_of(questions: Sequence[Sequence[int]], batch_size: int) -> list[list[Sequence[int]]]:
-    """Return the questions in batches, the last one filled up with the first questions."""
+    """The questions in batches, the last one filled up with the first questions."""
     endless = itertools.cycle(questions)
     return [list(itertools.islice(endless, batch_size)) for _ in range(math.ceil(len(questions) / batch_size))]
 
@@ -252,7 +253,7 @@ def equal_replies(
     repliers: Mapping[Name, Replier], questions: Sequence[Sequence[int]], settings: Settings, num_beams: int
 ) -> dict[Name, float]:
     """
-    Return the share of replies that are the first contestant's, of everyone with the same weights.
+    The share of replies that equal the first contestant's, for each contestant with the same weights.
 
     Raises a `ValueError` for one that computes something else.
     """
@@ -278,7 +279,7 @@ def equal_replies(
 
 
 def compare(settings: Settings) -> None:
-    """Have everyone reply in turn, then print the tables and write all figures."""
+    """Have all contestants reply in turn, then print the tables and write all figures."""
     check_comparison(settings)
     for flag, values in (
         ("--num-beams", settings.num_beams),

@@ -1,5 +1,5 @@
 """
-The recipe `korean` beside a peer of the lecture's size, on the same split, measured by the same evaluation.
+The recipe `korean` and a peer of the lecture's size, on the same split, measured by the same evaluation.
 
     python benchmarks/korean.py peer --data ChatbotData.csv --output-dir runs/peer
     chatformer train --recipe korean --data ChatbotData.csv --output-dir runs/korean

@@ -1,9 +1,9 @@
 """
-What the benchmarks measure by: slices of time in turn, ratios by pairs, and the machine's own rate of products.
+How the benchmarks measure: slices of time in turn, ratios by pairs, and the machine's own rate of products.
 
-A machine's speed drifts, by its temperature and by its other guests, more than what is to be measured. So the
-contestants take turns, each for a short slice of time, and two of them are compared only within a round; the ratios of
-all rounds then have a minimum, a median and a maximum.
+A machine's speed drifts, with its temperature and its other users, by more than the differences to measure. So the
+contestants take turns, each for a short slice of time, and two of them are compared only within a round. The ratios of
+all rounds have a minimum, a median and a maximum.
 
 The floating-point operations of a model are those of its matrix products, counted from its sizes and from the useful
 tokens, padding left out. With S and T the tokens of a source and of its target, d = d_model, f = d_ff, V = vocab_size,
@@ -13,7 +13,8 @@ N and M the layers of the encoder and of the decoder, a forward pass multiplies 
     + T (M (6 d d + 2 d f) + d V)               the decoder, the output layer
     + 2 d (N S S + M (T (T + 1) / 2 + T S))     the attentions, of which a target does not see what lies ahead
 
-times, each counted as two operations. The backward pass takes twice as many again, so a training step three times.
+times, each counted as two operations. The backward pass takes twice as many, so a training step takes three times as
+many as a forward pass.
 """
 
 import json
@@ -41,30 +42,30 @@ Name = TypeVar("Name", bound=str)
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 """The precisions of which the machine's rate is measured."""
 
-# Unasked, torch names the accelerator that it was built for, whether or not the machine has it.
+# Without an argument torch names the accelerator that it was built for, even if the machine has none.
 DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonSettings:
-    """How long is measured, and what becomes of the figures."""
+    """How long to measure, and where the figures go."""
 
     rounds: int = 10
     """How often each contestant has its turn; each round gives a ratio of any two."""
     seconds: float = 5.0
-    """Seconds of a turn that are measured, to the end of the step in which they are over."""
+    """Seconds of a turn that are measured; the step at their end is finished."""
     warmup_seconds: float = 1.0
-    """Seconds at the start of a turn that are not measured, in which caches fill; at least one step."""
+    """Seconds at the start of a turn that are not measured, while caches fill; at least one step."""
     num_threads: int | None = None
-    """Threads of the CPU for everyone; as many as torch takes by itself unless given."""
+    """Threads of the CPU for each contestant; torch's own number unless given."""
     markdown: bool = False
-    """Print the tables in Markdown, as the README has them."""
+    """Print the tables in Markdown, as docs/speed.md has them."""
     output_file: Path | None = None
     """JSON file for every figure of every round."""
 
 
 def check_comparison(settings: ComparisonSettings) -> None:
-    """Raise a `ValueError` for what cannot be measured."""
+    """Raise a `ValueError` for settings that cannot be measured."""
     for flag, value in (("--rounds", settings.rounds), ("--num-threads", settings.num_threads)):
         if value is not None and value < 1:
             raise ValueError(f"{flag} must be at least 1, but it is {value}.")
@@ -74,21 +75,21 @@ def check_comparison(settings: ComparisonSettings) -> None:
 
 
 def rounds(contestants: Iterable[Name], number: int) -> Iterator[list[Name]]:
-    """Yield the order of each round: every other one is turned round, so that a steady drift cancels."""
+    """Yield the order of each round; every other one is reversed, so that a steady drift cancels."""
     names = list(contestants)
     for index in range(number):
         yield names if index % 2 == 0 else names[::-1]
 
 
 def synchronize() -> None:
-    """Wait for the work that was given to an accelerator, if there is one."""
+    """Wait for an accelerator to finish its work, if there is one."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """The figures of all rounds in short."""
+    """A summary of the figures of all rounds."""
 
     minimum: float
     median: float
@@ -103,12 +104,12 @@ def spread(figures: Sequence[float]) -> Spread:
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
-    """Return what the ratios of pairs, the two figures of each round, come to."""
+    """The spread of the ratios of pairs, the two figures of each round."""
     return spread([above / below for above, below in zip(numerators, denominators, strict=True)])
 
 
 def encoder_products(config: Any) -> Counter[tuple[int, int]]:
-    """Return the sizes, inputs and outputs, of the matrices that each source token is multiplied by, and how often."""
+    """The sizes, inputs and outputs, of the matrices that each source token is multiplied by, and how often."""
     d_model, d_ff = config.d_model, config.d_ff
     products: Counter[tuple[int, int]] = Counter()
     products[d_model, d_model] += 4 * config.encoder_layers + 2 * config.decoder_layers
@@ -118,7 +119,7 @@ def encoder_products(config: Any) -> Counter[tuple[int, int]]:
 
 
 def decoder_products(config: Any) -> Counter[tuple[int, int]]:
-    """Return the same for each target token."""
+    """The same for each target token."""
     d_model, d_ff = config.d_model, config.d_ff
     products: Counter[tuple[int, int]] = Counter()
     products[d_model, d_model] += 6 * config.decoder_layers
@@ -129,14 +130,14 @@ def decoder_products(config: Any) -> Counter[tuple[int, int]]:
 
 
 def encoder_flops(config: Any, source_lengths: np.ndarray) -> int:
-    """Return the operations that some sources take: see the head of this file."""
+    """The operations that sources take: see the top of this file."""
     sources = source_lengths.astype(np.int64)
     pairs = config.encoder_layers * sources**2
     return _flops(config, encoder_products(config), sources, pairs)
 
 
 def decoder_flops(config: Any, source_lengths: np.ndarray, target_lengths: np.ndarray) -> int:
-    """Return the operations that their targets take, read at once or token by token."""
+    """The operations that their targets take, read at once or token by token."""
     sources, targets = source_lengths.astype(np.int64), target_lengths.astype(np.int64)
     pairs = config.decoder_layers * (targets * (targets + 1) // 2 + targets * sources)
     return _flops(config, decoder_products(config), targets, pairs)
@@ -189,7 +190,7 @@ def matrix_rate(
 
 
 def description() -> dict[str, Any]:
-    """Return what the machine is, and what computes on it."""
+    """The machine, and the libraries that compute on it."""
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -200,7 +201,7 @@ def description() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the processor's name, where the system tells it."""
+    """The processor's name, if the system gives it."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text("utf-8").splitlines():
@@ -240,7 +241,7 @@ def print_matrix_rates(rates: Mapping[str, Sequence[MatrixRate]], num_rows: int,
 
 
 def write_figures(path: Path | None, **figures: Any) -> None:
-    """Write all figures as JSON, with what machine they are of."""
+    """Write all figures as JSON, with a description of the machine."""
     if path is not None:
         text = json.dumps({"machine": description(), **figures}, indent=2, ensure_ascii=False, default=str)
         path.write_text(text + "\n", "utf-8")

@@ -1,17 +1,16 @@
 """
-Multi30k English to German: the recipe, on training data that is made more diverse first.
+Multi30k English to German: the recipe, on more diverse training data.
 
     python benchmarks/multi30k.py --data multi30k --output-dir runs/multi30k
 
-A model of each direction is trained by `benchmarks/recipes/multi30k.yaml`, and both translate the training data: each
-sentence gets another translation, and each translation another sentence that it could be of. The model, no larger, is
-trained on all of it (data diversification: Nguyen et al., 2020, arXiv:1911.01986). In a second round two others do the
-same, and the model goes on with more of it, and is evaluated. No other data is used, and nothing is chosen by the test
-set. Needs `chatformer[metrics,ctranslate2]`, and five to six hours of one core.
+`benchmarks/recipes/multi30k.yaml` trains a model of each direction, and both translate the training data: each sentence
+gets a second translation, and each translation a second source. A model of the same size is trained on all of it (data
+diversification: Nguyen et al., 2020, arXiv:1911.01986). In a second round two other models translate the data again,
+the model continues on the larger data, and is evaluated. No other data is used, and nothing is chosen by the test set.
+Needs `chatformer[metrics,ctranslate2]`, and five to six hours of one core.
 
---data is a folder with train, val and test_2016_flickr, each as NAME.lc.norm.tok.en and .de, and with .gz or without.
-Every step is a command that is shown; what is done already is not done again, so that after Ctrl-C the same command
-goes on.
+--data is a folder with train, val and test_2016_flickr, each as NAME.lc.norm.tok.en and .de, with or without .gz.
+Each step is a command, which is shown. Finished steps are skipped, so after Ctrl-C the same command continues.
 """
 
 import gzip
@@ -43,13 +42,13 @@ class Settings:
     data: Path
     """Folder of the data."""
     output_dir: Path
-    """Folder of all models and of the data between them."""
+    """Folder of all models and of the translated data."""
     max_steps: int | None = None
-    """Train each model for no more steps in a round, to try it all out in a folder of its own."""
+    """Most steps of each model in a round, for a trial run in a folder of its own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do all that is not done yet; return the exit status."""
+    """Take the steps that are not done yet; return the exit status."""
     settings = tyro.cli(Settings, args=arguments, prog="python benchmarks/multi30k.py", description=__doc__)
     # Ctrl-C is for the command that runs, which may have something to save.
     before = signal.signal(signal.SIGINT, lambda *_: None)
@@ -92,7 +91,7 @@ def diversify_and_train(settings: Settings) -> None:
 
 
 def found(folder: Path, part: str, side: str) -> Path:
-    """Return where a side of a part lies, packed or not."""
+    """The path of one language of a part, compressed or not."""
     plain = folder / f"{part}.lc.norm.tok.{side}"
     for file in (plain, plain.with_name(f"{plain.name}.gz")):
         if file.is_file():
@@ -102,9 +101,9 @@ def found(folder: Path, part: str, side: str) -> Path:
 
 def train(folder: Path, data: list[Path], validation: list[Path], *more: str, start: Path | None = None) -> Path:
     """
-    Return the folder of a model that is trained by the recipe, or whose training goes on where it was.
+    Train a model by the recipe, or continue its training; return its folder.
 
-    With a `start` that model's training goes on, with this data and in this folder.
+    With a `start`, that model's training continues, on this data and in this folder.
     """
     if start is not None:
         if not folder.exists():
@@ -121,7 +120,7 @@ def train(folder: Path, data: list[Path], validation: list[Path], *more: str, st
 
 
 def translate(model: Path, source: Path, file: Path) -> Path:
-    """Return the file of a model's translations, as five beams find them, one for each line."""
+    """Translate each line of a file with five beams; return the file of translations."""
     exported = model.with_name(f"{model.name}-ctranslate2")
     if not exported.exists():
         chatformer("export", model, "--to", "ctranslate2", "--output-dir", exported)
@@ -132,7 +131,7 @@ def translate(model: Path, source: Path, file: Path) -> Path:
 
 
 def joined(files: list[Path], file: Path) -> Path:
-    """Return the file that holds the lines of all files, one behind the other."""
+    """Concatenate files; return the new file."""
     with file.open("wb") as joint:
         for each in files:
             joint.write(gzip.decompress(each.read_bytes()) if each.suffix == ".gz" else each.read_bytes())

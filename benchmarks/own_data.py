@@ -1,12 +1,13 @@
 """
-What `chatformer train --data X --output-dir Y` makes of data of many sizes, with no other flag.
+`chatformer train --data X --output-dir Y`, with no other flag, on data of many sizes.
 
     python benchmarks/own_data.py --songys ChatbotData.csv --multi30k train.en train.de \
         --multi30k-test test_2016_flickr.en test_2016_flickr.de --output-dir runs/own-data
 
-Rows of songys/Chatbot_data drawn by the seed, all of it, the FAQ beside this file (a hundred questions of a made-up
-shop, three wordings of each to learn and a fourth to ask), the starter corpus, and Multi30k's pairs. Each is trained by
-the command in a process of its own, one after the other, and measured by the evaluation of `chatformer evaluate`.
+The data: rows of songys/Chatbot_data drawn by the seed, all of it, the FAQ next to this file (a hundred questions of a
+made-up shop, three wordings of each to learn and a fourth to ask), the starter corpus, and Multi30k's pairs. The
+command trains on each in a process of its own, one after the other; the evaluation of `chatformer evaluate` measures
+the model.
 """
 
 import csv
@@ -41,9 +42,9 @@ class Settings:
     multi30k_test: tuple[Path, Path] | None = None
     """Its test sentences, likewise."""
     only: tuple[str, ...] = ()
-    """Which to run, such as 100 faq starter all multi30k; all that there is data for unless given."""
+    """Cases to run, such as 100 faq starter all multi30k; unless given, each case whose data is given."""
     seed: int = 1
-    """Which rows of songys are drawn."""
+    """Seed that draws the rows of songys."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Case:
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    """Yield what is to be trained on, written down where it is a part of something."""
+    """Yield the cases; a part of a file is written to a file of its own."""
     folder = settings.output_dir / "data"
     folder.mkdir(parents=True, exist_ok=True)
     if settings.songys is not None:
@@ -90,7 +91,7 @@ def write_rows(path: Path, head: list[str], rows: list[list[str]]) -> Path:
 
 
 def train(case: Case, folder: Path) -> float:
-    """Train as a newcomer would; return the minutes, from the command to its end."""
+    """Train with no flags; return the minutes that the command took."""
     began = time.monotonic()
     command = [sys.executable, "-m", "chatformer.cli.main", "train", "--data", *case.data, "--output-dir", str(folder)]
     subprocess.run(command, check=True)
@@ -98,7 +99,7 @@ def train(case: Case, folder: Path) -> float:
 
 
 def figures(case: Case, folder: Path) -> dict[str, Any]:
-    """What the trained model makes of its own questions, of the validation's and of the test's."""
+    """The trained model's figures on its own questions, on the validation data and on the test data."""
     from chatformer.chat.chatbot import Chatbot
     from chatformer.data.exchanges import encode_exchanges
     from chatformer.data.preparation import conversations_of, read_conversations

@@ -1,8 +1,8 @@
 """
 The peers' networks, of the same sizes as a Chatformer.
 
-Marian needs no code of its own: `chatformer.hub.formats.marian_format.to_marian` writes a Chatformer as the
-MarianMTModel that it is.
+Marian needs no code here: `chatformer.hub.formats.marian_format.to_marian` makes a MarianMTModel of a Chatformer, which
+is the same network.
 """
 
 import math
@@ -17,7 +17,7 @@ from chatformer.embedding import sinusoids
 
 
 def new_bart(config: Any, attn_implementation: str) -> BartForConditionalGeneration:
-    """Return a BART with random weights. Besides ours it has learnt positions and normalised embeddings."""
+    """A BART with random weights; unlike ours, it has learnt positions and normalised embeddings."""
     bart = BartForConditionalGeneration(
         BartConfig(
             vocab_size=config.vocab_size,
@@ -48,7 +48,7 @@ class TorchTransformer(nn.Module):
     """
     The same network around `torch.nn.Transformer`.
 
-    Tied, source, target and output share one matrix of embeddings, as in a Chatformer; untied, each has its own.
+    If tied, source, target and output share one matrix of embeddings, as in a Chatformer; if untied, each has its own.
     """
 
     positions: torch.Tensor
@@ -76,7 +76,7 @@ class TorchTransformer(nn.Module):
             self.output.weight = self.source_embedding.weight
         for matrix in {self.source_embedding.weight, self.target_embedding.weight, self.output.weight}:
             nn.init.normal_(matrix, std=config.initializer_range)
-        # It has two norms and three kinds of dropout that the paper has not.
+        # It has two norms and three kinds of dropout that are not in the paper.
         self.transformer.encoder.norm = self.transformer.decoder.norm = None
         for layer in (*self.transformer.encoder.layers, *self.transformer.decoder.layers):
             layer.dropout = nn.Identity()
@@ -92,7 +92,7 @@ class TorchTransformer(nn.Module):
     ) -> Seq2SeqLMOutput:
         is_padding_BS = attention_mask == 0
         is_ahead_TT = torch.ones(2 * decoder_input_ids.shape[1:], dtype=torch.bool, device=input_ids.device).triu(1)
-        # Padding stands behind the target's tokens, which do not look ahead, so it needs no mask.
+        # Padding comes after the target's tokens, which do not look ahead, so it needs no mask.
         hidden_BTD = self.transformer(
             self.embed(self.source_embedding, input_ids),
             self.embed(self.target_embedding, decoder_input_ids),

@@ -4,10 +4,10 @@ The picture of the README: a real `chatformer quickstart` in a terminal, from it
     python benchmarks/picture.py --output-file docs/quickstart.png
     python benchmarks/picture.py --model chatformer-quickstart --output-file chat.png
 
-The first trains a model for it; the second only talks to one that is trained already. Either runs its command in a
-terminal of its own, types the questions one after the other, and waits for each reply. The picture shows what the
-command wrote: of the training the last evaluations, with a sample each, and what came after them. A line `⋮` replaces
-what came before and between, and a line that is too long breaks at a space.
+The first command trains a model; the second only talks to a trained one. Either runs `chatformer` in a terminal of its
+own, types the questions one after the other, and waits for each reply. The picture shows the output of that command:
+the last evaluations of the training, with a sample each, and all that follows. A line `⋮` marks what is left out, and a
+line that is too long breaks at a space.
 
 It needs the packages of `.[test]`, and a monospaced font with Hangul: `apt install fonts-naver-d2coding`.
 """
@@ -36,20 +36,20 @@ LARGEST_FILE = 200_000
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Draw a training and a conversation as they were in a terminal."""
+    """Draw a training and a conversation as a terminal shows them."""
 
     output_file: Path = Path("docs/quickstart.png")
     """The picture, a PNG."""
     model: Path | None = None
-    """Folder of a model that is trained already; the picture then has a conversation alone."""
+    """Folder of a trained model; the picture then has only a conversation."""
     max_steps: int | None = None
-    """Steps of the training; as `chatformer quickstart` has it unless given."""
+    """Steps of the training; those of `chatformer quickstart` unless given."""
     questions: tuple[str, ...] = QUESTIONS
     """What is typed."""
     evaluations: int = 3
-    """The last so many evaluations of the training are shown."""
+    """Number of evaluations to show, the last ones of the training."""
     samples: int = 1
-    """Of each evaluation so many of its questions with their replies, not those that the training shortens."""
+    """Number of questions to show with their replies from each evaluation; shortened ones are skipped."""
     columns: int = 92
     """Width of the terminal."""
     font: Path | None = None
@@ -57,15 +57,15 @@ class Settings:
     bold_font: Path | None = None
     """The same for bold text."""
     font_size: int = 32
-    """Size in pixels, for a picture that is shown at half its width."""
+    """Size of the font in pixels, for a picture that is shown at half its width."""
     training_minutes: float = 60.0
-    """Minutes after which a training that has not ended is an error."""
+    """Minutes after which an unfinished training is an error."""
     reply_seconds: float = 60.0
     """The same for a reply."""
 
 
 class TerminalError(RuntimeError):
-    """A program in a terminal that does not do what was expected: the message has its last lines."""
+    """A program in a terminal did not do what was expected; the message has its last lines."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_settings(settings: Settings) -> None:
-    """Raise a `ValueError` where the settings cannot work."""
+    """Raise a `ValueError` for settings that cannot work."""
     if settings.model is not None and not settings.model.is_dir():
         raise ValueError(f"--model must be the folder of a trained model, and {settings.model} is no folder.")
     if settings.columns < 40:
@@ -121,10 +121,10 @@ def check_settings(settings: Settings) -> None:
 
 
 def rows_of_conversation(command: Sequence[str], folder: Path, settings: Settings) -> list[Row]:
-    """Run `chatformer` in a terminal until it has answered every question; return all lines that it showed."""
+    """Run `chatformer` in a terminal until every question is answered; return all lines of its output."""
     screen = Screen()
     stream = pyte.Stream(screen)
-    # As the shell would show it.
+    # As the shell shows it.
     stream.feed(f"\x1b[32;1m$\x1b[0m chatformer {' '.join(command)}\r\n")
     written = io.StringIO()
     terminal = pexpect.spawn(
@@ -143,7 +143,7 @@ def rows_of_conversation(command: Sequence[str], folder: Path, settings: Setting
             terminal.sendline(question)
             wait_for_prompt(terminal, settings.reply_seconds, written)
     finally:
-        # A busy machine takes its time to end a process.
+        # On a busy machine a process ends slowly.
         terminal.ptyproc.delayafterterminate = 1.0
         terminal.close(force=True)
     stream.feed(written.getvalue())
@@ -151,7 +151,7 @@ def rows_of_conversation(command: Sequence[str], folder: Path, settings: Setting
 
 
 def wait_for_prompt(terminal: pexpect.spawn, seconds: float, written: io.StringIO) -> None:
-    """Wait until a question can be typed; raise a `TerminalError` where that does not come."""
+    """Wait for the prompt; raise a `TerminalError` if it does not come."""
     found = terminal.expect([rf"\n\r?{PROMPT}", pexpect.EOF, pexpect.TIMEOUT], timeout=seconds, searchwindowsize=200)
     if found:
         problem = "ended" if found == 1 else f"asked for nothing in {seconds:.0f} seconds"
@@ -162,7 +162,7 @@ def chosen_rows(rows: Sequence[Row], evaluations: int, samples: int) -> list[Row
     """The command, the end of its training if there was one, and the conversation, with marks in the gaps."""
     texts = [text_of(row) for row in rows]
     start = next(number for number, text in enumerate(texts) if text.startswith("Say something"))
-    # Before the conversation come a few replies to look at, of which the conversation has enough.
+    # A few sample replies come before the conversation, which has enough of its own.
     end = next((number for number, text in enumerate(texts) if text.startswith("A few replies")), start)
     conversation = without_blank_ends(rows[start:])
     training = end_of_training(rows[1:end], evaluations, samples)
@@ -186,7 +186,7 @@ def end_of_training(rows: Sequence[Row], evaluations: int, samples: int) -> list
             if "…" in text or num_samples > samples:
                 continue
         elif text.startswith("    ") or text == "Talk to it with":
-            # The files that were written, and the command that the conversation is an example of.
+            # The files that were written, and the command that starts the conversation.
             continue
         chosen.append(row)
     return without_blank_ends(chosen)

@@ -1,14 +1,14 @@
 """
-The way of the data: how long reading, splitting, tokenizing and planning take, and how much memory.
+The way of the data: time and memory of reading, splitting, tokenizing and planning.
 
     python benchmarks/pipeline.py --data ChatbotData.csv --num-pairs 1000000
     python benchmarks/pipeline.py --data ChatbotData.csv --num-pairs 10000000
 
-As many pairs as are asked for are made of the questions and answers of --data, drawn at random and numbered so that all
-differ, and written to a Parquet file. Then they go the way of `chatformer train`: read, split, encoded by all cores
-into a file, planned into the batches of an epoch, and collated, of which as many steps as --num-steps are timed.
+--num-pairs pairs of a question and an answer of --data are drawn at random, numbered so that all differ, and written to
+a Parquet file. Then they go the way of `chatformer train`: read, split, encoded by all cores into a file, planned into
+the batches of an epoch, and collated for --num-steps steps.
 
-Memory is what the process holds for itself, without the files' pages that the system keeps as long as there is room.
+Memory is what the process holds for itself, without the pages of files that the system caches.
 """
 
 import os
@@ -41,25 +41,25 @@ PAIRS_AT_ONCE = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(TextSettings):
-    """Measure how fast data gets to the model, and what it costs of memory."""
+    """Measure the time and the memory that data takes on its way to the model."""
 
     num_pairs: int = 1_000_000
     """Pairs of a question and an answer."""
     num_steps: int = 200
-    """Steps whose tensors are made."""
+    """Steps whose tensors are timed."""
     markdown: bool = False
-    """Print the table for a README."""
+    """Print the table in Markdown, as docs/speed.md has it."""
     output_file: Path | None = None
     """Write all figures to this JSON file."""
 
 
 def own_memory() -> float:
-    """Return the MiB that the process holds beside its files."""
+    """MiB that the process holds, without its files."""
     return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
 
 
 class Stages:
-    """Time what is done, and watch its memory."""
+    """Measures the time and the memory of each stage."""
 
     def __init__(self) -> None:
         self.figures: dict[str, dict[str, float]] = {}
@@ -96,7 +96,7 @@ def write_pairs(messages: Sequence[Sequence[dict[str, str]]], num_pairs: int, se
 
 
 def measure(settings: Settings) -> None:
-    """Send the pairs on their way, then print the table and write all figures."""
+    """Measure each stage, then print the table and write all figures."""
     for flag, value in (("--num-pairs", settings.num_pairs), ("--num-steps", settings.num_steps)):
         if value < 1:
             raise ValueError(f"{flag} must be at least 1, but it is {value}.")

@@ -1,9 +1,9 @@
 """
 The screen of a terminal, and a picture of it in which every character stays within its own cells.
 
-`Screen` reads what a program writes to a terminal; `Typeface` draws single characters; `draw` puts them together. pyte
-knows which cells a character takes: one, or two for Hangul. A font that has other widths than these is what makes
-glyphs overlap, so the font is measured before it is used, and what it draws is measured again.
+`Screen` reads a program's output to a terminal; `Typeface` draws single characters; `draw` puts them together. pyte
+knows which cells a character takes: one, or two for Hangul. Glyphs overlap if the font has other widths, so the font is
+measured before it is used, and each glyph is measured when it is drawn.
 """
 
 import subprocess
@@ -41,14 +41,14 @@ PALETTE_SIZE = 64
 
 
 class FontError(ValueError):
-    """There is no font to draw with: the message says what to install."""
+    """No font to draw with; the message says what to install."""
 
 
 class Screen(pyte.Screen):
     """
-    A terminal's screen that keeps dim text apart, which pyte does not: it has the place of blinking text.
+    A terminal's screen that keeps dim text, which pyte drops; it is stored as blinking text.
 
-    It is so large that nothing scrolls and no line breaks. Where lines break in the picture, `wrapped` decides.
+    It is so large that nothing scrolls and no line breaks; `wrapped` decides where lines break in the picture.
     """
 
     def __init__(self, columns: int = 500, lines: int = 5000):
@@ -58,7 +58,7 @@ class Screen(pyte.Screen):
         super().select_graphic_rendition(*dim_as_blinking(attributes))
 
     def rows(self) -> list[Row]:
-        """The lines down to the cursor, the cell of the cursor inverted, without the blanks at their ends."""
+        """The lines down to the cursor, without blanks at their ends; the cursor's cell is inverted."""
         rows = [[self.buffer[y][x] for x in range(self.columns)] for y in range(self.cursor.y + 1)]
         rows[-1][self.cursor.x] = rows[-1][self.cursor.x]._replace(reverse=True)
         for row in rows:
@@ -68,7 +68,7 @@ class Screen(pyte.Screen):
 
 
 def dim_as_blinking(attributes: Sequence[int]) -> Iterator[int]:
-    """Replace the codes of dim text, but not where the same numbers are part of a colour."""
+    """Replace the codes of dim text, unless the same numbers are part of a colour."""
     remaining = iter(attributes)
     for attribute in remaining:
         if attribute in (38, 48):
@@ -92,13 +92,13 @@ def row_of(text: str, *, dim: bool = False) -> Row:
 
 
 def wrapped(row: Row, columns: int, hanging: int = 4) -> list[Row]:
-    """Break a line at spaces where it is too long, its further lines indented; a word that is too long breaks, too."""
+    """Break a long line at spaces, and a long word anywhere; further lines are indented."""
     indent = num_leading_blanks(row)
     lines, margin, rest = [], indent, row[indent:]
     while margin + len(rest) > columns:
         room = columns - margin
         spaces = [number for number in range(1, room + 1) if rest[number].data == " "]
-        # Where there is no space, still not between the two cells of a character.
+        # Without a space, anywhere but between the two cells of a character.
         end = spaces[-1] if spaces else room - (rest[room].data == "")
         lines.append(row_of(" " * margin) + rest[:end])
         margin, rest = indent + hanging, rest[end:]
@@ -117,11 +117,11 @@ class Typeface:
     regular: ImageFont.FreeTypeFont
     bold: ImageFont.FreeTypeFont
     tiles: dict[tuple[str, int, bool], Image.Image] = field(default_factory=dict)
-    """What was drawn already."""
+    """Tiles that are drawn already."""
 
     @classmethod
     def load(cls, font: Path | None, bold_font: Path | None, size: int) -> "Typeface":
-        """Load the fonts of these files, or of the machine; raise `FontError` where there is none that fits."""
+        """Load the fonts of these files, or of the machine; raise `FontError` if none fits."""
         if font is None:
             regular, bold = installed_fonts(size)
         else:
@@ -138,7 +138,7 @@ class Typeface:
         return round(self.regular.getlength("M")), round(1.3 * self.regular.size)
 
     def tile(self, text: str, num_cells: int, *, bold: bool = False) -> Image.Image:
-        """A character on its cells, as a mask. Ink that would not fit is squeezed."""
+        """A character in its cells, as a mask; ink that does not fit is squeezed."""
         key = (text, num_cells, bold)
         if key not in self.tiles:
             width, height = num_cells * self.cell[0], self.cell[1]
@@ -150,14 +150,14 @@ class Typeface:
 
 
 def bar(share: float, width: int, height: int) -> Image.Image:
-    """A part of a progress bar, which unlike a font's leaves no gap to the next part."""
+    """A part of a progress bar; unlike a font's, it leaves no gap to the next part."""
     mask = Image.new("L", (width, height))
     ImageDraw.Draw(mask).rectangle((0, height // 6, round(share * width) - 1, height - height // 6 - 1), fill=255)
     return mask
 
 
 def fitted(text: str, font: ImageFont.FreeTypeFont, width: int, height: int) -> Image.Image:
-    """A character drawn in the middle of its cells. Ink that would leave them is moved, or squeezed, to be inside."""
+    """A character in the middle of its cells; ink outside of them is moved or squeezed inside."""
     drawn = Image.new("L", (5 * width, 3 * height))
     baseline = round(height / 2 + 0.36 * font.size)
     ImageDraw.Draw(drawn).text((2.5 * width, height + baseline), text, fill=255, font=font, anchor="ms")
@@ -182,7 +182,7 @@ def installed_fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ImageFont.FreeTy
     """The regular and the bold font of the first family that is installed."""
     for family in FAMILIES:
         fonts = [matching_font(f"{family}:style={style}", size) for style in ("Regular", "Bold")]
-        # Where a family is missing, fontconfig names another one.
+        # If a family is missing, fontconfig names another one.
         if all(map(has_hangul_in_two_columns, fonts)):
             return fonts[0], fonts[1]
     raise FontError(f"There is no monospaced font with Hangul in exactly two columns on this machine. {ADVICE}")
@@ -205,15 +205,15 @@ def loaded(file: Path, size: int, index: int = 0) -> ImageFont.FreeTypeFont:
 
 
 def has_hangul_in_two_columns(font: ImageFont.FreeTypeFont) -> bool:
-    """True if all of ASCII is equally wide and Hangul, which must be there, twice as wide."""
+    """True if all of ASCII is equally wide and Hangul, which the font must have, twice as wide."""
     narrow = {font.getlength(character) for character in map(chr, range(32, 127))}
     wide = {font.getlength(character) for character in "가뭐힣"}
-    # A font draws all characters that it lacks alike.
+    # A font draws all missing characters alike.
     return len(narrow) == 1 and wide == {2 * narrow.pop()} and bytes(font.getmask("가")) != bytes(font.getmask("힣"))
 
 
 def colours_of(cell: Char) -> tuple[str, str]:
-    """The colours of a cell's text and of what is behind it."""
+    """The colours of a cell's text and background."""
     foreground, background = colour(cell.fg, FOREGROUND), colour(cell.bg, BACKGROUND)
     if cell.reverse:
         foreground, background = background, foreground
@@ -221,7 +221,7 @@ def colours_of(cell: Char) -> tuple[str, str]:
 
 
 def colour(name: str, default: str) -> str:
-    """The colour that pyte calls so; those beyond the 16 with a name are called by their hexadecimal digits."""
+    """A colour by pyte's name: one of 16 names, or hexadecimal digits."""
     return default if name == "default" else COLOURS.get(name.removeprefix("bright"), f"#{name}")
 
 
@@ -231,7 +231,7 @@ def mixed(first: str, second: str, share: float) -> str:
 
 
 def draw(rows: Sequence[Row], title: str, columns: int, typeface: Typeface) -> Image.Image:
-    """A window with these lines, so many columns wide."""
+    """A window of that many columns with these lines."""
     width, height = typeface.cell
     margin, bar_height = 2 * width, round(1.3 * height)
     lines = [line for row in rows for line in wrapped(row, columns)]

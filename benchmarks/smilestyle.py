@@ -1,13 +1,13 @@
 """
-Conversations of several turns out of SmileStyle's table, to train with recipes/smilestyle.yaml.
+Conversations of several turns from SmileStyle's table, to train with recipes/smilestyle.yaml.
 
     python benchmarks/smilestyle.py --data smilestyle_dataset.tsv --output-dir runs/smilestyle-data
     chatformer train --recipe benchmarks/recipes/smilestyle.yaml --data runs/smilestyle-data/training.jsonl \
         --validation-data runs/smilestyle-data/validation.jsonl --output-dir runs/smilestyle
 
-The table (Smilegate AI, https://github.com/smilegate-ai/korean_smile_style_dataset; its licence forbids commercial
-use) has a turn in each row, in up to 17 styles, and a blank row between conversations. Here each conversation is told
-in each style that it has, the style's name as the system's message, and once more from its second turn on, so that
+The table (Smilegate AI, https://github.com/smilegate-ai/korean_smile_style_dataset; its licence forbids commercial use)
+has a turn in each row, in up to 17 styles, and a blank row between conversations. This script writes each conversation
+once in each of its styles, with the style's name as the system message, and once more from its second turn on, so that
 both speakers' turns are learnt. A tenth of the conversations, in all their styles, is for validation.
 """
 
@@ -33,11 +33,11 @@ class Settings:
     validation_fraction: float = 0.1
     """Share of the conversations for validation."""
     seed: int = 42
-    """Which ones."""
+    """Seed that draws them."""
 
 
 def conversations_of(path: Path) -> Iterator[list[dict[str, str]]]:
-    """Yield the conversations as lists of turns, each a turn's wordings by style."""
+    """Yield the conversations as lists of turns; a turn is a dictionary of its wordings by style."""
     with path.open(encoding="utf-8", newline="") as file:
         turns: list[dict[str, str]] = []
         for row in csv.DictReader(file, delimiter="\t"):

@@ -7,8 +7,8 @@ songys/Chatbot_data split as in the published comparison of pretrained models, t
     chatformer evaluate runs/songys --data runs/songys-data/test.csv --bleu-tokenize ko-mecab
 
 The split is of the rows, at random, eight, one and one tenths (9,458, 1,182 and 1,183 of the original's 11,823 rows).
-Half of the answers of such a test part stand in the training part too, word for word: `chatformer evaluate` tells the
-figures of the two halves apart, and those of the nearest question's answer.
+Half of the answers of such a test part are in the training part too, word for word: `chatformer evaluate` gives the
+figures of the two halves separately, and those of the nearest question's answer.
 """
 
 import csv
@@ -28,7 +28,7 @@ class Settings:
     output_dir: Path
     """Folder of training.csv, validation.csv and test.csv."""
     seed: int = 42
-    """Which rows go where."""
+    """Seed that splits the rows."""
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ SIZES = {"tiny": "tiny", "2x256": "mini", "4x256": "small", "base": "base"}
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """What is read, and by models of which size."""
+    """The text, and the size of the models."""
 
     data: tuple[str, ...] = ("starter",)
     """Conversations in any form that `chatformer train --data` takes, such as a CSV file, or two text files, line by
@@ -24,11 +24,11 @@ class TextSettings:
     vocab_size: int = 8000
     """Most tokens of the vocabulary that is trained on --data; small data gives fewer."""
     seed: int = 42
-    """Of the split, the first weights and the order of the data."""
+    """Seed of the split, the first weights and the order of the data."""
 
 
 def training_settings(text: TextSettings) -> TrainingSettings:
-    """What `chatformer train` would be told: its defaults, with the text, the size, and no plan of its own."""
+    """Settings of `chatformer train`: its defaults, with the text, the size, and no plan of its own."""
     changes = {
         "data": list(text.data),
         "max_train_samples": text.max_train_samples,

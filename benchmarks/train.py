@@ -1,10 +1,10 @@
 """
-Training beside the peers: useful target tokens per second, on the same text, in one run.
+Training, compared with peers: useful target tokens per second, on the same text, in one run.
 
     python benchmarks/train.py --data ChatbotData.csv
     python benchmarks/train.py --data train.en train.de --size base --mixed-precision bf16 --markdown
 
-The contestants, which train in turn for a few seconds each:
+The contestants train in turn, for a few seconds each:
 
     chatformer                          the steps of `chatformer train`, at its own --tokens-per-step
     chatformer-large                    the same, with as many tokens a step as 64 random exchanges have on average
@@ -15,14 +15,14 @@ The contestants, which train in turn for a few seconds each:
     torch-tied, torch-untied            torch.nn.Transformer in a bare loop, with one matrix of embeddings or three
 
 All have the same exchanges, sizes, label smoothing, dropout, precision and optimizer (AdamW with the same betas, the
-gradient's norm cut at the same bound); Marian also has the same first weights. Bare loops take the loss and the
-tensors of a batch from chatformer. The trainer has its defaults but for those, and for 64 exchanges a batch.
+gradient's norm clipped at the same bound); Marian also has the same first weights. Bare loops take the loss and the
+tensors of a batch from chatformer. Otherwise the trainer has its defaults, with 64 exchanges a batch.
 
-Padding does not count as work, nor does what is done twice: a contestant's share of the machine's rate is what its
-useful operations per second (the formula stands in benchmarks/machine.py, three times the forward pass) are of those
-of `torch.mm` in the same precision and round, on matrices of the model's sizes. All contestants are in memory at once;
---contestants leaves some out. The whole process keeps torch's and glibc's ways of handling memory, not those that
-`chatformer train` would choose, so that nobody has an advantage of another's.
+Padding does not count as work, nor does work that is done twice: a contestant's share of the machine's rate is its
+useful operations per second (the formula in benchmarks/machine.py, three times the forward pass), divided by those of
+`torch.mm` in the same precision and round, on matrices of the model's sizes. All contestants are in memory at once;
+--contestants leaves some out. The process keeps the defaults of torch and glibc for memory, not those of
+`chatformer train`, so that they favour no contestant.
 """
 
 import functools
@@ -101,7 +101,7 @@ class Settings(ComparisonSettings, TextSettings):
     """Measure how many target tokens per second chatformer and its peers train on, side by side."""
 
     contestants: tuple[Name, ...] = get_args(Name)
-    """Who takes part. The first one is whom the others are compared with."""
+    """The contestants; the others are compared with the first one."""
     batching: tuple[Batching, ...] = ("random",)
     """Batches of the peers in a bare loop: "random" are --peer-batch-size exchanges, "buckets" the very steps of
     `chatformer train`, of like lengths. With both, each of these peers takes part twice: what differs between the two
@@ -116,7 +116,7 @@ class Settings(ComparisonSettings, TextSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What a contestant did in the seconds that were measured: how long, and the lengths of what it trained on."""
+    """A contestant's work in the seconds that were measured: their number, and the lengths of its exchanges."""
 
     seconds: float
     source_lengths: np.ndarray
@@ -142,7 +142,7 @@ class Contestant(Protocol):
 
 
 class StepByStep:
-    """A contestant whose steps are taken here; `take_step` returns the indices of the exchanges that it trained on."""
+    """A contestant whose steps are taken here; `take_step` returns the indices of the exchanges of a step."""
 
     def __init__(self, model: torch.nn.Module, exchanges: EncodedExchanges, take_step: Callable[[], np.ndarray]):
         self.model, self.exchanges, self.take_step = model, exchanges, take_step
@@ -185,7 +185,7 @@ def bare_step(
     plan: OptimizationSettings,
     device: torch.device,
 ) -> np.ndarray:
-    """Take a step as people write it who need no trainer."""
+    """Take a step of a plain training loop."""
     indices = next(batches)
     batch = collate(exchanges, indices, config.pad_token_id)
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -201,7 +201,7 @@ def bare_step(
 
 
 def random_batches(num_exchanges: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield batches without end; in each pass over the data what is too few for another batch is left out."""
+    """Yield batches without end; each pass over the data drops its incomplete last batch."""
     for epoch in itertools.count():
         order = np.random.default_rng((seed, epoch)).permutation(num_exchanges)
         for first in range(0, max(1, num_exchanges - batch_size + 1), batch_size):
@@ -215,7 +215,7 @@ def bucket_batches(exchanges: EncodedExchanges, settings: TrainingSettings) -> I
 
 
 class CountingTrainer(Seq2SeqTrainer):
-    """The stock trainer, which also keeps how long the sequences of its batches are."""
+    """The stock trainer, which also records the lengths of its batches' sequences."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -227,7 +227,7 @@ class CountingTrainer(Seq2SeqTrainer):
 
 
 class Stopwatch(TrainerCallback):
-    """Has a trainer train for some seconds, and measures them; its start-up and warm-up do not count."""
+    """Stops a trainer after some seconds, and measures them without start-up and warm-up."""
 
     def __init__(self, trainer: CountingTrainer):
         self.trainer = trainer
@@ -254,7 +254,7 @@ class Stopwatch(TrainerCallback):
 
 
 class UnderTrainer:
-    """The stock trainer; each turn is a training of its own, of other exchanges."""
+    """The stock trainer; each turn is a training of its own, on other exchanges."""
 
     def __init__(self, model: Any, data: PreparedData, settings: TrainingSettings, batch_size: int, *, bf16: bool):
         self.model = model
@@ -273,7 +273,7 @@ class UnderTrainer:
                 label_smoothing_factor=plan.label_smoothing_factor,
                 bf16=bf16,
                 use_cpu=not torch.accelerator.is_available(),
-                # More than there is ever time for: the stopwatch ends a turn.
+                # More than there is time for: the stopwatch ends a turn.
                 max_steps=10**9,
                 save_strategy="no",
                 disable_tqdm=True,
@@ -302,7 +302,7 @@ class UnderTrainer:
 
 
 def peer_model(name: Name, ours: Any) -> torch.nn.Module:
-    """Return a peer of the sizes of our model; Marian with its weights."""
+    """A peer of our model's sizes; Marian also has its weights."""
     kind, _, variant = name.partition("-")
     if kind == "torch":
         return TorchTransformer(ours.config, tied=variant == "tied")
@@ -318,11 +318,11 @@ def peer_model(name: Name, ours: Any) -> torch.nn.Module:
 def make_contestants(
     settings: Settings, plain: TrainingSettings, data: PreparedData, accelerator: Accelerator
 ) -> dict[str, Contestant]:
-    """Return everyone who takes part, by the names that the table has."""
+    """The contestants by their names in the table."""
     exchanges, plan = data.train_exchanges, plain.optimization
     mean_tokens = (int(exchanges.source_lengths.sum()) + int(exchanges.target_lengths.sum())) / len(exchanges)
     large = plain.changed({"tokens_per_step": round(settings.peer_batch_size * mean_tokens)}, where="benchmark")
-    # The peers follow from it, whether it takes part or not.
+    # The peers are made from it, even if it is not a contestant.
     ours = Run(plain, accelerator, data)
     contestants: dict[str, Contestant] = {}
     for name in settings.contestants:
@@ -361,7 +361,7 @@ def num_parameters(model: torch.nn.Module) -> int:
 
 
 def compare(settings: Settings) -> None:
-    """Have everyone train in turn, then print the tables and write all figures."""
+    """Have all contestants train in turn, then print the tables and write all figures."""
     check_comparison(settings)
     if settings.peer_batch_size < 1:
         raise SettingsError(f"--peer-batch-size must be at least 1, but it is {settings.peer_batch_size}.")

@@ -1,12 +1,12 @@
 """
-Whether a model keeps its head over many turns: exact replies behind other topics, and with and without a history.
+Exact replies over many turns: behind other topics, and with and without a history.
 
     chatformer train --recipe quickstart --output-dir runs/quickstart
     python benchmarks/turns.py runs/quickstart --output-file turns.json
 
-The first table asks questions that open conversations behind 0, 1, 2, 3 and 5 exchanges that open other ones, drawn by
-a seed: a model that holds the thread replies the same. The second asks questions with turns before them behind these,
-behind those of another conversation, and alone: a model that uses the turns replies right with its own alone.
+The first table asks opening questions alone and after 1, 2, 3 and 5 openings of other conversations, drawn by a seed: a
+model that keeps the thread gives the same replies. The second asks follow-up questions with their own history, with the
+history of another conversation, and alone: a model that uses the history replies right only with its own.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Settings(ReadingSettings):
     num_questions: int = 300
     """Most questions of each table."""
     seed: int = 42
-    """Which questions, and what is said before them."""
+    """Seed of the questions and of what is said before them."""
     device: str | None = None
     """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
     output_file: Path | None = None
@@ -49,7 +49,7 @@ class Settings(ReadingSettings):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure as a command line says; return the exit status."""
+    """Measure as the command line says; return the exit status."""
     settings = tyro.cli(Settings, args=arguments)
     try:
         measure(settings)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(settings: Settings) -> None:
-    """Print both tables, and write what they were made of."""
+    """Print both tables, and write their figures and replies."""
     if settings.num_questions < 1:
         raise ValueError(f"--num-questions must be at least 1, but it is {settings.num_questions}.")
     chatbot = Chatbot.from_pretrained(settings.model, revision=None, device=settings.device)
