@@ -1,6 +1,7 @@
 """The README and docs/: both languages say the same, every link leads somewhere, and every command exists."""
 
 import ast
+import contextlib
 import importlib.util
 import re
 import shlex
@@ -155,9 +156,11 @@ def test_commands_and_their_flags_exist(page, capsys, monkeypatch):
     for program, *words in commands(page):
         if program == "chatformer":
             monkeypatch.setattr("sys.argv", ["chatformer", words[0], "--help"])
-            with pytest.raises(SystemExit, match=r"^0$"):
+            with contextlib.suppress(SystemExit):
                 main()
-            assert flags_in(words) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out)), words
+            # An unknown verb is an error, which is not written here.
+            shown = capsys.readouterr().out
+            assert shown and flags_in(words) <= set(re.findall(r"--[\w-]+", shown)), words
         elif program == "python":
             assert (ROOT / words[0]).exists(), words
             assert {flag.removeprefix("--") for flag in flags_in(words)} <= benchmark_fields, words
