@@ -32,7 +32,7 @@ ROUNDS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     ((), SHORTER),
     ((*SHORTER, "--seed", "1"), (*SHORTER, "--seed", "1")),
 )
-"""What the models that translate, forward and backward, have beside the recipe: less is enough for what they do."""
+"""Flags of the models that translate, forward and backward, after the recipe's: they need fewer epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,13 +152,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, result in results.items():
         plan, own, validation = result["plan"], result["own"], result["validation"]
         test = result.get("test")
-        told = ""
+        on_test = ""
         if test is not None:
-            told = f"BLEU {test['bleu']:.1f}" if name == "multi30k" else f"exact {test['exact']:.0f}%"
+            on_test = f"BLEU {test['bleu']:.1f}" if name == "multi30k" else f"exact {test['exact']:.0f}%"
         lines.append(
             f"| {name} | {result['exchanges']:,} | {plan['size']}, {plan['max_steps']:,} steps of "
             f"{plan['tokens_per_step']:,} tokens | {result['minutes']:.1f} | {own['exact']:.1f}% | "
-            f"{validation['distinct']} of {validation['questions']} | {validation['saved_by_listening']:.3f} | {told} |"
+            f"{validation['distinct']} of {validation['questions']} | {validation['saved_by_listening']:.3f} | {on_test} |"
         )
     return "\n".join(lines) + "\n"
 

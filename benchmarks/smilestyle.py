@@ -51,7 +51,7 @@ def conversations_of(path: Path) -> Iterator[list[dict[str, str]]]:
             yield turns
 
 
-def told(turns: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+def in_each_style(turns: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
     """Yield a conversation in each of its styles, from its first and from its second turn on."""
     for style in turns[0]:
         if not all(style in turn for turn in turns):
@@ -73,9 +73,9 @@ def main() -> None:
     num_validation = round(settings.validation_fraction * len(conversations))
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     for name, part in (("validation", conversations[:num_validation]), ("training", conversations[num_validation:])):
-        lines = [json.dumps(made, ensure_ascii=False) + "\n" for turns in part for made in told(turns)]
+        lines = [json.dumps(conversation, ensure_ascii=False) + "\n" for turns in part for conversation in in_each_style(turns)]
         (settings.output_dir / f"{name}.jsonl").write_text("".join(lines), "utf-8")
-        print(f"{name}: {len(part)} conversations, told in {len(lines)} ways")
+        print(f"{name}: {len(part)} conversations, {len(lines)} with all styles and beginnings")
 
 
 if __name__ == "__main__":
