@@ -158,7 +158,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f"| {name} | {result['exchanges']:,} | {plan['size']}, {plan['max_steps']:,} steps of "
             f"{plan['tokens_per_step']:,} tokens | {result['minutes']:.1f} | {own['exact']:.1f}% | "
-            f"{validation['distinct']} of {validation['questions']} | {validation['saved_by_listening']:.3f} | {on_test} |"
+            f"{validation['distinct']} of {validation['questions']} | {validation['saved_by_listening']:.3f} "
+            f"| {on_test} |"
         )
     return "\n".join(lines) + "\n"
 

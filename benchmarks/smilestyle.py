@@ -73,7 +73,11 @@ def main() -> None:
     num_validation = round(settings.validation_fraction * len(conversations))
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     for name, part in (("validation", conversations[:num_validation]), ("training", conversations[num_validation:])):
-        lines = [json.dumps(conversation, ensure_ascii=False) + "\n" for turns in part for conversation in in_each_style(turns)]
+        lines = [
+            json.dumps(conversation, ensure_ascii=False) + "\n"
+            for turns in part
+            for conversation in in_each_style(turns)
+        ]
         (settings.output_dir / f"{name}.jsonl").write_text("".join(lines), "utf-8")
         print(f"{name}: {len(part)} conversations, {len(lines)} with all styles and beginnings")
 
