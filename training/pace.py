@@ -13,9 +13,9 @@ from chatformer.data.batches import collate, split_step
 from chatformer.data.preparation import PreparedData
 
 from .building import EpochPlans, make_optimizer, new_model, ready_to_train
-from .guards import is_out_of_memory
-from .objective import training_loss
+from .gradients import training_loss
 from .settings import TrainingSettings
+from .stopping import is_out_of_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -36,13 +36,12 @@ from chatformer.storage.names import SETTINGS_FILE
 
 from .averaging import CheckpointAverage, MovingAverage, copy_weights
 from .building import EpochPlans, chosen_precision, make_optimizer, new_model, ready_to_train
-from .guards import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
-from .objective import training_loss
+from .distributed import from_main_process, keep_freed_memory, make_accelerator
+from .gradients import training_loss
+from .output import BAD_ROWS_FILES, RunFolder, describe_data
 from .pace import Pace, measured
 from .planning import Facts, overview, plan_for_minutes, planned, shortcomings
-from .processes import from_main_process, keep_freed_memory, make_accelerator
 from .progress import Progress
-from .records import BAD_ROWS_FILES, RunFolder, describe_data
 from .schedules import make_scheduler
 from .settings import (
     LOWER_IS_BETTER,
@@ -53,6 +52,7 @@ from .settings import (
     parse_settings,
     read_recipe,
 )
+from .stopping import Interrupted, StopRequest, is_out_of_memory, what_is_wrong
 
 QUESTIONS_OF_A_VERDICT = 50
 

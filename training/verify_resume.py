@@ -17,7 +17,7 @@ from chatformer.storage.names import LOG_FILE
 from chatformer.storage.reading import read_json_lines
 
 from .checkpoints import checkpoints
-from .records import recipe_of
+from .output import recipe_of
 from .settings import TrainingSettings
 
 NUM_STEPS = 40

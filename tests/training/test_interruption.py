@@ -15,8 +15,8 @@ from chatformer.evaluation.plots import draw_curves
 from chatformer.training import train as train_module
 from chatformer.training import verify_resume
 from chatformer.training.checkpoints import checkpoints, damage
-from chatformer.training.guards import what_is_wrong
-from chatformer.training.records import RunFolder
+from chatformer.training.output import RunFolder
+from chatformer.training.stopping import what_is_wrong
 
 
 def log_of(folder):

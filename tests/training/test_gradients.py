@@ -5,7 +5,7 @@ import torch
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.data.batches import IGNORED
-from chatformer.training.objective import training_loss
+from chatformer.training.gradients import training_loss
 
 VOCAB_SIZE = 23
 
