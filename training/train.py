@@ -73,7 +73,8 @@ def with_plan(
         settings = planned(settings, facts)
     else:
         settings, pace = plan_for_minutes(settings, facts, measure)
-    check_settings(settings)
+    # The plan turned --minutes into --max-steps, which together would be refused as given twice.
+    check_settings(settings.changed({"minutes": None}, where="plan"))
     return settings, pace or measure(settings)
 
 
