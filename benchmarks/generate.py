@@ -68,8 +68,8 @@ from chatformer.hub.errors import optional_package
 from chatformer.hub.formats.limits import check_one_embedding
 from chatformer.hub.formats.marian_format import to_marian
 from chatformer.storage.model_folder import ModelFolder
+from chatformer.training.building import new_model
 from chatformer.training.settings import check_settings
-from chatformer.training.train import new_model
 
 Name = Literal[
     "chatformer",

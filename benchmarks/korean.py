@@ -28,8 +28,8 @@ from chatformer.data.preparation import message_texts
 from chatformer.data.splitting import split_conversations
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.evaluation.scoring import evaluate
+from chatformer.training.reporting import evaluation_figures, evaluation_line
 from chatformer.training.schedules import make_scheduler
-from chatformer.training.train import evaluation_figures, evaluation_line
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,8 @@ from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import conversations_of, message_texts
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.fast_training import speed_up
+from chatformer.training.building import new_model
 from chatformer.training.settings import check_settings
-from chatformer.training.train import new_model
 
 PAIRS_AT_ONCE = 100_000
 

@@ -74,9 +74,10 @@ from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.fast_loss import fused_loss
 from chatformer.hub.formats.marian_format import to_marian
 from chatformer.modeling_chatformer import shift_right
-from chatformer.training.processes import make_accelerator
+from chatformer.training.building import EpochPlans, chosen_precision, make_optimizer, new_model
+from chatformer.training.distributed import make_accelerator
+from chatformer.training.run import Run
 from chatformer.training.settings import OptimizationSettings, SettingsError, TrainingSettings, check_settings
-from chatformer.training.train import EpochPlans, Run, chosen_precision, make_optimizer, new_model
 
 Name = Literal[
     "chatformer",

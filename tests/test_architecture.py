@@ -71,7 +71,9 @@ def table_of_contents(folder):
     return re.findall(r"^    (\w+)  +\S", docstring, re.MULTILINE)
 
 
-@pytest.mark.parametrize("folder", ["storage", "data", "evaluation", "evaluation/doctor", "hub", "hub/formats"])
+@pytest.mark.parametrize(
+    "folder", ["storage", "data", "evaluation", "evaluation/doctor", "training", "hub", "hub/formats"]
+)
 def test_a_room_lists_its_files_and_their_imports_point_up(folder):
     listed, package = table_of_contents(folder), f"chatformer.{folder}".replace("/", ".")
     files = {path.stem: [path] for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"}

@@ -1,1 +1,23 @@
-"""How it learns: recipes, the training loop."""
+"""
+How it learns: the training loop and what belongs to it. In reading order, each file imports only those above:
+
+    settings       the settings of the commands, and recipes
+    distributed    the processes of a run, and the memory that they keep
+    stopping       a request to stop, a failed training, a loss that diverges
+    building       the model, the optimizer, the precision, the steps of an epoch
+    schedules      the learning rate at each step
+    averaging      averages of weights
+    progress       what a checkpoint saves besides weights and states
+    gradients      a step's exchanges -> loss and gradients, in micro-batches
+    pace           seconds of a step and of an evaluation on this machine
+    planning       data, hardware and pace -> settings that were not given
+    checkpoints    complete states of a run, to resume from
+    output         the output folder: model, checkpoints, log, record, curves
+    reporting      what a run says: announcement, log lines, samples, its end
+    run            the loop: steps, evaluations, checkpoints
+    verify_resume  proof that a killed and resumed run ends like an undisturbed one
+    train          settings -> a trained model: the entry point
+    __main__       the same for `accelerate launch training` in a checkout
+
+    launch/        configurations of `accelerate launch`, and a script for SLURM
+"""

@@ -1,4 +1,4 @@
-"""What a run trains with: a model, an optimizer, the precision, and the steps of its epochs."""
+"""The parts of a run: its model, its optimizer, its precision, and the steps of its epochs."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ from .settings import ModelSettings, OptimizationSettings, decided
 
 
 def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> ChatformerForConditionalGeneration:
-    """Return a model with random weights that fits the tokenizer and knows when its replies end."""
+    """A model with random weights and the tokenizer's special tokens, whose replies have at most `max_new_tokens`."""
     changes = dataclasses.asdict(settings)
     repetition_penalty = changes.pop("repetition_penalty")
     config = sized_config(
@@ -33,7 +33,7 @@ def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> C
 
 
 def make_optimizer(model: torch.nn.Module, plan: OptimizationSettings) -> torch.optim.Optimizer:
-    """Return AdamW, its decay kept off biases, norms and the embedding."""
+    """AdamW, without weight decay on biases, norms and the embedding."""
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)} - {
         id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)
     }
@@ -61,20 +61,21 @@ class EpochPlans:
         self.steps_per_epoch = len(self.steps(0))
 
     def steps(self, epoch: int) -> list[Any]:
+        """The steps of an epoch, each as the indices of its exchanges."""
         if epoch != self.epoch:
             self.epoch = epoch
             self.current = plan_epoch(self.exchanges, decided(self.plan.tokens_per_step), self.plan.seed, epoch)
         return self.current
 
     def step(self, number: int) -> Any:
-        """Return the indices of the run's `number`-th step, counted from 0."""
+        """The indices of the exchanges of the run's step `number`, counted from 0."""
         steps = self.steps(number // self.steps_per_epoch)
-        # An epoch whose exchanges have other lengths may come out a step shorter.
+        # Epochs differ in the lengths of their exchanges: one may have a step less.
         return steps[number % self.steps_per_epoch % len(steps)]
 
 
 def chosen_precision(mixed_precision: str) -> str:
-    """Return the precision that "auto" stands for on this machine."""
+    """The precision to train in: for "auto", the fastest that this machine supports."""
     if mixed_precision != "auto":
         return mixed_precision
     if torch.cuda.is_available():
@@ -83,13 +84,19 @@ def chosen_precision(mixed_precision: str) -> str:
 
 
 def ready_to_train(model: Any, device: torch.device, *, compiled: bool) -> Any:
-    """Return the model as it is trained on a device, changed in its place."""
+    """Prepare a model in place to be trained on a device; return it."""
     if device.type == "cpu":
-        # On CPUs the fused attention is slower to train at the lengths of conversations.
+        # On CPUs, at the lengths of conversations, the fused attention is slower to train.
         model.set_attn_implementation("eager")
-        # Either of the two: compiled, these ways are several for each length.
+        # Not both: the fast modules choose by length, and each choice would be compiled.
         if not compiled:
             speed_up(model)
-    # Tied weights are sharded together only where they are one module's.
+    # Tied weights are sharded together only if they belong to one module.
     model.set_input_embeddings(model.get_input_embeddings())
     return model
+
+
+def compile_layers(model: Any) -> None:
+    """Compile each layer of a model in place, for all lengths at once."""
+    for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
+        layer.compile(dynamic=True)

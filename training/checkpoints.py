@@ -22,7 +22,7 @@ CHECKSUMS_FILE = "checksums.json"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, the last first."""
+    """The complete checkpoints of a run, the latest first."""
     complete = [
         path for path in folder.glob(f"{CHECKPOINT_PREFIX}*") if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()
     ]
@@ -31,7 +31,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def save_checkpoint(accelerator: "Accelerator", folder: Path, step: int, *, limit: int) -> None:
     """Save the state of a run at `step`, then remove all but the last `limit` checkpoints."""
-    # All ranks write into it, and the next run removes what a killed one left: it has no process's number.
+    # Without the number of a process: all ranks write into it, and the next run removes what a killed run left.
     partial = folder / f"{CHECKPOINT_PREFIX}{step}.partial"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
@@ -49,8 +49,8 @@ def save_checkpoint(accelerator: "Accelerator", folder: Path, step: int, *, limi
         if isinstance(error, OSError | RuntimeError):
             # torch has its own error for a full disk.
             raise OSError(
-                f"The checkpoint of step {step} could not be written to {folder}: {first_line(error)}. The one before "
-                "is kept: make room and go on with --resume."
+                f"The checkpoint of step {step} could not be written to {folder}: {first_line(error)}. The previous "
+                "checkpoint is kept: free some space, then continue with --resume."
             ) from error
         raise
     if accelerator.is_main_process:
@@ -60,11 +60,11 @@ def save_checkpoint(accelerator: "Accelerator", folder: Path, step: int, *, limi
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """What is wrong with the files of a checkpoint; None if they are undamaged."""
     try:
         for name, expected in read_structure(checkpoint / CHECKSUMS_FILE, CHECKSUMS_FILE).items():
             if _sha256(checkpoint / name) != expected:
-                return f"{name} is not as it was written"
+                return f"the checksum of {name} is wrong"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
     except (OSError, ValueError) as error:

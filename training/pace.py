@@ -1,7 +1,8 @@
-"""How fast this machine trains a model: measured on a few steps, before the run begins."""
+"""The speed of training on this machine, measured on a few steps before the run begins."""
 
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list
 
-from chatformer.data.batches import collate, split_step
+from chatformer.data.batches import split_step
 from chatformer.data.preparation import PreparedData
 
 from .building import EpochPlans, make_optimizer, new_model, ready_to_train
-from .guards import is_out_of_memory
-from .objective import training_loss
+from .gradients import batch_on, is_out_of_memory, training_loss
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -32,77 +32,32 @@ class Pace:
     evaluation: float
 
     def minutes(self, num_steps: int, eval_steps: int) -> float:
-        """Minutes that a whole run takes."""
+        """Minutes of a run, with its evaluations."""
         return (num_steps * self.step + -(-num_steps // eval_steps) * self.evaluation) / 60
 
     def steps_in(self, minutes: float, num_evaluations: int) -> int:
-        """Steps that fit into the minutes beside so many evaluations."""
+        """Steps that fit into the minutes together with the evaluations."""
         return max(1, int((60 * minutes - num_evaluations * self.evaluation) / self.step))
 
 
-def measured(settings: TrainingSettings, data: PreparedData, accelerator: "Accelerator") -> Pace | None:
-    """
-    Try the planned settings on steps of the run, with a model that is then forgotten; the same on all processes.
-
-    Neither the run's random numbers nor its weights are touched. None if the steps do not fit into memory or are
-    compiled, which takes minutes of its own.
-    """
-    if settings.optimization.torch_compile:
-        return None
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    pace = None
-    with torch.random.fork_rng(devices):
-        try:
-            pace = _measured(settings, data, accelerator)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-    shared = [pace]
-    broadcast_object_list(shared)
-    return shared[0]
-
-
-def _measured(settings: TrainingSettings, data: PreparedData, accelerator: "Accelerator") -> Pace:
-    options, device = settings.optimization, accelerator.device
-    model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
-    model = ready_to_train(model.to(device), device, compiled=False).train()
-    optimizer = make_optimizer(model, options)
-    pad = data.tokenizer.pad_token_id
-
-    def step(indices: Any) -> None:
-        parts = split_step(indices, accelerator.num_processes * options.gradient_accumulation_steps)
-        for part in parts[accelerator.process_index :: accelerator.num_processes]:
-            batch = {name: tensor.to(device) for name, tensor in collate(data.train_exchanges, part, pad).items()}
-            with accelerator.autocast():
-                loss = training_loss(
-                    model,
-                    batch,
-                    num_items_in_batch=int(data.train_exchanges.target_lengths[indices].sum()),
-                    label_smoothing=options.label_smoothing_factor,
-                    rdrop_alpha=options.rdrop_alpha,
-                )
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    steps = EpochPlans(data.train_exchanges, options).steps(0)[:MEASURED_STEPS]
-    # Twice each, as the first time at a length prepares kernels and memory for it.
-    seconds = [min(_seconds(functools.partial(step, indices), device) for _ in range(2)) for indices in steps]
-    return Pace(sum(seconds) / len(seconds), _evaluation_seconds(model, settings, data, device))
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
 
 
 def _evaluation_seconds(model: Any, settings: TrainingSettings, data: PreparedData, device: torch.device) -> float:
-    """Seconds to score all validation exchanges three times over and to reply as often as an evaluation does."""
+    """Seconds to score the validation exchanges three times, and to reply as often as an evaluation does."""
     exchanges = data.eval_exchanges
     if not len(exchanges):
         return 0.0
     model.eval()
     indices = list(range(min(MEASURED_REPLIES, len(exchanges))))
-    batch = collate(exchanges, indices, data.tokenizer.pad_token_id)
-    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    batch = batch_on(device, exchanges, indices, data.tokenizer.pad_token_id)
     sources = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    # Replies as long as the references: a model without training would never end them.
+    # As long as the references: an untrained model would never end a reply.
     length = max(2, round(float(exchanges.target_lengths.mean())))
 
     @torch.inference_mode()
@@ -118,9 +73,66 @@ def _evaluation_seconds(model: Any, settings: TrainingSettings, data: PreparedDa
     return scoring + num_replies / len(indices) * min(_seconds(reply, device) for _ in range(2))
 
 
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    began = time.perf_counter()
-    work()
+def _pace_of_this_process(settings: TrainingSettings, data: PreparedData, accelerator: "Accelerator") -> Pace:
+    options, device = settings.optimization, accelerator.device
+    model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
+    model = ready_to_train(model.to(device), device, compiled=False).train()
+    optimizer = make_optimizer(model, options)
+
+    def step(indices: Any) -> None:
+        parts = split_step(indices, accelerator.num_processes * options.gradient_accumulation_steps)
+        for part in parts[accelerator.process_index :: accelerator.num_processes]:
+            batch = batch_on(device, data.train_exchanges, part, data.tokenizer.pad_token_id)
+            with accelerator.autocast():
+                loss = training_loss(
+                    model,
+                    batch,
+                    num_items_in_batch=int(data.train_exchanges.target_lengths[indices].sum()),
+                    label_smoothing=options.label_smoothing_factor,
+                    rdrop_alpha=options.rdrop_alpha,
+                )
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    steps = EpochPlans(data.train_exchanges, options).steps(0)[:MEASURED_STEPS]
+    # Twice each: the first time at a length prepares kernels and memory for it.
+    seconds = [min(_seconds(functools.partial(step, indices), device) for _ in range(2)) for indices in steps]
+    return Pace(sum(seconds) / len(seconds), _evaluation_seconds(model, settings, data, device))
+
+
+def measure_pace(settings: TrainingSettings, data: PreparedData, accelerator: "Accelerator") -> Pace | None:
+    """
+    Try planned settings on steps of the run, with a model of their own; return the same pace on every rank.
+
+    The run's random numbers and weights stay as they are. None if the steps do not fit into memory, or are compiled,
+    which takes minutes.
+    """
+    if settings.optimization.torch_compile:
+        return None
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    pace = None
+    with torch.random.fork_rng(devices):
+        try:
+            pace = _pace_of_this_process(settings, data, accelerator)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+    return broadcast_object_list([pace])[0]
+
+
+def try_out(run_step: Callable[[], None], num_steps: int, device: torch.device, *, tries: int = 5) -> dict[str, Any]:
+    """Take a few steps of a run, to estimate its time and memory."""
+    import resource
+
+    seconds = sorted(_seconds(run_step, device) for _ in range(tries))
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+        memory = torch.cuda.max_memory_allocated()
+    else:
+        # Kibibytes on Linux, bytes on macOS.
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "estimated_minutes_without_evaluation": round(num_steps * seconds[tries // 2] / 60, 1),
+        "estimated_memory_gib": round(memory / 2**30, 2),
+    }

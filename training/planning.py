@@ -1,31 +1,38 @@
 """
-The plan of a training: what no flag and no recipe says follows from the data as it was read, and from the hardware.
+The plan of a training: settings that no flag and no recipe gives follow from the data and from the hardware.
 
-`plan` is a pure function, a table and a few lines of arithmetic; docs/planning.md says where its numbers come from.
+`plan` is a pure function: a table and a few lines of arithmetic. docs/planning.md says where its numbers come from.
 """
 
 import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
 
 from chatformer.configuration.sizes import SIZES
+from chatformer.data.preparation import PreparedData
 from chatformer.evaluation.doctor.findings import severity_of
+from chatformer.evaluation.scoring import has_metrics
 
 from .pace import Pace
 from .settings import SettingsError, TrainingSettings
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 FEW_STEPS = 1000
-"""Under so many steps a model learns which words are frequent, and hardly anything of what follows from a question."""
+"""With fewer steps a model learns which words are frequent, and hardly which reply follows a question."""
 
 STEPS_PER_WARMUP_STEP = 5
-"""A warm-up longer than a fifth of the steps leaves too few of them at a rate that teaches."""
+"""A warm-up longer than a fifth of the steps leaves too few steps at a rate that teaches."""
 
 LONGEST_WARMUP = 1000
 
 ENOUGH_VALIDATION = 100
-"""Exchanges under which the validation's figures say more about chance than about the model."""
+"""With fewer exchanges, the figures of a validation say more about chance than about the model."""
 
 FEW_VALIDATION = 20
 
@@ -35,11 +42,11 @@ EVALUATIONS = 5
 """Evaluations of a run."""
 
 MOST_REPEATS = 4
-"""However many minutes there are, more than so many times the steps that the data needs teach nothing more."""
+"""More than this many times the steps that the data needs teach nothing, however many minutes are given."""
 
 
 class Row(NamedTuple):
-    """One line of the table: what fits data of up to `tokens` source and target tokens."""
+    """A line of the table: settings for data of up to `tokens` source and target tokens."""
 
     tokens: float
     size: str
@@ -63,31 +70,49 @@ TABLE = (
 """For CPUs, from small data to large."""
 
 LARGER = {"tiny": "tiny", "mini": "small", "small": "base"}
-"""What a GPU trains in the time that a CPU takes for a size."""
+"""The size that a GPU trains in the time that a CPU needs for the size on the left."""
 
 TOKENS_OF_A_GPU = 4
-"""A GPU takes so many times the tokens in a step, where there are enough of them."""
+"""A GPU's step has this many times the tokens of a CPU's, if the data has enough."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a plan follows from."""
+    """Data and hardware, from which a plan follows."""
 
     exchanges: int
     """Exchanges to learn."""
     tokens: int
-    """Source and target tokens of all of them: one epoch."""
+    """Source and target tokens of an epoch."""
     validation_exchanges: int
     has_metrics: bool
     """True if chrF can be computed."""
     on_gpu: bool = False
     hardware: str = "this machine"
-    """As people call it: 2 cores, or the name of a GPU."""
+    """Its name for people: 2 cores, or the name of a GPU."""
+
+
+def facts_of(data: PreparedData, accelerator: "Accelerator") -> Facts:
+    """The facts of prepared data and of the processes of a run."""
+    exchanges, device = data.train_exchanges, accelerator.device
+    hardware = f"{torch.get_num_threads()} cores" if torch.get_num_threads() > 1 else "1 core"
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    if accelerator.num_processes > 1:
+        hardware = f"{accelerator.num_processes} processes with {hardware} each"
+    return Facts(
+        exchanges=exchanges.num_per_epoch,
+        tokens=exchanges.tokens_per_epoch,
+        validation_exchanges=len(data.eval_exchanges),
+        has_metrics=has_metrics(),
+        on_gpu=device.type == "cuda",
+        hardware=hardware,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Settings by the names that their flags have."""
+    """Settings, by the names of their flags."""
 
     size: str
     dropout: float
@@ -103,10 +128,10 @@ class Plan:
 
 def plan(facts: Facts, *, max_steps: int | None = None, smaller: int = 0) -> Plan:
     """
-    The settings that fit the data.
+    The settings that suit the facts.
 
-    With `max_steps` the number of steps is given, and what depends on it follows. `smaller` takes the model of so many
-    lines further up in the table, for a time that is too short for its own.
+    `max_steps` replaces the table's number of steps, and settings that depend on it follow. `smaller` takes the model
+    from so many lines further up in the table, if the time is too short for the larger model.
     """
     number = next(number for number, row in enumerate(TABLE) if facts.tokens <= row.tokens)
     row = TABLE[number]
@@ -122,7 +147,7 @@ def plan(facts: Facts, *, max_steps: int | None = None, smaller: int = 0) -> Pla
         max_steps=steps,
         warmup_steps=min(LONGEST_WARMUP, max(1, steps // STEPS_PER_WARMUP_STEP)),
         learning_rate=5e-4 if size == "base" else 1e-3,
-        # The mean of about the last fifth of the steps.
+        # Averages about the last fifth of the steps.
         ema_decay=round(max(0.9, 1 - 5 / steps), 4),
         eval_steps=max(1, math.ceil(steps / EVALUATIONS)),
         metric_for_best_model="score"
@@ -132,7 +157,7 @@ def plan(facts: Facts, *, max_steps: int | None = None, smaller: int = 0) -> Pla
 
 
 def steps_for(tokens: int) -> int:
-    """The table's number of steps, between two lines in proportion to the logarithm of the tokens, in hundreds."""
+    """The table's number of steps, interpolated by the logarithm of the tokens and rounded to hundreds."""
     for above, below in itertools.pairwise(TABLE):
         if tokens <= above.tokens:
             return above.steps
@@ -145,7 +170,7 @@ def steps_for(tokens: int) -> int:
 def planned(
     settings: TrainingSettings, facts: Facts, *, max_steps: int | None = None, smaller: int = 0
 ) -> TrainingSettings:
-    """The settings with what they leave open planned: plain numbers, which a run is repeated and resumed with."""
+    """The settings, with a plan for those that were not given: numbers with which a run can be repeated."""
     given, options = settings.flat(), settings.optimization
     steps = max_steps or options.max_steps
     if steps is None and options.num_train_epochs is not None:
@@ -155,7 +180,7 @@ def planned(
     if options.num_train_epochs is not None:
         del changes["max_steps"]
     if options.lr_scheduler_type == "noam":
-        # The paper's rate as it is.
+        # Noam's schedule computes the rate itself.
         changes["learning_rate"] = 1.0
     if options.average_checkpoints:
         # One average is enough.
@@ -170,88 +195,67 @@ def planned(
 
 def plan_for_minutes(
     settings: TrainingSettings, facts: Facts, measure: Callable[[TrainingSettings], Pace | None]
-) -> TrainingSettings:
+) -> tuple[TrainingSettings, Pace]:
     """
-    The settings planned for `--minutes`: as many steps as `measure` says that there is time for.
+    The settings planned for `--minutes`, with as many steps as fit into them, and the pace that `measure` gave.
 
-    Where there is time for fewer than the data needs, a smaller model takes more of them; what is given stays.
+    If fewer steps fit than the data needs, a smaller model takes more of them. Settings that were given stay.
     """
     minutes, wanted = settings.optimization.minutes, steps_for(facts.tokens)
     assert minutes is not None
-    result = settings
-    for smaller in range(len(TABLE)):
-        result = planned(settings, facts, smaller=smaller)
-        if smaller and result.model.size == planned(settings, facts, smaller=smaller - 1).model.size:
-            continue
-        pace = measure(result)
-        if pace is None:
-            raise SettingsError(
-                "--minutes needs steps that can be measured: leave out --torch-compile, or give --max-steps."
-            )
-        steps = pace.steps_in(minutes, EVALUATIONS)
-        result = planned(settings, facts, max_steps=min(steps, MOST_REPEATS * wanted), smaller=smaller)
-        if steps >= wanted or result.model.size in ("tiny", settings.model.size):
-            break
-    return result
-
-
-def overview(
-    settings: TrainingSettings, facts: Facts, num_parameters: int, num_steps: int, minutes: float | None
-) -> str:
-    """What is about to run, in one sentence."""
-    time = "" if minutes is None else f", about {minutes:.0f} minutes" if minutes >= 1.5 else ", about a minute"
-    size = settings.model.size if planned_shape(settings) else "a model"
-    hardware = facts.hardware
-    return (
-        f"{facts.exchanges:,} exchanges to learn, {facts.validation_exchanges:,} to validate on: {size} "
-        f"({num_parameters / 1e6:.1f} million parameters), {num_steps:,} steps of "
-        f"{settings.optimization.tokens_per_step:,} tokens{time} on {hardware}."
-    )
-
-
-def planned_shape(settings: TrainingSettings) -> bool:
-    """True if the model has the shape of its named size."""
-    return all(
-        getattr(settings.model, name) is None
-        for name in ("d_model", "d_ff", "num_heads", "encoder_layers", "decoder_layers")
-    )
+    smaller, size = 0, None
+    while True:
+        trial = planned(settings, facts, smaller=smaller)
+        if trial.model.size != size:
+            size = trial.model.size
+            pace = measure(trial)
+            if pace is None:
+                raise SettingsError(
+                    "--minutes needs steps that can be measured. Leave out --torch-compile, take a smaller --size if "
+                    "the steps do not fit into memory, or give --max-steps in place of --minutes."
+                )
+            steps = pace.steps_in(minutes, EVALUATIONS)
+            if steps >= wanted or size in ("tiny", settings.model.size):
+                max_steps = min(steps, MOST_REPEATS * wanted)
+                return planned(settings, facts, max_steps=max_steps, smaller=smaller), pace
+        smaller += 1
 
 
 def shortcomings(
     settings: TrainingSettings, facts: Facts, num_parameters: int, num_steps: int, minutes: float | None
 ) -> list[str]:
-    """Why these settings can hardly teach, or take long, each with what to change; empty where nothing is wrong."""
-    options, found = settings.optimization, []
+    """Why these settings can hardly teach, or take long, each reason with a setting to change."""
+    options, problems = settings.optimization, []
     warmup_steps, wanted = options.warmup_steps or 0, steps_for(facts.tokens)
     if num_steps < FEW_STEPS:
-        found.append(
+        problems.append(
             f"{num_steps:,} steps teach little: a model first learns which words are frequent, and begins to listen "
-            f"after one or two thousand steps. Take --max-steps {max(FEW_STEPS, wanted)}, or leave the number of steps "
-            "to the plan."
+            f"after one or two thousand steps. Take --max-steps {max(FEW_STEPS, wanted)}, or leave the flag out to "
+            "have the steps planned."
         )
     if num_steps < 2 * warmup_steps:
-        found.append(
-            f"The learning rate rises over {warmup_steps:,} of {num_steps:,} steps, and few are left at a rate that "
-            f"teaches. Take --warmup-steps {max(1, num_steps // STEPS_PER_WARMUP_STEP)}, or more steps."
+        problems.append(
+            f"The learning rate rises over {warmup_steps:,} of {num_steps:,} steps, and few steps are left at a rate "
+            f"that teaches. Take --warmup-steps {max(1, num_steps // STEPS_PER_WARMUP_STEP)}, or more steps."
         )
     if severity_of(num_parameters / facts.tokens, "parameters per token") == "problem":
-        found.append(
+        problems.append(
             f"{num_parameters:,} parameters learn from {facts.tokens:,} tokens, {num_parameters / facts.tokens:,.0f} "
-            "for each: it will know them by heart and little else. Take a smaller --size, or more data."
+            "for each: the model will know them by heart and little else. Take a smaller --size, or more data."
         )
     if (
         facts.validation_exchanges
         and facts.exchanges < 20 * FEW_VALIDATION
         and facts.validation_exchanges < FEW_VALIDATION
     ):
-        found.append(
-            f"{facts.validation_exchanges} of {facts.exchanges + facts.validation_exchanges} exchanges are kept to "
-            "validate on, which the model does not learn, and which are too few to judge it by. "
-            "--validation-fraction 0 learns them all."
+        problems.append(
+            f"{facts.validation_exchanges} of {facts.exchanges + facts.validation_exchanges} exchanges are kept for "
+            "validation: the model does not learn them, and they are too few to judge it by. "
+            "--validation-fraction 0 learns all of them."
         )
     if minutes is not None and minutes > LONG_MINUTES and options.minutes is None:
-        found.append(
+        problems.append(
             f"This takes about {minutes / 60:.1f} hours. --minutes {LONG_MINUTES} plans for an hour; Ctrl-C stops at "
-            "any time, and --resume goes on."
+            "any time, and --resume continues."
         )
-    return found
+    return problems

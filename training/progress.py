@@ -1,4 +1,4 @@
-"""How far a run has come."""
+"""The progress of a run: what a checkpoint saves besides weights and states."""
 
 import dataclasses
 import math
@@ -7,19 +7,19 @@ from typing import Any
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come; saved with every checkpoint."""
+    """The progress of a run; saved with every checkpoint."""
 
     step: int = 0
     micro_batches: int = 1
     """Parts that each process splits its share of a step into."""
     seconds: float = 0.0
     training_seconds: float = 0.0
-    """Of those, the seconds between evaluations and checkpoints."""
+    """Those seconds without evaluations and checkpoints."""
     target_tokens: int = 0
     losses: list[float] = dataclasses.field(default_factory=list)
-    """Of the steps since the last line of the log."""
+    """Losses of the steps since the last line of the log."""
     lowest_loss: float = math.inf
-    """The lowest mean loss of a line of the log."""
+    """The lowest mean loss in a line of the log."""
     evaluated_step: int = 0
     best_figure: float | None = None
     best_step: int | None = None

@@ -1,4 +1,4 @@
-"""How the learning rate goes: Section 5.3 of "Attention Is All You Need", and transformers' other schedules."""
+"""The learning rate at each step: Section 5.3 of "Attention Is All You Need", and the schedules of transformers."""
 
 import torch
 from transformers import get_scheduler
@@ -6,7 +6,7 @@ from transformers import get_scheduler
 
 def noam_learning_rate(step: int, *, d_model: int, warmup_steps: int) -> float:
     """
-    Return the paper's rate at `step`, counted from 1: Equation 3.
+    The paper's rate at `step`, counted from 1 (Equation 3).
 
     lrate = d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5).
     """
@@ -16,7 +16,7 @@ def noam_learning_rate(step: int, *, d_model: int, warmup_steps: int) -> float:
 def make_scheduler(
     name: str, optimizer: torch.optim.Optimizer, *, d_model: int, warmup_steps: int, num_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the schedule `name` over `num_steps`; "noam" multiplies the optimizer's rate by the paper's."""
+    """The schedule `name` over `num_steps`; "noam" multiplies the optimizer's rate by the paper's."""
     if name == "noam":
         return torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda done: noam_learning_rate(done + 1, d_model=d_model, warmup_steps=warmup_steps)

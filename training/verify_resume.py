@@ -1,4 +1,4 @@
-"""The proof that a run that is killed and resumed ends as an undisturbed one, on this machine and this data."""
+"""Proof, on this machine and this data, that a run that is killed and resumed ends like an undisturbed run."""
 
 import os
 import random
@@ -17,7 +17,7 @@ from chatformer.storage.names import LOG_FILE
 from chatformer.storage.reading import read_json_lines
 
 from .checkpoints import checkpoints
-from .records import recipe_of
+from .output import recipe_of
 from .settings import TrainingSettings
 
 NUM_STEPS = 40
@@ -28,10 +28,10 @@ MAX_EVAL_REPLIES = 20
 
 def verify_resume(settings: TrainingSettings) -> int:
     """
-    Train for a few steps twice, once undisturbed and once killed again and again; return the exit status.
+    Train for a few steps twice, once undisturbed and once killed several times; return the exit status.
 
-    It is 0 if both end with the same bits in the weights, in the last checkpoint and in the losses of the log. SIGKILL
-    comes at random moments and leaves a process no time to clean up.
+    0 if both runs end with the same bits in the weights, in the last checkpoint and in the losses of the log. SIGKILL
+    comes at random moments, and leaves a process no time to clean up.
     """
     with tempfile.TemporaryDirectory(prefix="chatformer-verify-resume-") as name:
         folder = Path(name)
@@ -42,19 +42,19 @@ def verify_resume(settings: TrainingSettings) -> int:
         _run(recipe, alone, resume=False)
         seconds = time.monotonic() - began
         num_kills = _run_and_kill(recipe, killed, seconds)
-        differing = _differing(alone, killed)
-    if differing:
-        print(f"error: After {num_kills} kills {', '.join(differing)} differ from those of the run left alone.")
+        differences = _differences(alone, killed)
+    if differences:
+        print(f"error: After {num_kills} kills, {', '.join(differences)} differ from the undisturbed run.")
         return 1
     print(
-        f"Killed {num_kills} times and resumed, a run of {NUM_STEPS} steps ended with the same bits as one left alone: "
-        "weights, optimizer, schedule, averages, random states and losses."
+        f"Killed {num_kills} times and resumed, a run of {NUM_STEPS} steps ended with the same bits as an undisturbed "
+        "run: weights, optimizer, schedule, averages, random states and losses."
     )
     return 0
 
 
 def _short(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with few steps, in which everything that a run does still happens."""
+    """The recipe with few steps, and with every kind of work that a run does."""
     left_out = {
         "output_dir",
         "early_stopping_patience",
@@ -84,8 +84,8 @@ def _run(recipe: Path, folder: Path, *, resume: bool) -> None:
 
 
 def _start(recipe: Path, folder: Path, *, resume: bool) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "chatformer.training.train", "--recipe", str(recipe), "--output-dir", str(folder)]
-    # The order of a sum, and with it the last bits, depends on the number of threads.
+    command = [sys.executable, "-m", "chatformer.training", "--recipe", str(recipe), "--output-dir", str(folder)]
+    # The number of threads decides the order of a sum, and with it the last bits.
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     return subprocess.Popen(
         [*command, *(["--resume"] if resume else [])],
@@ -97,17 +97,17 @@ def _start(recipe: Path, folder: Path, *, resume: bool) -> "subprocess.Popen[str
 
 
 def _run_and_kill(recipe: Path, folder: Path, seconds: float) -> int:
-    """Run to the end despite SIGKILL; return the number of kills. `seconds` is the time of an undisturbed run."""
+    """Run to the end despite SIGKILL; return the number of kills. An undisturbed run takes `seconds`."""
     chance = random.Random()
     num_kills = 0
     for _ in tqdm(range(NUM_KILLS), desc="killing and resuming", unit="kill", disable=not sys.stderr.isatty()):
-        began_with = len(checkpoints(folder))
-        process = _start(recipe, folder, resume=bool(began_with))
+        is_resumed = bool(checkpoints(folder))
+        process = _start(recipe, folder, resume=is_resumed)
         # Without a checkpoint there would be nothing to resume.
         while process.poll() is None and not checkpoints(folder):
             time.sleep(0.01)
         try:
-            process.wait(timeout=chance.uniform(0, seconds / NUM_KILLS) + (seconds / 3 if began_with else 0))
+            process.wait(timeout=chance.uniform(0, seconds / NUM_KILLS) + (seconds / 3 if is_resumed else 0))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             num_kills += 1
@@ -120,8 +120,8 @@ def _run_and_kill(recipe: Path, folder: Path, seconds: float) -> int:
     return num_kills
 
 
-def _differing(one: Path, other: Path) -> list[str]:
-    """The names of what differs between two runs."""
+def _differences(one: Path, other: Path) -> list[str]:
+    """The names of the parts in which two runs differ."""
     last, other_last = checkpoints(one)[0], checkpoints(other)[0]
     names = [] if last.name == other_last.name else ["the last steps"]
     for path in sorted(last.glob("*")):
@@ -168,7 +168,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _losses(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a log without the times."""
+    """The lines of a log, without times."""
     return [
         {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")}
         for line in read_json_lines(folder / LOG_FILE)

@@ -77,7 +77,7 @@ def test_training_in_bf16(run):
 
 def test_the_trainer_counts_useful_tokens_alone_and_goes_on_to_other_exchanges(benchmark, conversations_file):
     from chatformer.data.preparation import prepare_data
-    from chatformer.training.train import new_model
+    from chatformer.training.building import new_model
 
     AcceleratorState._reset_state(reset_partial_state=True)
     script, text = benchmark("train"), benchmark("text")

@@ -10,13 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from chatformer.evaluation.doctor.model import RunLog
-from chatformer.evaluation.plots import draw_curves
-from chatformer.training import train as train_module
-from chatformer.training import verify_resume
+from chatformer.training import gradients, verify_resume
+from chatformer.training import run as loop
 from chatformer.training.checkpoints import checkpoints, damage
-from chatformer.training.guards import what_is_wrong
-from chatformer.training.records import RunFolder
 
 
 def log_of(folder):
@@ -50,9 +46,9 @@ def stopped(plan, flags, train, tmp_path, monkeypatch):
             raise SystemExit
         take_step(run)
 
-    take_step = train_module.Run.take_step
+    take_step = loop.Run.take_step
     with monkeypatch.context() as patch:
-        patch.setattr(train_module.Run, "take_step", stop)
+        patch.setattr(loop.Run, "take_step", stop)
         with pytest.raises(SystemExit):
             train(flags(folder, **plan))
     assert [path.name for path in checkpoints(folder)] == ["checkpoint-10", "checkpoint-5"]
@@ -60,7 +56,7 @@ def stopped(plan, flags, train, tmp_path, monkeypatch):
 
 
 def assert_equal_runs(one, other):
-    assert not verify_resume._differing(one, other)
+    assert not verify_resume._differences(one, other)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(plan, flags, environment):
@@ -76,7 +72,7 @@ def test_runs_that_differ_are_told_apart(whole, plan, flags, train, tmp_path):
     # The last bit of one number of the optimizer's.
     assert train(flags(other, **plan | {"adam_epsilon": 2e-9})) == 0
     assert {"optimizer.bin", "the published weights", "the losses in the log"} <= set(
-        verify_resume._differing(whole, other)
+        verify_resume._differences(whole, other)
     )
 
 
@@ -98,22 +94,6 @@ def test_a_damaged_checkpoint_is_recognised_and_the_one_before_is_used(whole, st
     # Where the sums are wrong, any file may seem to be.
     assert broken in told or (broken, how) == ("checksums.json", "bit")
     assert_equal_runs(whole, stopped)
-
-
-def test_a_line_of_the_log_ends_where_it_was_ended_and_nowhere_else(tmp_path):
-    folder = RunFolder(tmp_path)
-    (tmp_path / "training_settings.yaml").write_text("max_steps: 3\n", "utf-8")
-    # All of these are ends of lines to splitlines().
-    said = [{"source": "one\u2028line", "reply": "a\x85b\u2029c\x1dd\r\n"}]
-    lines = [{"step": step, "loss": 1.0, "learning_rate": 1.0, "samples": said} for step in (1, 2, 3)]
-    for line in lines:
-        folder.log(line)
-    assert log_of(tmp_path) == RunLog.of(tmp_path).lines == lines
-    draw_curves(tmp_path / "training_log.jsonl", tmp_path / "curves.png")
-    with (tmp_path / "training_log.jsonl").open("a", encoding="utf-8") as log:
-        log.write('{"step": 2, "samples": [{"source": "torn\u2028')
-    folder._cut_log(2)
-    assert log_of(tmp_path) == lines[:2]
 
 
 def test_without_a_whole_checkpoint_there_is_nothing_to_resume(stopped, train, capsys):
@@ -155,7 +135,7 @@ def test_a_stop_in_the_middle_of_an_evaluation_saves_at_once(whole, plan, flags,
         raise AssertionError("The evaluation went on.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "evaluate", interrupted)
+        patch.setattr(loop, "evaluate", interrupted)
         assert train(flags(folder, **plan)) == 130
     assert checkpoints(folder)[0].name == "checkpoint-10"
     assert "--resume" in capfd.readouterr().err
@@ -167,7 +147,7 @@ def test_a_stop_in_the_middle_of_the_last_evaluation_leaves_it_to_be_done(
     whole, plan, flags, train, tmp_path, monkeypatch
 ):
     folder = tmp_path / "run"
-    evaluate = train_module.evaluate
+    evaluate = loop.evaluate
 
     def interrupted_at_the_end(*arguments, **options):
         if (folder / "checkpoint-15").exists():
@@ -175,7 +155,7 @@ def test_a_stop_in_the_middle_of_the_last_evaluation_leaves_it_to_be_done(
         return evaluate(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "evaluate", interrupted_at_the_end)
+        patch.setattr(loop, "evaluate", interrupted_at_the_end)
         assert train(flags(folder, **plan)) == 130
     assert train(["--output-dir", folder, "--resume"]) == 0
     assert_equal_runs(whole, folder)
@@ -200,43 +180,10 @@ def test_a_full_disk_keeps_the_checkpoint_before(whole, plan, flags, train, tmp_
     assert_equal_runs(whole, folder)
 
 
-def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
-    plan, flags, train, tmp_path, monkeypatch, capsys
-):
-    no_dropout = plan | {"dropout": 0}
-    assert train(flags(tmp_path / "enough", **no_dropout)) == 0
-    loss = train_module.training_loss
-    sizes = []
-
-    def limited(model, batch, **options):
-        if len(batch["labels"]) > 6:
-            raise torch.OutOfMemoryError("out of memory")
-        sizes.append(len(batch["labels"]))
-        return loss(model, batch, **options)
-
-    monkeypatch.setattr(train_module, "training_loss", limited)
-    assert train(flags(tmp_path / "little", **no_dropout)) == 0
-    assert "Out of memory at step 1: going on with" in capsys.readouterr().err
-    assert max(sizes) in (4, 5, 6)
-    enough, little = (
-        [line["loss"] for line in log_of(tmp_path / name) if "loss" in line] for name in ("enough", "little")
-    )
-    assert little == pytest.approx(enough, rel=2e-5)
-
-
-def test_too_little_memory_for_one_exchange_is_told(plan, flags, train, tmp_path, monkeypatch, capsys):
-    def never(*_, **__):
-        raise torch.OutOfMemoryError("out of memory")
-
-    monkeypatch.setattr(train_module, "training_loss", never)
-    assert train(flags(tmp_path / "run", **plan)) == 2
-    assert "even with one exchange at a time" in capsys.readouterr().err
-
-
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_rows(
     plan, flags, train, tmp_path, monkeypatch, capsys
 ):
-    loss = train_module.training_loss
+    loss = gradients.training_loss
     calls = []
 
     def broken(model, batch, **options):
@@ -244,24 +191,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_rows(
         return loss(model, batch, **options) * (math_nan if len(calls) >= 13 else 1)
 
     math_nan = float("nan")
-    monkeypatch.setattr(train_module, "training_loss", broken)
+    monkeypatch.setattr(gradients, "training_loss", broken)
     folder = tmp_path / "run"
     assert train(flags(folder, **plan, logging_steps=4)) == 2
     told = capsys.readouterr().err
     assert "The loss is nan at step 13" in told and "→" in told and "--learning-rate" in told
     assert checkpoints(folder)[0].name == "checkpoint-10"
     assert all(weight.isfinite().all() for weight in weights_of(checkpoints(folder)[0]).values())
-
-
-def test_a_loss_that_rises_far_above_its_best_is_recognised():
-    assert what_is_wrong([2.0, 2.1], best=1.9, vocab_size=8000) is None
-    # At first a loss is that of guessing, log(8000) = 8.99.
-    assert what_is_wrong([9.0], best=float("inf"), vocab_size=8000) is None
-    assert what_is_wrong([6.0, 7.0], best=1.9, vocab_size=8000) == (
-        1,
-        "The loss has risen to 6.500, from 1.900 at its best",
-    )
-    assert what_is_wrong([2.0, float("inf"), 2.0], best=1.9, vocab_size=8000) == (1, "The loss is inf")
 
 
 def test_early_stopping_ends_a_run_that_gets_no_better(flags, train, tmp_path):

@@ -2,10 +2,12 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,9 @@ from transformers import AutoModelForSeq2SeqLM
 import chatformer.training
 from chatformer.training.checkpoints import checkpoints, damage
 
-LAUNCH = Path(chatformer.training.__file__).parent / "launch"
+FOLDER = Path(chatformer.training.__file__).parent
+LAUNCH = FOLDER / "launch"
+ACCELERATE = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch")
 
 # Several runs one after the other, as starting takes longer than training: each is a command line and the step at
 # which the second process gets SIGTERM, or none. accelerate shards on GPUs alone, so it is told that these CPUs were
@@ -29,7 +33,8 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from chatformer.training.train import Run, main
+from chatformer.training.run import Run
+from chatformer.training.train import main
 
 take_step = Run.take_step
 
@@ -124,7 +129,7 @@ def in_two_processes(plan, flags, environment, tmp_path):
         script = tmp_path / "runs.py"
         script.write_text(RUNS)
         command = [
-            *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"),
+            *ACCELERATE,
             *("--config_file", str(LAUNCH / config_file), "--num_processes", "2", str(script)),
             json.dumps([[list(map(str, arguments)), stop_at] for arguments, stop_at in runs]),
         ]
@@ -195,6 +200,54 @@ def test_a_job_of_two_machines_that_runs_out_of_time_goes_on_when_its_turn_comes
     assert process.returncode == 0, process.stderr
     assert record_of(folder)["finished"]
     assert_equal_to_one_process(folder, alone)
+
+
+def test_the_folder_trains_in_a_checkout_and_says_how_many_processes_it_has(flags, environment, tmp_path):
+    # accelerate leaves it to mpirun to start several processes on CPUs.
+    command = [*ACCELERATE, "--num_processes", "2", "--cpu", "training", *flags(tmp_path / "run", max_steps=2)]
+    process = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert record_of(tmp_path / "run")["overview"]["processes"] == 1
+    assert "warning: this is the only process." in process.stderr and "--multi_gpu" in process.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [["training"], ["-m", "chatformer.training"]], ids=["folder", "module"])
+def test_the_folder_and_the_module_train_in_two_processes(script, flags, environment, tmp_path):
+    command = [*ACCELERATE, "--num_processes", "2", "--multi_gpu", *script, *flags(tmp_path / "run", max_steps=2)]
+    process = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    record = record_of(tmp_path / "run")
+    assert record["finished"] and record["overview"]["processes"] == 2
+    assert "only process" not in process.stderr
+
+
+def test_files_of_the_folder_that_is_run_hide_no_modules(monkeypatch):
+    found = {}
+
+    def main(program):
+        found.update(program=program, path=list(sys.path), hidden=find_spec("averaging"))
+        return 0
+
+    monkeypatch.setattr("chatformer.training.train.main", main)
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(FOLDER), run_name="__main__")
+    assert str(FOLDER) not in found["path"] and found["hidden"] is None
+
+
+@pytest.mark.parametrize("is_another", [False, True])
+def test_the_folder_says_that_its_package_is_not_installed(tmp_path, is_another):
+    expected = "chatformer is not installed:"
+    if is_another:
+        (tmp_path / "chatformer" / "training").mkdir(parents=True)
+        for folder in (tmp_path / "chatformer", tmp_path / "chatformer" / "training"):
+            (folder / "__init__.py").touch()
+        expected = f"chatformer is installed from {tmp_path / 'chatformer'}, not from this checkout:"
+    # Without the packages that are installed.
+    command, environment = [sys.executable, "-S", "training"], os.environ | {"PYTHONPATH": str(tmp_path)}
+    process = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True)
+    advice = f"install it with `pip install -e {FOLDER.parent}`."
+    assert (process.returncode, process.stderr) == (2, f"error: {expected} {advice}\n")
 
 
 @pytest.mark.parametrize(

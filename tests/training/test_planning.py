@@ -111,11 +111,16 @@ def test_too_little_validation_chooses_nothing():
 @pytest.mark.parametrize("minutes", [1, 8, 600])
 def test_minutes_are_kept_to(seconds, minutes):
     sizes = {"tiny": 0.5, "mini": 1.0, "small": 2.0}
-    found = plan_for_minutes(
-        settings("--minutes", str(minutes)), facts(), lambda tried: Pace(seconds * sizes[tried.model.size], 3.0)
-    )
+    measured = []
+
+    def measure(trial):
+        measured.append(trial.model.size)
+        return Pace(seconds * sizes[trial.model.size], 3.0)
+
+    found, pace = plan_for_minutes(settings("--minutes", str(minutes)), facts(), measure)
     flat = found.flat()
-    pace = Pace(seconds * sizes[flat["size"]], 3.0)
+    assert pace == Pace(seconds * sizes[flat["size"]], 3.0)
+    assert measured == (["mini"] if flat["size"] == "mini" else ["mini", "tiny"])
     assert pace.minutes(flat["max_steps"], flat["eval_steps"]) <= minutes + pace.step / 60
     wanted = steps_for(45_000)
     # Either the time is used, or it is more than the data needs.

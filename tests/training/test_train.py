@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from chatformer.training.checkpoints import checkpoints
+from chatformer.training.pace import Pace
+from chatformer.training.run import Run
 from chatformer.training.settings import read_recipe
-from chatformer.training.train import Run
 
 
 def log_of(folder):
@@ -282,6 +283,19 @@ def test_a_dry_run_writes_nothing(flags, train, tmp_path, monkeypatch, capsys):
     output = capsys.readouterr().out
     for name in ("learning_rate", "training_exchanges", "steps_per_epoch", "estimated_minutes", "estimated_memory"):
         assert name in output
+
+
+def test_the_pace_of_a_plan_is_measured_once(flags, train, tmp_path, monkeypatch, capsys):
+    plans = []
+
+    def measure(settings, *_):
+        plans.append(settings)
+        return Pace(step=0.06, evaluation=0.0)
+
+    monkeypatch.setattr("chatformer.training.train.measure_pace", measure)
+    assert train([*flags(tmp_path / "run"), "--minutes", "2", "--dry-run"]) == 0
+    assert len(plans) == 1
+    assert "2,000 steps of 300 tokens, about 2 minutes" in capsys.readouterr().err
 
 
 def test_bad_rows_stop_a_run_unless_they_are_to_be_skipped(flags, train, conversations_file, tmp_path, capsys, caplog):

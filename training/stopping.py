@@ -1,4 +1,4 @@
-"""What stops a run in good order: a request from outside, and a loss that no longer means anything."""
+"""What stops a run in good order: a request from outside, and a failure that only its user can repair."""
 
 import contextlib
 import math
@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+class TrainingFailed(RuntimeError):
+    """A run that cannot continue with these settings: the message says at which step, and what to try."""
+
+
 class Interrupted(Exception):
-    """A stop was asked for in the middle of something that can be done again."""
+    """A stop request came during work that can be repeated."""
 
 
 class StopRequest:
     """
     While entered, turns Ctrl-C and SIGTERM into a request to stop after the step; a second Ctrl-C stops at once.
 
-    True once a stop is wanted.
+    True after a request.
     """
 
     def __init__(self) -> None:
@@ -41,7 +45,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Raise `Interrupted` in the middle of what is done here as soon as a stop is asked for."""
+        """Raise `Interrupted` in the middle of the `with` block as soon as a request comes."""
         self.interrupts = True
         try:
             if self.wanted:
@@ -51,7 +55,7 @@ class StopRequest:
             self.interrupts = False
 
     def agreed(self, accelerator: "Accelerator") -> bool:
-        """Return whether any process was asked to stop: all of them must then stop at the same step."""
+        """True if any rank has a request: all ranks must stop at the same step."""
         if accelerator.num_processes > 1:
             wanted = torch.tensor(int(self.wanted), device=accelerator.device)
             self.wanted = bool(accelerator.reduce(wanted, reduction="sum").item())
@@ -67,12 +71,12 @@ class StopRequest:
             raise Interrupted
 
 
-def what_is_wrong(losses: Sequence[float], best: float, vocab_size: int) -> tuple[int, str] | None:
+def divergence(losses: Sequence[float], best: float, vocab_size: int) -> tuple[int, str] | None:
     """
-    Return the first of some steps' losses that shows a training gone astray, and why, or None.
+    The index of the first loss that shows a diverged training, and the reason; None if no loss does.
 
-    `best` is the lowest mean of earlier losses. A loss has diverged when it has lost half of what can be learnt at
-    all: when it is above `best` by half of the loss of guessing, log(vocab_size).
+    Diverged: the mean is above `best`, the lowest mean of earlier losses, by half of log(vocab_size), the loss of
+    guessing.
     """
     for number, loss in enumerate(losses):
         if not math.isfinite(loss):
@@ -81,8 +85,3 @@ def what_is_wrong(losses: Sequence[float], best: float, vocab_size: int) -> tupl
     if mean > best + math.log(vocab_size) / 2:
         return len(losses) - 1, f"The loss has risen to {mean:.3f}, from {best:.3f} at its best"
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that there is no memory left, on a GPU or for the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

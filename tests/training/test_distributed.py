@@ -11,7 +11,7 @@ def faults(keep, kinds):
     """Return, for each kind of tensors, how often a process that makes them again and again asks for a page."""
     script = f"""if True:
         import resource, torch
-        from chatformer.training.processes import keep_freed_memory
+        from chatformer.training.distributed import keep_freed_memory
         if {keep}:
             keep_freed_memory()
         for sizes in {kinds}:

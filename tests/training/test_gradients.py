@@ -5,7 +5,9 @@ import torch
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.data.batches import IGNORED
-from chatformer.training.objective import training_loss
+from chatformer.storage.reading import read_json_lines
+from chatformer.training import gradients
+from chatformer.training.gradients import training_loss
 
 VOCAB_SIZE = 23
 
@@ -146,3 +148,66 @@ def test_the_two_predictions_are_compared_in_single_precision_under_autocast(bat
     logits = seen[0].double().unflatten(1, batch["labels"].shape)
     expected = by_hand(*logits, batch["labels"], 0.1, 5.0) / 13
     assert math.isclose(loss.item(), expected.item(), rel_tol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return {"max_steps": 20, "eval_steps": 20, "dropout": 0}
+
+
+def losses_of(folder):
+    return [line["loss"] for line in read_json_lines(folder / "training_log.jsonl") if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def losses(plan, flags, train, tmp_path_factory):
+    """Return the losses of a run with enough memory."""
+    folder = tmp_path_factory.mktemp("enough") / "run"
+    assert train(flags(folder, **plan)) == 0
+    return losses_of(folder)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
+    plan, losses, flags, train, tmp_path, monkeypatch, capsys
+):
+    sizes = []
+
+    def limited(model, batch, **options):
+        if len(batch["labels"]) > 6:
+            raise torch.OutOfMemoryError("out of memory")
+        sizes.append(len(batch["labels"]))
+        return training_loss(model, batch, **options)
+
+    monkeypatch.setattr(gradients, "training_loss", limited)
+    assert train(flags(tmp_path / "little", **plan)) == 0
+    assert "Out of memory at step 1: going on with" in capsys.readouterr().err
+    assert max(sizes) in (4, 5, 6)
+    assert losses_of(tmp_path / "little") == pytest.approx(losses, rel=2e-5)
+
+
+def test_out_of_memory_between_micro_batches_counts_none_of_them_twice(
+    plan, losses, flags, train, tmp_path, monkeypatch, capsys
+):
+    calls = []
+
+    def limited_once(model, batch, **options):
+        calls.append(batch)
+        # The second of four.
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return training_loss(model, batch, **options)
+
+    # The pace is measured before the run.
+    monkeypatch.setattr(gradients, "training_loss", limited_once)
+    assert train(flags(tmp_path / "run", **plan, gradient_accumulation_steps=4)) == 0
+    assert "Out of memory at step 1: going on with 8 micro-batches" in capsys.readouterr().err
+    assert losses_of(tmp_path / "run") == pytest.approx(losses, rel=2e-5)
+
+
+def test_too_little_memory_for_one_exchange_is_told(plan, flags, train, tmp_path, monkeypatch, capsys):
+    def never(*_, **__):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(gradients, "training_loss", never)
+    assert train(flags(tmp_path / "run", **plan)) == 2
+    assert "even with one exchange at a time" in capsys.readouterr().err

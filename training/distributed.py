@@ -1,6 +1,7 @@
-"""The processes of a run: one, or as many as `accelerate launch` has started, and how they share the model."""
+"""The processes of a run: one, or as many as `accelerate launch` started, and how they share the model."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +14,18 @@ from .settings import SettingsError
 
 
 def make_accelerator(mixed_precision: str, *, max_grad_norm: float) -> Accelerator:
-    """Return the accelerator that a run is to have; raise a `SettingsError` where its weights would be out of reach."""
+    """The accelerator of a run; raises a `SettingsError` if its weights could not be collected to be published."""
     # Without the flag, the processes of a machine that has only CPUs would not find each other.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=mixed_precision)
     if accelerator.distributed_type == DistributedType.FSDP:
         if not accelerator.is_fsdp2:
-            raise SettingsError("FSDP is supported in its version 2: write fsdp_version: 2 into the --config_file.")
+            raise SettingsError(
+                "FSDP is supported in version 2, but the --config_file says version 1: write fsdp_version: 2 into it."
+            )
         if mixed_precision == "bf16":
             from torch.distributed.fsdp import MixedPrecisionPolicy
 
-            # accelerate would round the gradients before it adds those of the processes, and the loss too.
+            # accelerate would round the loss, and the gradients before it sums them over the processes.
             accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
@@ -30,36 +33,47 @@ def make_accelerator(mixed_precision: str, *, max_grad_norm: float) -> Accelerat
         plugin = accelerator.state.deepspeed_plugin
         if plugin.zero_stage == 3:
             raise SettingsError(
-                "ZeRO is supported up to its stage 2, but the --config_file says zero_stage: 3. FSDP2 shards as much."
+                "ZeRO is supported up to stage 2, but the --config_file says zero_stage: 3. FSDP2 shards as much: "
+                "take fsdp2.yaml."
             )
         plugin.deepspeed_config |= {
-            # Clipping is DeepSpeed's own; the size of batches, which varies here, it wants for its statistics alone.
+            # DeepSpeed clips by itself. It needs a batch size, which varies here, for its statistics only.
             "gradient_clipping": max_grad_norm,
             "train_micro_batch_size_per_gpu": 1,
-            # Its own bf16 would round the weights that are published; this is what accelerate does elsewhere.
+            # Its own bf16 would round the published weights; autocast is what accelerate uses elsewhere.
             "bf16": {"enabled": False},
             "torch_autocast": {
                 "enabled": mixed_precision == "bf16",
                 "dtype": "bfloat16",
-                # Without these, gradients are added up unrounded.
+                # With an empty list, gradients are summed without rounding.
                 "lower_precision_safe_modules": [],
             },
         }
     return accelerator
 
 
+def is_only_one_of_several() -> bool:
+    """
+    True if `accelerate launch` was asked for several processes and started one.
+
+    With --cpu, or without a GPU, accelerate leaves the others to mpirun, but sets the address where they would meet.
+    """
+    names = os.environ.keys()
+    return {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= names and "RANK" not in names and PartialState().num_processes == 1
+
+
 def from_main_process(make: Callable[[], Any]) -> Any:
-    """What the main process makes, on every process."""
+    """The result of `make` on the main process, sent to every process."""
     return broadcast_object_list([make() if PartialState().is_main_process else None])[0]
 
 
 def keep_freed_memory() -> None:
     """
-    Have this process keep the memory that tensors leave, for the next ones, instead of giving it back each time.
+    Keep freed memory in this process for the next tensors, instead of returning it to the system each time.
 
-    glibc asks the system for every large tensor anew, and the system then fills it with zeros, page by page. Blocks of
-    more than 32 MiB, the most that glibc lets one say, still come and go: of these, which differ from step to step,
-    few fit into the gaps that others left, and memory would grow without end.
+    glibc requests memory from the system for every large tensor, and the system fills it with zeros, page by page.
+    Blocks of more than 32 MiB, the highest threshold that glibc accepts, are still returned: their sizes differ from
+    step to step, few fit into the gaps that others left, and memory would grow without end.
     """
     if sys.platform == "linux":
         try:

@@ -1,26 +1,25 @@
-"""What a run writes: the published model, the checkpoint to resume from, the log, the record, the curves."""
+"""What a run writes: the published model, the checkpoints, the log, the record, the curves."""
 
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from chatformer.data.exchanges import content_digest
+from chatformer.evaluation.plots import draw_curves
 from chatformer.storage.environment import environment
 from chatformer.storage.names import BAD_ROWS_FILES, CURVES_FILE, LOG_FILE, RECORD_FILE, SETTINGS_FILE
 from chatformer.storage.reading import read_json_lines, read_structure
-from chatformer.storage.writing import append_json_line, json_line, write_json, write_text
+from chatformer.storage.writing import append_json_line, flush, json_line, write_json, write_text
 
 from .checkpoints import checkpoints, damage, save_checkpoint
+from .progress import Progress
 from .settings import SettingsError, TrainingSettings, read_recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from .progress import Progress
 
 MAY_CHANGE = frozenset(
     {
@@ -47,7 +46,7 @@ MAY_CHANGE = frozenset(
         "verify_resume",
     }
 )
-"""Settings without influence on what a run learns: a resumed run may have others."""
+"""Settings that do not change what a run learns: a resumed run may have other values."""
 
 
 class RunFolder:
@@ -55,10 +54,11 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.record: dict[str, Any] = {}
 
     @classmethod
     def prepared(cls, accelerator: "Accelerator", settings: TrainingSettings) -> "RunFolder":
-        """The settings' folder, empty or with a checkpoint to resume; raise a `SettingsError` for any other."""
+        """The settings' folder; raises a `SettingsError` unless a run may begin, or be resumed, in it."""
         folder = cls(Path(settings.run.output_dir or "."))
         if settings.run.resume:
             if not checkpoints(folder.path):
@@ -67,34 +67,34 @@ class RunFolder:
                 folder.check_settings(settings)
         elif folder.is_taken() and not (settings.run.overwrite_output_dir and (folder.path / SETTINGS_FILE).is_file()):
             raise SettingsError(
-                f"--output-dir {folder.path} is not empty. Choose another folder, go on with --resume, "
-                "or replace an earlier run with --overwrite-output-dir."
+                f"--output-dir {folder.path} is not empty. Choose another folder, continue an earlier run with "
+                "--resume, or replace it with --overwrite-output-dir."
             )
         # All ranks check before any rank writes.
         accelerator.wait_for_everyone()
         return folder
 
     def check_settings(self, settings: TrainingSettings) -> None:
-        """Raise a `SettingsError` if settings that matter differ from those of the run so far."""
+        """Raise a `SettingsError` if settings that change what is learnt differ from the run's settings so far."""
         now, before = settings.flat(), read_recipe(str(self.path / SETTINGS_FILE)).flat()
         changed = [name for name in now if name not in MAY_CHANGE and now[name] != before[name]]
         if changed:
             differences = "".join(f"\n    {name}: {before[name]} before, {now[name]} now" for name in changed)
             raise SettingsError(
-                f"The run in {self.path} was begun with other settings:{differences}\nLeave them as they were, or add "
-                "--resume-changed to go on all the same."
+                f"The run in {self.path} began with other settings:{differences}\nLeave them as they were, or add "
+                "--resume-changed to continue with the new ones."
             )
 
     def check_data(self, data: dict[str, Any]) -> None:
-        """Raise a `SettingsError` if the data differs from that of the run so far."""
+        """Raise a `SettingsError` if the data differs from the run's data so far."""
         before = read_structure(self.path / RECORD_FILE)["data"]
         for name in ("training_sha256", "validation_sha256"):
             if before.get(name) != data[name]:
                 part = name.removesuffix("_sha256")
                 raise SettingsError(
-                    f"The run in {self.path} was begun with other {part} conversations: "
+                    f"The run in {self.path} began with other {part} conversations: "
                     f"{before.get(f'{part}_conversations')} before, {data[f'{part}_conversations']} now. Name the same "
-                    "data, or add --resume-changed to go on all the same."
+                    "data, or add --resume-changed to continue with the new data."
                 )
 
     def is_taken(self) -> bool:
@@ -104,12 +104,12 @@ class RunFolder:
     def begin(
         self,
         settings: TrainingSettings,
-        overview: dict[str, Any],
+        figures: dict[str, Any],
         data: dict[str, Any],
         tokenizer: Any,
         steps_done: int,
     ) -> None:
-        """Record what is about to run; remove an earlier run, or what a resumed one logged after its checkpoint."""
+        """Record what is about to run; remove an earlier run, or log lines after the checkpoint of a resumed run."""
         self.path.mkdir(parents=True, exist_ok=True)
         if settings.run.resume:
             self._cut_log(steps_done)
@@ -121,11 +121,12 @@ class RunFolder:
                     entry.unlink()
         recipe = yaml.safe_dump(recipe_of(settings), allow_unicode=True, sort_keys=False)
         write_text(self.path / SETTINGS_FILE, recipe)
-        self.record: dict[str, Any] = {"data": data, "overview": overview, "environment": environment()}
+        self.record = {"data": data, "overview": figures, "environment": environment()}
         write_json(self.path / RECORD_FILE, self.record)
         tokenizer.save_pretrained(self.path)
 
     def load_tokenizer(self) -> Any:
+        """The tokenizer of the run so far."""
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.path)
@@ -139,36 +140,35 @@ class RunFolder:
         append_json_line(self.path / LOG_FILE, line)
 
     def save_checkpoint(self, accelerator: "Accelerator", step: int, *, limit: int) -> None:
-        """Save everything that resuming needs."""
+        """Save a checkpoint; keep at most `limit` checkpoints."""
         save_checkpoint(accelerator, self.path, step, limit=limit)
 
-    def load_checkpoint(self, accelerator: "Accelerator") -> None:
-        """Load the last undamaged checkpoint; raise a `SettingsError` if there is none."""
+    def load_checkpoint(self, accelerator: "Accelerator") -> list[str]:
+        """Load the latest undamaged checkpoint; return what is wrong with later ones, in a sentence each."""
+        problems: list[str] = []
         for checkpoint in checkpoints(self.path):
             problem = damage(checkpoint)
             if problem is None:
                 accelerator.load_state(str(checkpoint))
-                return
-            if accelerator.is_main_process:
-                print(f"{checkpoint.name} is damaged ({problem}); trying the one before.", file=sys.stderr)
-        raise SettingsError(f"No checkpoint in {self.path} is undamaged. Start again with --overwrite-output-dir.")
+                return problems
+            problems.append(f"{checkpoint.name} is damaged: {problem}.")
+        raise SettingsError(
+            f"No checkpoint in {self.path} is undamaged. {' '.join(problems)} Start again with --overwrite-output-dir."
+        )
 
     def publish(self, model: Any, tokenizer: Any) -> None:
-        """Put the model and its tokenizer into the folder, in the form that `from_pretrained` reads."""
+        """Write the model and its tokenizer into the folder, as `from_pretrained` reads them."""
         partial = self.path / "publishing.partial"
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        flush(partial)
         for file in sorted(partial.iterdir()):
             os.replace(file, self.path / file.name)
         partial.rmdir()
 
-    def finish(self, progress: "Progress", *, finished: bool) -> None:
-        """Draw the curves, complete the record, and print what was written and what to do next."""
-        from rich.console import Console
-
-        # The progress bar is on stderr too; stdout is for the results of commands.
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
+    def finish(self, progress: Progress, *, finished: bool) -> None:
+        """Complete the record, and draw the curves of a run that came to its end."""
         self.record |= {
             "finished": finished,
             "steps_taken": progress.step,
@@ -177,30 +177,13 @@ class RunFolder:
             "best": {"step": progress.best_step, **(progress.best_evaluation or {})},
         }
         write_json(self.path / RECORD_FILE, self.record)
-        if not finished:
-            console.print(f"\nStopped after step {progress.step}; nothing is lost. Go on with")
-            console.print(f"    chatformer train --output-dir {self.path} --resume")
-            return
-        from chatformer.evaluation.plots import draw_curves
-
-        drawn = draw_curves(self.path / LOG_FILE, self.path / CURVES_FILE)
-        console.print(f"\nDone in {progress.seconds / 60:.1f} minutes. Written to {self.path}:")
-        best = ""
-        if progress.best_step and progress.best_step < progress.step:
-            best = f", the best of the run, from step {progress.best_step}"
-        console.print(f"    model.safetensors, tokenizer.json, ...  the model{best}")
-        console.print(f"    checkpoint-{progress.step}  the last state of the training")
-        console.print(f"    {LOG_FILE}, {RECORD_FILE}, {SETTINGS_FILE}  the log, what was trained and how")
-        if drawn:
-            console.print(f"    {CURVES_FILE}  the curves")
-        else:
-            console.print("    (no curves: pip install 'chatformer[plots]' draws them)")
-        console.print(f"Talk to it with\n    chatformer chat {self.path}")
+        if finished:
+            draw_curves(self.path / LOG_FILE, self.path / CURVES_FILE)
 
 
 def recipe_of(settings: TrainingSettings) -> dict[str, Any]:
     """The settings as a recipe that repeats the run."""
-    left_out = ("recipe", "minutes", "resume", "resume_changed", "overwrite_output_dir", "dry_run", "verify_resume")
+    left_out = {"recipe", "minutes", "resume", "resume_changed", "overwrite_output_dir", "dry_run", "verify_resume"}
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in settings.flat().items()
@@ -209,7 +192,7 @@ def recipe_of(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def describe_data(training: Any, validation: Any, settings: TrainingSettings) -> dict[str, Any]:
-    """What the model is trained on: names, counts and checksums."""
+    """The names, counts and checksums of a run's data."""
     return {
         "sources": [Path(source).name if Path(source).exists() else source for source in settings.data.data],
         "training_conversations": len(training),

@@ -1,0 +1,147 @@
+"""The gradients of a step, computed in micro-batches, and in more of them if memory runs out."""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from chatformer.data.batches import collate, split_step
+from chatformer.data.exchanges import EncodedExchanges
+from chatformer.data.noise import SourceNoise
+from chatformer.data.preparation import PreparedData
+
+from .progress import Progress
+from .settings import TrainingSettings
+from .stopping import TrainingFailed
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def training_loss(
+    model: Any,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    num_items_in_batch: int,
+    label_smoothing: float,
+    rdrop_alpha: float,
+) -> torch.Tensor:
+    """
+    The loss of a batch, summed over its target tokens and divided by `num_items_in_batch`.
+
+    `rdrop_alpha` adds R-Drop (Liang et al., 2021, arXiv:2106.14448), Equation 4: two passes over each exchange, each
+    with its own dropout, and a penalty for predictions that differ. The loss is half the paper's, to have the size of
+    the plain loss: the mean of both passes, and alpha/2 times the symmetric divergence. R-Drop takes twice the memory
+    and time.
+    """
+    options = {"num_items_in_batch": num_items_in_batch, "label_smoothing": label_smoothing}
+    if rdrop_alpha:
+        # Distributed training counts one forward for each backward, and one large product is faster than two.
+        batch = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
+        options = {**options, "num_items_in_batch": 2 * num_items_in_batch, "rdrop_alpha": rdrop_alpha}
+    return model(**batch, **options, return_logits=False).loss
+
+
+def batch_on(
+    device: torch.device,
+    exchanges: EncodedExchanges,
+    indices: Any,
+    pad_token_id: int,
+    noise: Callable[..., Any] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Some exchanges as tensors on a device."""
+    batch = collate(exchanges, indices, pad_token_id, noise)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if an error says that no memory is left, on a GPU or for the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+class Gradients:
+    """Accumulates the gradients of a run's steps on its model, as `Accelerator.prepare` returned it."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        accelerator: "Accelerator",
+        settings: TrainingSettings,
+        data: PreparedData,
+        progress: Progress,
+    ):
+        self.model, self.accelerator, self.data, self.progress = model, accelerator, data, progress
+        self.plan = settings.optimization
+        rates = {name: getattr(settings.data, name) for name in ("token_dropout", "word_swap", "bpe_dropout")}
+        self.noise = SourceNoise(data.tokenizer, **rates, seed=self.plan.seed) if any(rates.values()) else None
+
+    def num_parts(self) -> int:
+        """The number of parts that a step is split into, over all processes and micro-batches."""
+        return self.accelerator.num_processes * self.progress.micro_batches
+
+    def accumulate(self, indices: Any, num_tokens: int, epoch: int) -> torch.Tensor:
+        """
+        Add up the gradients of a step of `num_tokens` target tokens; return this process's share of the loss.
+
+        Twice as many micro-batches are used from now on if memory runs out.
+        """
+        while True:
+            try:
+                return self._try_to_accumulate(indices, num_tokens, epoch)
+            except (RuntimeError, MemoryError) as error:
+                if self.plan.torch_compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+                    reason = str(error).split("\n\n")[0]
+                    raise TrainingFailed(
+                        f"--torch-compile: the layers cannot be compiled here. {reason}\n"
+                        "torch needs a C++ compiler for that, and Triton on a GPU. Install them, or train without the "
+                        "flag."
+                    ) from error
+                if not is_out_of_memory(error):
+                    raise
+                self._halve_micro_batches(len(indices))
+
+    def _try_to_accumulate(self, indices: Any, num_tokens: int, epoch: int) -> torch.Tensor:
+        accelerator, exchanges = self.accelerator, self.data.train_exchanges
+        noise = None if self.noise is None else functools.partial(self.noise, epoch=epoch)
+        parts = split_step(indices, self.num_parts())[accelerator.process_index :: accelerator.num_processes]
+        total = torch.zeros((), device=accelerator.device)
+        for number, part in enumerate(parts, start=1):
+            is_last = number == len(parts)
+            # DeepSpeed takes its step with the backward pass for which this is set.
+            accelerator.sync_gradients = is_last
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
+                loss = training_loss(
+                    self.model,
+                    batch_on(accelerator.device, exchanges, part, self.data.tokenizer.pad_token_id, noise),
+                    num_items_in_batch=num_tokens,
+                    label_smoothing=self.plan.label_smoothing_factor,
+                    rdrop_alpha=self.plan.rdrop_alpha,
+                )
+                # Gradients are averaged over the processes, but each process has only its share of the sum.
+                accelerator.backward(loss * accelerator.num_processes)
+            total += loss.detach()
+        return total
+
+    def _halve_micro_batches(self, num_exchanges: int) -> None:
+        """Split steps into twice as many parts, or raise a `TrainingFailed` if that cannot help."""
+        step, parts = self.progress.step + 1, self.progress.micro_batches
+        if self.accelerator.num_processes > 1:
+            # The other ranks are waiting for the gradients of this one, and no message can reach them.
+            raise TrainingFailed(
+                f"Out of memory at step {step}. Take --gradient-accumulation-steps {2 * parts}: the step keeps its "
+                "tokens, and the result is the same."
+            )
+        if parts >= num_exchanges:
+            raise TrainingFailed(
+                f"Out of memory at step {step}, even with one exchange at a time. Lower --max-source-tokens and "
+                "--max-target-tokens, or take a smaller --size."
+            )
+        # Not by accelerate's optimizer, which keeps gradients between the micro-batches of a step.
+        self.model.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.progress.micro_batches = 2 * parts
+        print(f"\nOut of memory at step {step}: going on with {2 * parts} micro-batches a step.", file=sys.stderr)
