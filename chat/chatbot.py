@@ -1,11 +1,10 @@
 """A model and a conversation with it."""
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chatformer.conversation import encode_conversation
+from chatformer.conversation import Message, encode_conversation, max_source_tokens, turn
 from chatformer.storage.explaining import StorageError
 from chatformer.storage.model_folder import ModelFolder
 from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
@@ -13,8 +12,7 @@ from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
 from .engines import CTranslate2Engine, Engine, TransformersEngine
 from .errors import ModelNotFound
 from .settings import EngineName, ReplySettings
-
-Message = dict[str, str]
+from .streaming import Pieces
 
 
 class Chatbot:
@@ -48,8 +46,7 @@ class Chatbot:
     @property
     def max_source_tokens(self) -> int | None:
         """The longest source that the model was trained on, or None if its tokenizer does not say."""
-        longest = self.tokenizer.model_max_length
-        return longest if longest < 10**9 else None
+        return max_source_tokens(self.tokenizer)
 
     def reply(
         self, messages: Sequence[Message], settings: ReplySettings, on_text: Callable[[str], None] | None = None
@@ -76,37 +73,6 @@ def conversing_tokenizer(checkpoint: ModelFolder, *, vocab_size: int) -> Any:
             f"The tokenizer of {checkpoint.name} has no chat template, which says how it reads a conversation."
         )
     return tokenizer
-
-
-def turn(role: str, text: str) -> Message:
-    """A message, normalized (NFC) as the training text is: keyboards and files may use other forms."""
-    return {"role": role, "content": unicodedata.normalize("NFC", text)}
-
-
-class Pieces:
-    """Turns tokens into pieces of text as they are generated, never half a character."""
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]):
-        self.tokenizer = tokenizer
-        self.on_text = on_text
-        self.ids: list[int] = []
-        self.passed_on = ""
-
-    def add(self, token: int) -> None:
-        """Take the next token, and pass on the new text if later tokens cannot change it."""
-        self.ids.append(token)
-        text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
-        # Bytes such as "<0xEA>" are decoded together: the next one may change the text of those before.
-        if not (
-            self.tokenizer.convert_ids_to_tokens(token).startswith("<") or text.endswith("\N{REPLACEMENT CHARACTER}")
-        ):
-            self.tell(text)
-
-    def tell(self, text: str) -> None:
-        """Pass on the part of `text` that is new."""
-        if len(text) > len(self.passed_on):
-            self.on_text(text[len(self.passed_on) :])
-            self.passed_on = text
 
 
 class Conversation:

@@ -17,9 +17,8 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
 from chatformer.chat.engines import Engine, TransformersEngine
-from chatformer.conversation import encode_conversation
+from chatformer.conversation import Message, encode_conversation
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.data.messages import Message
 from chatformer.training.settings import EvaluationSettings
 
 from .repetition import repeats_itself

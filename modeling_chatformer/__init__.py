@@ -13,6 +13,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     fast_decoding              the decoder for one new token, without modules
     generation                 what `generate()` asks of the model
     conversation               conversation -> ids
+    padding                    ids -> tensors
     pipeline_chatformer        `pipeline("seq2seq-chat")`
     modeling_chatformer        the model: its parts, put together
     fast_training              dropout, products and attention for training on CPUs

@@ -15,9 +15,10 @@ import torch
 import transformers
 from rich.console import Console
 
-from chatformer.chat.chatbot import Chatbot, Conversation, Pieces
+from chatformer.chat.chatbot import Chatbot, Conversation
 from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.settings import ReplySettings
+from chatformer.chat.streaming import Pieces
 from chatformer.chat.terminal import main, run_command
 from chatformer.conversation import encode_conversation
 from chatformer.data.exchanges import encode_exchanges

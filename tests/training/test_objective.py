@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
-from chatformer.data.batches import IGNORED
+from chatformer.loss import IGNORED
 from chatformer.training.objective import training_loss
 
 VOCAB_SIZE = 23
