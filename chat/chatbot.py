@@ -18,11 +18,11 @@ from .streaming import Pieces
 class Chatbot:
     """An engine and a tokenizer that answer conversations."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, checkpoint: ModelFolder):
+    def __init__(self, engine: Engine, tokenizer: Any, folder: ModelFolder):
         self.engine = engine
         self.tokenizer = tokenizer
-        self.checkpoint = checkpoint
-        """The folder that both were loaded from."""
+        self.folder = folder
+        """What engine and tokenizer were loaded from."""
 
     @classmethod
     def from_pretrained(
@@ -31,15 +31,15 @@ class Chatbot:
         """Load the model of a folder or of the Hub; raise `ModelNotFound` if it cannot be loaded."""
         try:
             if engine == "ctranslate2":
-                checkpoint = ModelFolder(name, Path(name))
-                translator = CTranslate2Engine(checkpoint.folder, device=device)
-                return cls(translator, conversing_tokenizer(checkpoint, vocab_size=len(translator.tokens)), checkpoint)
-            checkpoint = ModelFolder.find(name, revision)
-            if checkpoint.has(CTRANSLATE2_FILE) and not checkpoint.has(WEIGHTS_FILE):
+                folder = ModelFolder(name, Path(name))
+                translator = CTranslate2Engine(folder.folder, device=device)
+                return cls(translator, conversing_tokenizer(folder, vocab_size=len(translator.tokens)), folder)
+            folder = ModelFolder.find(name, revision)
+            if folder.has(CTRANSLATE2_FILE) and not folder.has(WEIGHTS_FILE):
                 raise ModelNotFound(f"The folder {name} holds a model of CTranslate2: add --engine ctranslate2.")
-            model = checkpoint.model()
-            tokenizer = conversing_tokenizer(checkpoint, vocab_size=model.config.vocab_size)
-            return cls(TransformersEngine.on(device, model), tokenizer, checkpoint)
+            model = folder.model()
+            tokenizer = conversing_tokenizer(folder, vocab_size=model.config.vocab_size)
+            return cls(TransformersEngine.on(device, model), tokenizer, folder)
         except StorageError as error:
             raise ModelNotFound(str(error)) from error
 
@@ -61,16 +61,16 @@ class Chatbot:
         (reply_ids,) = self.engine.generate([source_ids], settings.search(), None if pieces is None else pieces.add)
         text = self.tokenizer.decode(reply_ids, skip_special_tokens=True)
         if pieces is not None:
-            pieces.tell(text)
+            pieces.pass_on(text)
         return text
 
 
-def conversing_tokenizer(checkpoint: ModelFolder, *, vocab_size: int) -> Any:
+def conversing_tokenizer(folder: ModelFolder, *, vocab_size: int) -> Any:
     """A model's tokenizer; raise `ModelNotFound` if it has no chat template."""
-    tokenizer = checkpoint.tokenizer(vocab_size=vocab_size)
+    tokenizer = folder.tokenizer(vocab_size=vocab_size)
     if tokenizer.chat_template is None:
         raise ModelNotFound(
-            f"The tokenizer of {checkpoint.name} has no chat template, which says how it reads a conversation."
+            f"The tokenizer of {folder.name} has no chat template, which would say how it reads a conversation."
         )
     return tokenizer
 

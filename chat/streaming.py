@@ -5,13 +5,14 @@ from typing import Any
 
 
 class Pieces:
-    """Turns tokens into pieces of text as they are generated, never half a character."""
+    """Passes on the text of tokens as they are generated, never half a character."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]):
         self.tokenizer = tokenizer
         self.on_text = on_text
         self.ids: list[int] = []
-        self.passed_on = ""
+        self.text = ""
+        """The text that has been passed on."""
 
     def add(self, token: int) -> None:
         """Take the next token, and pass on the new text if later tokens cannot change it."""
@@ -21,10 +22,10 @@ class Pieces:
         if not (
             self.tokenizer.convert_ids_to_tokens(token).startswith("<") or text.endswith("\N{REPLACEMENT CHARACTER}")
         ):
-            self.tell(text)
+            self.pass_on(text)
 
-    def tell(self, text: str) -> None:
+    def pass_on(self, text: str) -> None:
         """Pass on the part of `text` that is new."""
-        if len(text) > len(self.passed_on):
-            self.on_text(text[len(self.passed_on) :])
-            self.passed_on = text
+        if len(text) > len(self.text):
+            self.on_text(text[len(self.text) :])
+            self.text = text

@@ -19,8 +19,12 @@ def padded(sequences: Sequence[Sequence[int] | np.ndarray], padding: int) -> Ten
     return torch.from_numpy(rows_BT)
 
 
-def padded_sources(sources: Sequence[Sequence[int] | np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
-    """Sources as the model reads them: input_ids and attention_mask, (B, T), 1 for tokens and 0 for padding."""
-    input_ids_BT = padded(sources, pad_token_id)
+def padded_sources(sources: Sequence[Sequence[int] | np.ndarray], pad_token_id: int | None = None) -> dict[str, Tensor]:
+    """
+    Sources as the model reads them: input_ids, (B, T), and attention_mask, (B, T), 1 for tokens and 0 for padding.
+
+    Any id can pad, since the mask hides it.
+    """
+    input_ids_BT = padded(sources, pad_token_id or 0)
     lengths_B1 = torch.tensor([[len(source)] for source in sources])
     return {"input_ids": input_ids_BT, "attention_mask": (torch.arange(input_ids_BT.shape[1]) < lengths_B1).long()}

@@ -9,6 +9,9 @@ from transformers import GenerationConfig
 Ids = Sequence[int] | np.ndarray
 OnToken = Callable[[int], None]
 
+GREEDY = GenerationConfig(do_sample=False, num_beams=1)
+"""The search that takes the likeliest token at each step."""
+
 
 class Engine(Protocol):
     """Computes replies and scores of ids; a tokenizer turns them into texts."""

@@ -56,8 +56,7 @@ class TransformersEngine:
         transformers.set_seed(seed)
 
     def _inputs(self, sources: Sequence[Ids]) -> dict[str, torch.Tensor]:
-        # Any id can pad: the mask hides it.
-        inputs = padded_sources(sources, self.model.config.pad_token_id or 0)
+        inputs = padded_sources(sources, self.model.config.pad_token_id)
         return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
 
 

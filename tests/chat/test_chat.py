@@ -79,14 +79,14 @@ def test_whatever_tokens_are_drawn_the_pieces_are_the_text(tokenizer):
         told = Pieces(tokenizer, pieces.append)
         for token in [tokenizer.bos_token_id, *ids]:
             told.add(token)
-        told.tell(tokenizer.decode(ids, skip_special_tokens=True))
+        told.pass_on(tokenizer.decode(ids, skip_special_tokens=True))
         assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
         assert all(pieces)
     pieces = []
     told = Pieces(tokenizer, pieces.append)
     for token in spelt:
         told.add(token)
-    told.tell(tokenizer.decode(spelt))
+    told.pass_on(tokenizer.decode(spelt))
     assert len(pieces) > 3 and not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
