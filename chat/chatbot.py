@@ -1,11 +1,10 @@
 """A model and a conversation with it."""
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chatformer.conversation import encode_conversation
+from chatformer.conversation import Message, encode_conversation, max_source_tokens, turn
 from chatformer.storage.explaining import StorageError
 from chatformer.storage.model_folder import ModelFolder
 from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
@@ -13,18 +12,17 @@ from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
 from .engines import CTranslate2Engine, Engine, TransformersEngine
 from .errors import ModelNotFound
 from .settings import EngineName, ReplySettings
-
-Message = dict[str, str]
+from .streaming import Pieces
 
 
 class Chatbot:
     """An engine and a tokenizer that answer conversations."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, checkpoint: ModelFolder):
+    def __init__(self, engine: Engine, tokenizer: Any, folder: ModelFolder):
         self.engine = engine
         self.tokenizer = tokenizer
-        self.checkpoint = checkpoint
-        """The folder that both were loaded from."""
+        self.folder = folder
+        """What engine and tokenizer were loaded from."""
 
     @classmethod
     def from_pretrained(
@@ -33,23 +31,22 @@ class Chatbot:
         """Load the model of a folder or of the Hub; raise `ModelNotFound` if it cannot be loaded."""
         try:
             if engine == "ctranslate2":
-                checkpoint = ModelFolder(name, Path(name))
-                translator = CTranslate2Engine(checkpoint.folder, device=device)
-                return cls(translator, conversing_tokenizer(checkpoint, vocab_size=len(translator.tokens)), checkpoint)
-            checkpoint = ModelFolder.find(name, revision)
-            if checkpoint.has(CTRANSLATE2_FILE) and not checkpoint.has(WEIGHTS_FILE):
+                folder = ModelFolder(name, Path(name))
+                translator = CTranslate2Engine(folder.folder, device=device)
+                return cls(translator, conversing_tokenizer(folder, vocab_size=len(translator.tokens)), folder)
+            folder = ModelFolder.find(name, revision)
+            if folder.has(CTRANSLATE2_FILE) and not folder.has(WEIGHTS_FILE):
                 raise ModelNotFound(f"The folder {name} holds a model of CTranslate2: add --engine ctranslate2.")
-            model = checkpoint.model()
-            tokenizer = conversing_tokenizer(checkpoint, vocab_size=model.config.vocab_size)
-            return cls(TransformersEngine.on(device, model), tokenizer, checkpoint)
+            model = folder.model()
+            tokenizer = conversing_tokenizer(folder, vocab_size=model.config.vocab_size)
+            return cls(TransformersEngine.on(device, model), tokenizer, folder)
         except StorageError as error:
             raise ModelNotFound(str(error)) from error
 
     @property
     def max_source_tokens(self) -> int | None:
         """The longest source that the model was trained on, or None if its tokenizer does not say."""
-        longest = self.tokenizer.model_max_length
-        return longest if longest < 10**9 else None
+        return max_source_tokens(self.tokenizer)
 
     def reply(
         self, messages: Sequence[Message], settings: ReplySettings, on_text: Callable[[str], None] | None = None
@@ -64,49 +61,18 @@ class Chatbot:
         (reply_ids,) = self.engine.generate([source_ids], settings.search(), None if pieces is None else pieces.add)
         text = self.tokenizer.decode(reply_ids, skip_special_tokens=True)
         if pieces is not None:
-            pieces.tell(text)
+            pieces.pass_on(text)
         return text
 
 
-def conversing_tokenizer(checkpoint: ModelFolder, *, vocab_size: int) -> Any:
+def conversing_tokenizer(folder: ModelFolder, *, vocab_size: int) -> Any:
     """A model's tokenizer; raise `ModelNotFound` if it has no chat template."""
-    tokenizer = checkpoint.tokenizer(vocab_size=vocab_size)
+    tokenizer = folder.tokenizer(vocab_size=vocab_size)
     if tokenizer.chat_template is None:
         raise ModelNotFound(
-            f"The tokenizer of {checkpoint.name} has no chat template, which says how it reads a conversation."
+            f"The tokenizer of {folder.name} has no chat template, which would say how it reads a conversation."
         )
     return tokenizer
-
-
-def turn(role: str, text: str) -> Message:
-    """A message, normalized (NFC) as the training text is: keyboards and files may use other forms."""
-    return {"role": role, "content": unicodedata.normalize("NFC", text)}
-
-
-class Pieces:
-    """Turns tokens into pieces of text as they are generated, never half a character."""
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]):
-        self.tokenizer = tokenizer
-        self.on_text = on_text
-        self.ids: list[int] = []
-        self.passed_on = ""
-
-    def add(self, token: int) -> None:
-        """Take the next token, and pass on the new text if later tokens cannot change it."""
-        self.ids.append(token)
-        text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
-        # Bytes such as "<0xEA>" are decoded together: the next one may change the text of those before.
-        if not (
-            self.tokenizer.convert_ids_to_tokens(token).startswith("<") or text.endswith("\N{REPLACEMENT CHARACTER}")
-        ):
-            self.tell(text)
-
-    def tell(self, text: str) -> None:
-        """Pass on the part of `text` that is new."""
-        if len(text) > len(self.passed_on):
-            self.on_text(text[len(self.passed_on) :])
-            self.passed_on = text
 
 
 class Conversation:

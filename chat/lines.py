@@ -1,10 +1,178 @@
-"""Texts that are read and written one on each line."""
+"""`chatformer generate`: replies to the lines of a text, in batches."""
 
+import contextlib
+import gzip
 import itertools
+import os
+import stat
+import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
-from .errors import InputError
+import tyro
+
+from chatformer.storage.writing import whole_file
+
+from .errors import ChatError, InputError
+from .loading import load_chatbot
+from .settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+    from chatformer.conversation import Message
+
+    from .chatbot import Chatbot
+
+LINES_AT_ONCE = 10_000
+"""Lines that are read, sorted by length and answered before the next are read."""
+
+
+def main(arguments: Sequence[str], program: str = "chatformer generate") -> int:
+    """Reply to lines as a command line says; return the exit status."""
+    settings = tyro.cli(GenerationSettings, args=list(arguments), prog=program)
+    try:
+        generate(settings)
+    except ChatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def generate(settings: GenerationSettings) -> None:
+    """Write one line for each line that is read; a blank line for a blank line."""
+    name = str(settings.data or "standard input")
+    check_output_file(settings.output_file)
+    with opened(settings.data) as data:
+        # An unreadable line is an error now, not after hours of replies.
+        num_lines = count_lines(data, name)
+        chatbot = load_chatbot(settings)
+        with opened_output(settings.output_file) as output:
+            num_cut = reply_to_lines(chatbot, settings, lines_of(data, name), num_lines, output)
+    if num_cut:
+        print(
+            f"note: {num_cut} lines are longer than the {chatbot.max_source_tokens} tokens that the model was trained "
+            "on, and were read without their beginning.",
+            file=sys.stderr,
+        )
+
+
+def reply_to_lines(
+    chatbot: "Chatbot", settings: GenerationSettings, lines: Iterator[str], num_lines: int | None, output: IO[str]
+) -> int:
+    """Write the reply to each line; return the number of lines that were too long and were cut."""
+    from tqdm import tqdm
+
+    from chatformer.conversation import turn
+
+    opening = [turn("system", settings.system)] if settings.system else []
+    search, num_cut = settings.reply.search(), 0
+    # Replies that the user sees are progress enough.
+    is_hidden = True if output.isatty() else None
+    with tqdm(total=num_lines, unit="line", desc="replying", disable=is_hidden) as bar:
+        while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
+            conversations = [[*opening, turn("user", text)] for text in texts if text]
+            bar.update(len(texts) - len(conversations))
+            answers, cut = replies(chatbot, conversations, search, settings.batch_tokens, bar.update)
+            num_cut += cut
+            answer = iter(answers)
+            output.writelines(f"{in_one_line(next(answer)) if text else ''}\n" for text in texts)
+            output.flush()
+    return num_cut
+
+
+def replies(
+    chatbot: "Chatbot",
+    conversations: "Sequence[Sequence[Message]]",
+    search: "GenerationConfig",
+    batch_tokens: int,
+    on_replies: Callable[[int], object],
+) -> tuple[list[str], int]:
+    """
+    The reply to each conversation, and the number of conversations that were too long and were cut.
+
+    A batch has sources of similar length and at most `batch_tokens` tokens, halved whenever memory is too small.
+    `on_replies` is called with the number of new replies.
+    """
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    from chatformer.conversation import cut, encode_conversations
+
+    longest, num_cut = chatbot.max_source_tokens or sys.maxsize, 0
+    sources = encode_conversations(chatbot.tokenizer, conversations) if conversations else []
+    for index, source in enumerate(sources):
+        if len(source) > longest:
+            sources[index] = cut(chatbot.tokenizer, conversations[index], source, longest)
+            num_cut += 1
+    texts = [""] * len(sources)
+    order = sorted(range(len(sources)), key=lambda index: len(sources[index]), reverse=True)
+    while order:
+        size = max(1, batch_tokens // len(sources[order[0]]))
+        try:
+            ids = chatbot.engine.generate([sources[index] for index in order[:size]], search)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            if size == 1:
+                raise ChatError("there is too little memory to reply to one line. Lower --num-beams.") from error
+            batch_tokens //= 2
+            continue
+        batch, order = order[:size], order[size:]
+        for index, text in zip(batch, chatbot.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+            texts[index] = text
+        on_replies(len(batch))
+    return texts, num_cut
+
+
+@contextlib.contextmanager
+def opened(file: Path | None) -> Iterator[IO[bytes]]:
+    """Give the file or standard input, decompressed; raise an `InputError` if there is nothing to read."""
+    with contextlib.ExitStack() as stack:
+        if file is not None:
+            try:
+                stream: Any = stack.enter_context(file.open("rb"))
+            except OSError as error:
+                raise InputError(f"--data {file} cannot be read ({error.strerror}).") from error
+        elif sys.stdin.isatty():
+            raise InputError("there is nothing to reply to. Give --data FILE, or lines through a pipe.")
+        else:
+            stream = sys.stdin.buffer
+        if stream.peek(2)[:2] == b"\x1f\x8b":
+            stream = stack.enter_context(gzip.open(stream))
+        yield stream
+
+
+def count_lines(stream: IO[bytes], name: str) -> int | None:
+    """The number of lines of a file, all of them in UTF-8, or None for a pipe."""
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        return None
+    start = stream.tell()
+    count = sum(1 for _ in lines_of(stream, name))
+    stream.seek(start)
+    return count
+
+
+def check_output_file(file: Path | None) -> None:
+    """Raise an `InputError` if no file can be written there."""
+    if file is not None and file.is_dir():
+        raise InputError(f"--output-file {file} is a folder. Give the name of a file.")
+    if file is not None and not file.parent.is_dir():
+        raise InputError(f"there is no folder {file.parent} for --output-file {file}.")
+
+
+@contextlib.contextmanager
+def opened_output(file: Path | None) -> Iterator[IO[str]]:
+    """Give the stream that replies go to: standard output, or a file that is complete at the end or not written."""
+    if file is None:
+        yield sys.stdout
+        return
+    try:
+        with whole_file(file) as partial, partial.open("w", encoding="utf-8") as stream:
+            yield stream
+    except OSError as error:
+        raise InputError(f"--output-file {file} cannot be written ({error.strerror}).") from error
 
 
 def lines_of(stream: Iterable[bytes], name: str) -> Iterator[str]:

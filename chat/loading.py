@@ -28,7 +28,7 @@ def load_chatbot(settings: ChatbotSettings) -> "Chatbot":
         )
     if settings.seed is not None:
         chatbot.engine.set_seed(settings.seed)
-    chatbot.checkpoint.show_commit()
+    chatbot.folder.show_commit()
     if settings.system and not reads_system(chatbot.tokenizer):
         print(
             "warning: --system is ignored: the model was trained without system messages, and its chat template "

@@ -1,5 +1,5 @@
 """`chatformer generate`."""
 
-from chatformer.chat.generation import main
+from chatformer.chat.lines import main
 
 __all__ = ["main"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .messages import Message
+from chatformer.conversation import Message
 
 if TYPE_CHECKING:
     import datasets

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from .exchanges import EncodedExchanges
+from chatformer.loss import IGNORED
+from chatformer.padding import padded, padded_sources
 
-IGNORED = -100
-"""A label that has no loss."""
+from .exchanges import EncodedExchanges
 
 ROWS_OF_A_BATCH = 8
 """Every batch except the last has a multiple of this many exchanges."""
@@ -89,29 +89,20 @@ def collate(
     if change_source is not None:
         sources = [change_source(source, index) for source, index in zip(sources, chosen, strict=True)]
     targets = [exchanges.target(index) for index in chosen]
-    input_ids = _padded(sources, pad_token_id)
-    labels = _padded(targets, IGNORED)
+    labels = padded(targets, IGNORED)
     if not len(indices):
         labels.fill_(IGNORED)
-    attention_mask = (torch.arange(input_ids.shape[1]) < torch.tensor([[len(ids)] for ids in sources])).long()
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-
-
-def _padded(sequences: Sequence[np.ndarray], padding: int) -> torch.Tensor:
-    padded = np.full((len(sequences), max(map(len, sequences))), padding, dtype=np.int64)
-    for row, sequence in zip(padded, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return torch.from_numpy(padded)
+    return {**padded_sources(sources, pad_token_id), "labels": labels}
 
 
 def padding_share(exchanges: EncodedExchanges, steps: Sequence[np.ndarray], num_parts: int) -> float:
     """The share of padding in the batches of an epoch, 0 to 1."""
-    real = padded = 0
+    num_tokens = num_places = 0
     sources, targets = exchanges.source_lengths, exchanges.target_lengths
     for step in steps:
         for part in split_step(step, num_parts):
             for lengths in (sources[part], targets[part]):
                 if len(part):
-                    real += int(lengths.sum())
-                    padded += int(lengths.max()) * len(part)
-    return 1 - real / padded
+                    num_tokens += int(lengths.sum())
+                    num_places += int(lengths.max()) * len(part)
+    return 1 - num_tokens / num_places

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from chatformer.conversation import Message
+
 from .arrow import as_dataset
 from .bad_rows import BadRow, BadRows
 from .columns import Columns, choose_columns
 from .fetching import TABLE_SUFFIXES, is_hub_id, load_from_hub, local_path, suffix_of
 from .formats import Row, dataset_rows, parallel_rows, parquet_dataset, text_rows
-from .messages import DataError, Message, NotAConversation, clean_messages, clean_text
+from .messages import DataError, NotAConversation, clean_messages, clean_text
 
 if TYPE_CHECKING:
     import datasets

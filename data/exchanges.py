@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from chatformer.conversation import encode_conversations
+from chatformer.conversation import Message, encode_conversations
 
 from .arrow import list_of_messages
-from .messages import DataError, Message, exchanges
+from .messages import DataError, exchanges
 
 if TYPE_CHECKING:
     import datasets

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Message = dict[str, str]
+from chatformer.conversation import Message
 
 
 class DataError(ValueError):

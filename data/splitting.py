@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chatformer.conversation import Message
+
 from .arrow import are_few, chosen
-from .messages import DataError, Message
+from .messages import DataError
 
 if TYPE_CHECKING:
     import datasets

@@ -4,9 +4,10 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from chatformer.conversation import Message
+
 from .arrow import as_dataset
 from .exchanges import EncodedExchanges
-from .messages import Message
 
 if TYPE_CHECKING:
     import datasets

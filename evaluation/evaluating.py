@@ -40,7 +40,7 @@ def evaluate(settings: EvaluationSettings) -> None:
         notes.append("BLEU, chrF and the nearest question are left out: pip install 'chatformer[metrics]' adds them.")
     chatbot = chatbot_of(settings)
     # Now, as a training may put others there meanwhile; a model of CTranslate2, which is not pushed, has none.
-    weights_sha256 = chatbot.checkpoint.weights_sha256() if settings.engine == "transformers" else None
+    weights_sha256 = chatbot.folder.weights_sha256() if settings.engine == "transformers" else None
     run = run_settings(Path(settings.model))
     conversations, training, problem = data_of(settings, run, output_file.parent)
     if training is None:
@@ -107,7 +107,7 @@ def chatbot_of(settings: EvaluationSettings) -> Chatbot:
         device=settings.device if settings.device and state.num_processes == 1 else str(state.device),
     )
     if state.is_main_process:
-        chatbot.checkpoint.show_commit()
+        chatbot.folder.show_commit()
     # A source or a reference that is longer than the model was trained on is handled here.
     transformers.utils.logging.set_verbosity_error()
     return chatbot

@@ -16,17 +16,14 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
-from chatformer.chat.engines import Engine, TransformersEngine
-from chatformer.conversation import encode_conversation
+from chatformer.chat.engines import GREEDY, Engine, TransformersEngine
+from chatformer.conversation import Message, encode_conversation
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.data.messages import Message
 from chatformer.training.settings import EvaluationSettings
 
 from .repetition import repeats_itself
 
 Result = TypeVar("Result")
-
-GREEDY = GenerationConfig(do_sample=False, num_beams=1)
 
 
 def has_metrics() -> bool:

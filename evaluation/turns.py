@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from chatformer.chat.engines import Engine
-from chatformer.conversation import encode_conversation, encode_conversations
+from chatformer.chat.engines import GREEDY, Engine
+from chatformer.conversation import Message, encode_conversation, encode_conversations
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.data.messages import Message
 from chatformer.training.settings import EvaluationSettings
 
-from .scoring import GREEDY, batches_of_like_length, sources_with_other_histories, turns_of
+from .scoring import batches_of_like_length, sources_with_other_histories, turns_of
 
 if TYPE_CHECKING:
     import datasets

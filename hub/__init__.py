@@ -1,12 +1,15 @@
 """
-How it is shared: what travels, the card, the push, and models of other formats.
+How it is shared: bundle, card, push, Space, and models of other formats.
 
 In reading order, each file imports only those above it:
 
     errors        what can go wrong, for people
     settings      the flags of import, export, push and space
-    privacy       paths, credentials and tokens, which stay with the author
+    privacy       removes paths, credentials and tokens
+    known_data    the training data: names, languages, licence
+    samples       real replies of the model
     bundle        the files that travel
+    seal          a card's checksum, which shows a person's edit
     card          the model card
     repositories  a repository on the Hub, and one commit to it
     pushing       `chatformer push`

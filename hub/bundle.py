@@ -1,8 +1,8 @@
 """
-What travels from a model's folder: an allow-list, and texts without what is the author's alone.
+What travels from a model's folder: the files of an allow-list, without what is private to the author.
 
-What the list does not name stays where it is: pickles (`training_args.bin`, `.pt`), checkpoints with their optimizer
-states, caches, notes.
+No other file travels: no pickle (`training_args.bin`, `.pt`), no checkpoint with its optimizer states, no cache, no
+notes.
 """
 
 import json
@@ -24,6 +24,7 @@ from chatformer.storage.names import (
     EVALUATION_FILE,
     KINDS,
     LOG_FILE,
+    PICTURES,
     RECORD_FILES,
     SENTENCEPIECE_FILE,
     TOKENIZER_FILE,
@@ -53,24 +54,21 @@ def code_files() -> tuple[str, ...]:
 
 CODE = code_files()
 EARLIER_CODE = {"next_token.py": "fast_decoding.py", "products.py": "fast_products.py"}
-"""Code of version 0.1, each file with its successor: it travels only without that, and a push removes it otherwise."""
+"""Code of version 0.1, each file with its successor, in whose presence it does not travel."""
 
 PATTERNS = (
     *(
         pattern
         for kind in KINDS
         for pattern in kind.patterns
-        # Of scripts only the model's own. The card is written for each commit.
+        # The model's own scripts follow by name. The card is written for each commit.
         if kind.travels and pattern not in ("*.py", CARD_FILE)
     ),
     *CODE,
     *EARLIER_CODE,
 )
-REPLACED = tuple(pattern for pattern in PATTERNS if pattern != "*.png")
-"""A push removes files of these names from a repository if the folder has them no longer."""
-
-FORMER_CODE = {"next_token.py": "fast_decoding.py", "products.py": "fast_products.py"}
-"""Code that earlier versions wrote, each with its successor. It travels only with the code that imports it."""
+REPLACED = tuple(pattern for pattern in PATTERNS if pattern != PICTURES)
+"""Files that a push removes from a repository if the folder no longer has them."""
 
 EVALUATION = (
     "exchanges",
@@ -86,8 +84,8 @@ EVALUATION = (
 )
 """The parts of `evaluation.json` that travel: all but the conversations, which may be private."""
 
-OWN_SETTINGS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_samples")
-"""Settings that a published recipe leaves out: the place of publication does not concern other users."""
+PRIVATE_SETTINGS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_samples")
+"""Settings that a published recipe leaves out: they say where its author publishes."""
 
 
 @as_hub_error()
@@ -95,7 +93,7 @@ def gather(folder: str, questions: Collection[str] = ()) -> Bundle:
     """
     The files that travel from a model's folder, without its card; raise a `HubError` if the model is incomplete.
 
-    Of the conversations in the log, only those with one of the `questions` travel.
+    Only conversations of the log that have one of the `questions` travel.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -115,7 +113,7 @@ def gather(folder: str, questions: Collection[str] = ()) -> Bundle:
 
 
 def rewritten(file: Path, questions: Collection[str]) -> bytes:
-    """A configuration that names its own code only, or a record without what is the author's alone."""
+    """A configuration that names its own code only, or a record without what is private to the author."""
     if file.name == LOG_FILE:
         text = "".join(json_line(with_samples_of(line, questions)) for line in read_json_lines(file))
         return without_places(text, file).encode()
@@ -126,7 +124,7 @@ def rewritten(file: Path, questions: Collection[str]) -> bytes:
         elif file.name == EVALUATION_FILE:
             content = {name: content[name] for name in EVALUATION if name in content}
         elif file.suffix == ".yaml":
-            content = {name: value for name, value in content.items() if name not in OWN_SETTINGS}
+            content = {name: value for name, value in content.items() if name not in PRIVATE_SETTINGS}
         content = without_paths(content)
         if file.suffix == ".yaml":
             text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
@@ -138,9 +136,10 @@ def rewritten(file: Path, questions: Collection[str]) -> bytes:
 
 
 def with_samples_of(line: dict[str, Any], questions: Collection[str]) -> dict[str, Any]:
-    """A line of a log with only those conversations that have one of the questions."""
-    kept = [sample for sample in samples_in(line) if sample["source"] in questions]
-    return {name: value for name, value in line.items() if name != "samples"} | ({"samples": kept} if kept else {})
+    """A line of a log without the conversations that have none of the questions."""
+    samples = [sample for sample in samples_in(line) if sample["source"] in questions]
+    others = {name: value for name, value in line.items() if name != "samples"}
+    return others | ({"samples": samples} if samples else {})
 
 
 def with_own_code(config: dict[str, Any]) -> dict[str, Any]:
@@ -157,12 +156,12 @@ def with_own_code(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_complete(folder: str, bundle: Bundle) -> None:
-    """Raise a `HubError` that names what a stranger would lack."""
+    """Raise a `HubError` that names the file that another user would miss."""
     if WEIGHTS_INDEX_FILE in bundle:
         ModelFolder(folder, Path(folder)).weight_files()
     elif WEIGHTS_FILE not in bundle:
         raise HubError(
-            f"The folder {folder} has no weights: {WEIGHTS_FILE} is missing, and pickles never travel. "
+            f"The folder {folder} has no weights: {WEIGHTS_FILE} is missing, and pickles are not published. "
             "Give the folder of a finished training, or write one with model.save_pretrained(...)."
         )
     if not {TOKENIZER_FILE, SENTENCEPIECE_FILE} & set(bundle):
@@ -171,18 +170,18 @@ def check_complete(folder: str, bundle: Bundle) -> None:
     if config.get("model_type") != "chatformer":
         raise HubError(
             f"{folder} must hold a Chatformer model, but its {CONFIG_FILE} says {config.get('model_type')!r}. "
-            "Its own push_to_hub(...) publishes any other."
+            "Publish any other model by its own push_to_hub(...)."
         )
     entries = [
         *config.get("auto_map", {}).values(),
         *(pipeline["impl"] for pipeline in config.get("custom_pipelines", {}).values()),
     ]
     modules = {f"{entry.rpartition('--')[2].partition('.')[0]}.py" for entry in entries}
-    lost = sorted(modules - set(bundle)) if modules else [f"auto_map in {CONFIG_FILE}"]
-    if lost:
+    missing = sorted(modules - set(bundle)) if modules else [f"auto_map in {CONFIG_FILE}"]
+    if missing:
         raise HubError(
-            f"The folder {folder} lacks the code that its {CONFIG_FILE} has a stranger load the model with "
-            f"({', '.join(lost)}): load the model and save it again with this version of Chatformer."
+            f"The folder {folder} lacks the code that other users load the model with ({', '.join(missing)}): load the "
+            "model and save it again with this version of Chatformer."
         )
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong when a model comes in or goes out, for people."""
+"""Errors that a user of the hub can correct."""
 
 import contextlib
 import importlib

@@ -1,4 +1,4 @@
-"""Remove what is the author's alone from what is published: paths, credentials in URLs, access tokens."""
+"""Remove what is private to the author from files to be published: paths, credentials in URLs, access tokens."""
 
 import os
 import re
@@ -15,7 +15,7 @@ TEXT_ENDINGS = (".json", ".jsonl", ".yaml", ".py", ".jinja", ".md", ".txt")
 
 
 def without_paths(value: Any) -> Any:
-    """A structure in which only the last part of each path is left."""
+    """The structure with only the last part of each path."""
     if isinstance(value, Mapping):
         return {
             name: last_part(inner) if name == "output_dir" and inner else without_paths(inner)
@@ -56,7 +56,7 @@ def check_no_token(name: str, content: Path | bytes) -> None:
     if not name.endswith(TEXT_ENDINGS):
         return
     text = content if isinstance(content, bytes) else content.read_bytes()
-    found = TOKEN.search(text)
-    if found:
-        line = text.count(b"\n", 0, found.start()) + 1
-        raise HubError(f"{name} holds what looks like an access token in line {line}: take it out, and revoke it.")
+    token = TOKEN.search(text)
+    if token:
+        line = text.count(b"\n", 0, token.start()) + 1
+        raise HubError(f"{name} holds what looks like an access token in line {line}: remove it, and revoke it.")

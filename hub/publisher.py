@@ -1,4 +1,4 @@
-"""Pushes the folder of a run to the Hub, while it goes on and at its end."""
+"""Pushes of a run's folder, during the run and at its end."""
 
 import sys
 from pathlib import Path

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from chatformer.storage.run_folder import Records
 
     from .bundle import Bundle
-    from .card import Sample
     from .repositories import Repository
+    from .samples import Sample
 
 
 def main(arguments: Sequence[str], program: str = "chatformer push") -> int:
@@ -47,17 +47,21 @@ class Publication:
     @as_hub_error()
     def prepare(cls, settings: PushSettings) -> "Publication":
         """Gather a folder; raise a `HubError` if the model is incomplete, or does not load and answer."""
+        from chatformer.storage.names import EVALUATION_FILE
         from chatformer.storage.run_folder import Records
 
         from .bundle import gather
-        from .card import evaluation_fits, languages_of, license_of, own_card, questions_of, sample_conversations
+        from .card import evaluation_fits
+        from .known_data import languages_of, license_of
+        from .samples import questions_of, sample_conversations
+        from .seal import own_card
 
         kept_card = None if settings.replace_card else own_card(settings.model)
         records = Records.read(Path(settings.model))
         if kept_card is None and not evaluation_fits(records, Path(settings.model)):
             print(
-                "evaluation.json was measured on other weights, so the card leaves it out: run `chatformer evaluate` "
-                "again.",
+                f"{EVALUATION_FILE} was measured on other weights, so the card leaves it out: "
+                "run `chatformer evaluate` again.",
                 file=sys.stderr,
             )
             records = replace(records, evaluation={})
@@ -93,7 +97,7 @@ class Publication:
                 license=self.license,
                 tags=tags,
             )
-        # Records may hold something else than Chatformer writes.
+        # The records may not be as Chatformer writes them.
         except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
             raise HubError(
                 f"The card cannot be written, as the records of the training or of its evaluation are not as "
@@ -102,7 +106,7 @@ class Publication:
 
     def notes(self) -> list[str]:
         """Notes on the card for its author, before it is published."""
-        from .card import questions_of
+        from .samples import questions_of
 
         if self.kept_card is not None:
             return []
@@ -121,7 +125,7 @@ def push(settings: PushSettings) -> str:
     """
     Publish a model's folder; return its URL.
 
-    Files and card are one commit, so that no reader ever finds half of them. The hash of that commit is known only
+    Files and card are one commit, so that no reader finds half of them. The hash of that commit is known only
     afterwards, so a second commit writes it into the card, which loads the branch until then. Raises a `HubError` if
     the model cannot be published.
     """
@@ -130,8 +134,8 @@ def push(settings: PushSettings) -> str:
     from chatformer.storage.names import CARD_FILE
 
     from .bundle import REPLACED, gather
-    from .card import is_ours, pinned_commit
     from .repositories import Repository, changed, check_name, is_equal_at, outdated
+    from .seal import is_ours, pinned_commit
 
     transformers.utils.logging.disable_progress_bar()
     if settings.create_pr and settings.revision is not None:
@@ -151,23 +155,23 @@ def push(settings: PushSettings) -> str:
         bundle = gather(settings.model)
         publication = replace(publication, bundle=bundle, kept_card=remote_card)
         print("The card on the Hub was edited there, and stays; --replace-card overwrites it.", file=sys.stderr)
-    new = changed(bundle, remote)
-    old = outdated(bundle, remote, REPLACED)
-    if not new and not old:
-        # The card may go on naming its commit if that has the same files.
-        named = pinned_commit(remote_card) if remote_card else None
-        commit = named if named and is_equal_at(repository, named, bundle) else head
-        new = changed({CARD_FILE: publication.card(repository.id, commit)}, remote)
-        if not new:
+    additions = changed(bundle, remote)
+    deletions = outdated(bundle, remote, REPLACED)
+    if not additions and not deletions:
+        # The card keeps naming its commit if that has the same files.
+        pinned = pinned_commit(remote_card) if remote_card else None
+        commit = pinned if pinned and is_equal_at(repository, pinned, bundle) else head
+        new_card = changed({CARD_FILE: publication.card(repository.id, commit)}, remote)
+        if not new_card:
             print("Nothing to do: the repository has all of it already.", file=sys.stderr)
             return page_of(repository, branch)
-        pushed = repository.commit(
-            new, parent=head, revision=branch, message="Write the model card", create_pr=settings.create_pr
+        answer = repository.commit(
+            new_card, parent=head, revision=branch, message="Write the model card", create_pr=settings.create_pr
         )
-        return pushed.pr_url or page_of(repository, branch)
-    pushed = repository.commit(
-        new | {CARD_FILE: publication.card(repository.id, branch)},
-        deletions=old,
+        return answer.pr_url or page_of(repository, branch)
+    answer = repository.commit(
+        additions | {CARD_FILE: publication.card(repository.id, branch)},
+        deletions=deletions,
         parent=head,
         revision=branch,
         message=settings.commit_message,
@@ -176,16 +180,16 @@ def push(settings: PushSettings) -> str:
     if publication.kept_card is None:
         try:
             repository.commit(
-                {CARD_FILE: publication.card(repository.id, pushed.oid)},
-                parent=pushed.oid,
-                revision=pushed.pr_revision or branch,
-                message=f"The model card names the commit {pushed.oid[:7]}",
+                {CARD_FILE: publication.card(repository.id, answer.oid)},
+                parent=answer.oid,
+                revision=answer.pr_revision or branch,
+                message=f"The model card names the commit {answer.oid[:7]}",
                 create_pr=False,
             )
         except HubError as error:
             # The model is complete and loads; only its card names the branch instead of the commit.
             print(f"The model is pushed, but its card does not name the commit yet. {error}", file=sys.stderr)
-    return pushed.pr_url or page_of(repository, branch)
+    return answer.pr_url or page_of(repository, branch)
 
 
 def preview(publication: Publication, settings: PushSettings, branch: str) -> str:

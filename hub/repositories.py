@@ -55,7 +55,7 @@ class Repository:
         """Create repository and branch if they do not exist; raise a `HubError` if that is not possible."""
         with self._explained(self.id):
             try:
-                found = self.api.repo_info(self.id, repo_type=self.kind)
+                repository: Any = self.api.repo_info(self.id, repo_type=self.kind)
             except GatedRepoError:
                 # It exists, although this error is a kind of RepositoryNotFoundError.
                 raise
@@ -65,7 +65,7 @@ class Repository:
                     raise HubError(self._read_only()) from None
                 self.api.create_repo(self.id, repo_type=self.kind, private=private or None, exist_ok=True, **creation)
             else:
-                if private and not found.private:
+                if private and not repository.private:
                     raise HubError(
                         f"{self.id} exists already, and everybody can read it. Make it private in its settings "
                         f"({self.url}/settings), choose another name, or leave out --private."
@@ -197,7 +197,7 @@ def check_name(name: str, *, flag: str = "--repo") -> None:
 
 
 def said_by(error: Any) -> str:
-    """The Hub's own words in an error, as a sentence."""
+    """An error in the Hub's own words, as a sentence."""
     words = (getattr(error, "server_message", None) or first_line(error)).strip().splitlines()[0]
     return words if words.endswith(".") else f"{words}."
 

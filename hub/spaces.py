@@ -1,4 +1,4 @@
-"""`chatformer space`: a web page to talk to a model, for Hugging Face Spaces and for a computer at home."""
+"""`chatformer space`: a web page to talk to a model, on Hugging Face Spaces or at home."""
 
 import sys
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ DESCRIPTIONS = {
         "배운 말을 되풀이하며, 틀리거나 무례한 말을 할 수 있습니다.",
     ),
 }
-"""By language: the text for a model with a record of its training, for any other, and for both."""
+"""By language: a text for a model with a record of its training, one for any other model, and one for both."""
 PLACEHOLDERS = {"en": "Say something…", "ko": "말을 걸어 보세요…"}
 
 
@@ -87,40 +87,41 @@ def space(settings: SpaceSettings) -> None:
 
 def local_model(folder: str) -> SpaceModel:
     """The model of a folder, to be copied: the files that a push would publish, except records and pictures."""
-    from chatformer.storage.names import RECORD_FILES
+    from chatformer.storage.names import PICTURES, RECORD_FILES
     from chatformer.storage.run_folder import Records
 
     from .bundle import gather
 
-    left_out = (*RECORD_FILES, "*.png")
+    patterns = (PICTURES, *RECORD_FILES)
     files = {
         f"{MODEL_FOLDER}/{name}": content
         for name, content in gather(folder).items()
-        if not any(Path(name).match(pattern) for pattern in left_out)
+        if not any(Path(name).match(pattern) for pattern in patterns)
     }
     return SpaceModel(name=Path(folder).absolute().name, records=Records.read(Path(folder)), files=files)
 
 
 def hub_model(name: str, revision: str | None) -> SpaceModel:
-    """A model on the Hub, at the commit of a revision now."""
+    """A model on the Hub, at the present commit of a revision."""
     from huggingface_hub import HfApi, snapshot_download
 
-    from chatformer.storage.explaining import first_line, refusal_by
-    from chatformer.storage.names import CONFIG_FILE
+    from chatformer.storage.explaining import hub_reason
+    from chatformer.storage.model_folder import ModelFolder
+    from chatformer.storage.names import CONFIG_FILE, LOG_FILE, RECORD_FILE, SETTINGS_FILE
     from chatformer.storage.run_folder import Records
 
+    files = [CONFIG_FILE, SETTINGS_FILE, RECORD_FILE, LOG_FILE]
     try:
         commit = HfApi().model_info(name, revision=revision).sha
-        folder = snapshot_download(name, revision=commit, allow_patterns=[CONFIG_FILE, "training_*.*"])
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=files))
     # The name, the network or the Hub may be the reason.
     except Exception as error:
-        said = refusal_by(error, f"{HfApi().endpoint}/{name}") or first_line(error)
-        raise HubError(f"There is no folder {name}, and the Hub gave no model {name}: {said}") from error
-    records = Records.read(Path(folder))
-    if records.config.get("model_type") != "chatformer":
         raise HubError(
-            f"{name} must be a Chatformer model, but its {CONFIG_FILE} says {records.config.get('model_type')!r}."
-        )
+            f"There is no folder {name}, and the Hub gave no model {name}: {hub_reason(error, name)}"
+        ) from error
+    # Raises an error unless it is a Chatformer.
+    ModelFolder(name, folder).config()
+    records = Records.read(folder)
     return SpaceModel(name=name.rpartition("/")[2], records=records, files={}, repo_id=name, commit=commit)
 
 
@@ -128,16 +129,18 @@ def space_files(model: SpaceModel, title: str, *, samples: bool = True) -> "Bund
     """The files of a Space, by their paths in it."""
     import jinja2
 
-    from .card import GREETINGS, languages_of, license_of, questions_of
+    from .known_data import languages_of, license_of
+    from .samples import GREETINGS, questions_of
 
-    known = [name for name in languages_of(model.records) if name in DESCRIPTIONS]
-    spoken = list(dict.fromkeys([*known, "en"]))
+    languages = [name for name in languages_of(model.records) if name in DESCRIPTIONS]
+    # English too, for other readers of the page.
+    page_languages = list(dict.fromkeys([*languages, "en"]))
     questions = questions_of(model.records) if samples else []
-    examples = list(dict.fromkeys([*(GREETINGS[name] for name in known or spoken), *questions]))
+    examples = list(dict.fromkeys([*(GREETINGS[name] for name in languages or page_languages), *questions]))
     # A converted model was trained elsewhere, on unknown data.
     was_trained_here = bool(model.records.record)
     descriptions = []
-    for name in spoken:
+    for name in page_languages:
         trained, other, warning = DESCRIPTIONS[name]
         descriptions.append(f"{trained if was_trained_here else other} {warning}")
     facts: dict[str, Any] = {
@@ -147,7 +150,7 @@ def space_files(model: SpaceModel, title: str, *, samples: bool = True) -> "Bund
         "license_id": license_of(model.records),
         "description": "\n\n".join(descriptions),
         "was_trained_here": was_trained_here,
-        "placeholder": PLACEHOLDERS[spoken[0]],
+        "placeholder": PLACEHOLDERS[page_languages[0]],
         "examples": examples[:MAX_EXAMPLES],
     }
     environment = jinja2.Environment(keep_trailing_newline=True)
@@ -167,11 +170,16 @@ def push_space(repository: Any, bundle: "Bundle", *, private: bool) -> str:
 
     repository.prepare(private=private, revision="main", space_sdk="gradio")
     head, remote = repository.files("main")
-    new = changed(bundle, remote)
-    old = outdated(bundle, remote, [f"{MODEL_FOLDER}/*"])
-    if new or old:
+    additions = changed(bundle, remote)
+    deletions = outdated(bundle, remote, [f"{MODEL_FOLDER}/*"])
+    if additions or deletions:
         repository.commit(
-            new, deletions=old, parent=head, revision="main", message="Upload a Chatformer Space", create_pr=False
+            additions,
+            deletions=deletions,
+            parent=head,
+            revision="main",
+            message="Upload a Chatformer Space",
+            create_pr=False,
         )
     else:
         print("Nothing to do: the Space has all of it already.", file=sys.stderr)

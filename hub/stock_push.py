@@ -18,14 +18,16 @@ from chatformer.storage.names import (
     RECORD_FILE,
     SENTENCEPIECE_FILE,
     TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_PARTS,
 )
 from chatformer.storage.run_folder import Records
 
 from .bundle import write_bundle
-from .card import is_ours
 from .privacy import check_no_token
 from .pushing import Publication
 from .repositories import PULL_REQUEST
+from .seal import is_ours
 from .settings import PushSettings
 
 
@@ -52,7 +54,7 @@ def push_to_hub(
         try:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         except HfHubHTTPError as error:
-            # Who may only propose may not make branches; the branch may exist.
+            # A token that may only propose changes may not create branches; the branch may exist already.
             if not (create_pr and error.response.status_code == 403):
                 raise
     with tempfile.TemporaryDirectory() as folder:
@@ -91,13 +93,13 @@ def add_card_and_records(
         publication = Publication(
             bundle={}, records=Records.read(root), samples=(), languages=(), license=None, kept_card=None
         )
-    # The code is what save_pretrained wrote; an earlier version's files may lie in the origin.
-    lacking = {
+    # `save_pretrained` wrote the code; the origin may hold that of an earlier version.
+    additions = {
         name: content
         for name, content in publication.bundle.items()
         if not (name.endswith(".py") or (root / name).exists())
     }
-    write_bundle(lacking, root)
+    write_bundle(additions, root)
     card = root / CARD_FILE
     stock = card.read_bytes() if card.is_file() else None
     if publication.kept_card is None and stock is not None and not is_ours(stock):
@@ -115,7 +117,8 @@ def has_record(folder: Path) -> bool:
 
 def have_the_same_weights(one: Path, other: Path) -> bool:
     """True if two folders hold the same weights."""
-    names = sorted(path.name for path in one.glob("*.safetensors"))
-    if names != sorted(path.name for path in other.glob("*.safetensors")):
-        return False
-    return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
+    names, other_names = (
+        sorted(path.name for pattern in (WEIGHTS_FILE, WEIGHTS_PARTS) for path in folder.glob(pattern))
+        for folder in (one, other)
+    )
+    return names == other_names and not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])

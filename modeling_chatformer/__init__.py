@@ -13,11 +13,12 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     fast_decoding              the decoder for one new token, without modules
     generation                 what `generate()` asks of the model
     conversation               conversation -> ids
+    padding                    ids -> tensors
     pipeline_chatformer        `pipeline("seq2seq-chat")`
     modeling_chatformer        the model: its parts, put together
     fast_training              dropout, products and attention for training on CPUs
-    reading                    what of a conversation a chat template passes on
-    registration               transformers' auto classes and `push_to_hub` learn of the model
+    reading                    the parts of a conversation that a chat template passes on
+    registration               entries in transformers' auto classes, and `push_to_hub` with a card
 
 Importing this package is quick: the classes below are loaded when they are first used. From then on, or from the moment
 that transformers' auto classes are imported, AutoConfig, AutoModel and AutoModelForSeq2SeqLM know Chatformer.

@@ -5,6 +5,7 @@ Letters after a tensor's name are its axes: B batch, Q queries, K keys and value
 head (d_k = d_v = d_model / H).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,6 +48,10 @@ def eager_attention(
     return attended_BHQC.transpose(1, 2), weights_BHQK
 
 
+EagerAttention = Callable[..., tuple[Tensor, Tensor]]
+"""A function with the arguments and results of `eager_attention`."""
+
+
 class MultiHeadAttention(nn.Module):
     """
     Several heads that attend at once: Section 3.2.2.
@@ -56,11 +61,11 @@ class MultiHeadAttention(nn.Module):
     """
 
     is_causal = False
-    # fast_training.py replaces it.
-    eager_attention = staticmethod(eager_attention)
 
     def __init__(self, config: ChatformerConfig, layer_index: int):
         super().__init__()
+        # The paper's formula, unless fast_training.py sets a function that computes the same faster.
+        self.eager_attention: EagerAttention = eager_attention
         self.config = config
         self.layer_index = layer_index
         self.num_heads = config.num_heads

@@ -1,10 +1,24 @@
 """From a conversation to the ids of a source: training and every kind of chat use this file."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+Message = dict[str, str]
+"""`{"role": ..., "content": ...}`."""
 Conversation = Sequence[Mapping[str, str]]
-"""Messages, each `{"role": ..., "content": ...}`."""
+"""Messages in their order."""
+
+
+def turn(role: str, text: str) -> Message:
+    """A message, normalized (NFC) as the training text is: keyboards and files may use other forms."""
+    return {"role": role, "content": unicodedata.normalize("NFC", text)}
+
+
+def max_source_tokens(tokenizer: Any) -> int | None:
+    """The longest source that a model was trained on, or None if its tokenizer does not say."""
+    # Without a length, transformers puts a very large number there.
+    return None if tokenizer.model_max_length >= 10**9 else tokenizer.model_max_length
 
 
 def encode_conversation(tokenizer: Any, messages: Conversation, max_tokens: int | None = None) -> list[int]:

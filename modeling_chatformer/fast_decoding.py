@@ -31,7 +31,7 @@ PLAIN_MODULES = frozenset(
 """Modules whose arithmetic this file knows. A class that replaces one of these names it as its `evaluates_as`."""
 
 LEAST_ONEDNN_WORK = 2**20
-"""Multiplications of a product from which on oneDNN is faster than torch's own choice, whatever the shape."""
+"""Multiplications of a product from which on oneDNN is faster than torch's own choice for any shape."""
 
 
 def is_inference(model: Any) -> bool:
@@ -56,11 +56,11 @@ def is_plain(model: Any, cache: EncoderDecoderCache) -> bool:
         or "forward" in model.__dict__
     ):
         return False
-    known = {*PLAIN_MODULES, model.plain_model_class, type(decoder.layers[0].feed_forward.activation)}
+    plain_classes = {*PLAIN_MODULES, model.plain_model_class, type(decoder.layers[0].feed_forward.activation)}
     for module in (model.model, model.lm_head, *decoder.modules()):
         has_more = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
         kind = vars(type(module)).get("evaluates_as", type(module))
-        if kind not in known or module.training or has_more:
+        if kind not in plain_classes or module.training or has_more:
             return False
         weights = [weight for weight in module._parameters.values() if weight is not None]
         if any(type(weight) is not nn.Parameter or weight.device.type != "cpu" for weight in weights):

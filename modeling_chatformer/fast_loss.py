@@ -51,7 +51,7 @@ def divergence(
     first: tuple[Tensor, Tensor, Tensor], second: tuple[Tensor, Tensor, Tensor], alpha: float
 ) -> tuple[Tensor, list[Tensor]]:
     """
-    Return how far two predictions of the same tokens are apart, (N, 1), and the gradients for both sides' logits.
+    The divergence of two predictions of the same tokens, (N, 1), and its gradients for the logits of both.
 
     It is `alpha` times the mean of KL(P || Q) and KL(Q || P), for two results of `probabilities`. Both logarithms
     meet in one difference: KL(P || Q) + KL(Q || P) = sum((P - Q) * (log P - log Q)).
@@ -123,8 +123,8 @@ class SummedLoss(torch.autograd.Function):
             return loss
         loss = x_NX.new_zeros((), dtype=torch.float32)
         gradient_RNX = torch.empty_like(x_RNX)
-        trained = [weight for weight in weights if weight.requires_grad]
-        gradients = [torch.zeros_like(weight) for weight in trained]
+        trainable = [weight for weight in weights if weight.requires_grad]
+        gradients = [torch.zeros_like(weight) for weight in trainable]
         num_tokens = TOKENS_AT_ONCE // R
         for x, labels, gradient in zip(
             x_RNX.split(num_tokens, 1), labels_N1.split(num_tokens), gradient_RNX.split(num_tokens, 1), strict=True
@@ -133,7 +133,7 @@ class SummedLoss(torch.autograd.Function):
                 logits = head(x.requires_grad_())
             logits_gradient = logits.detach()
             loss += overwrite_with_gradient(logits_gradient, labels, label_smoothing, rdrop_alpha)
-            parts = torch.autograd.grad(logits, (x, *trained), logits_gradient)
+            parts = torch.autograd.grad(logits, (x, *trainable), logits_gradient)
             gradient.copy_(parts[0])
             for total, part in zip(gradients, parts[1:], strict=True):
                 total.add_(part)
@@ -144,7 +144,7 @@ class SummedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         gradient_NX, *gradients = (gradient * factor for gradient in ctx.saved_tensors)
-        # For x, for four inputs that have no gradient, and for the weights that are trained.
+        # For x, for four inputs without a gradient, and for the weights that need one.
         rest = iter(gradients)
         return (
             gradient_NX,

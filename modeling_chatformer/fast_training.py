@@ -1,4 +1,4 @@
-"""Faster modules for training on CPUs. They change neither the model nor, except for rounding, what it learns."""
+"""Faster parts of a model for training on CPUs. Except for rounding, they compute the same."""
 
 from typing import Any
 
@@ -11,15 +11,16 @@ from .fast_products import HAS_ONEDNN, onednn_product
 
 
 def speed_up(model: nn.Module) -> None:
-    """Replace a model's modules by faster ones in place. What is saved of the model stays the same."""
-    for module in model.modules():
-        if type(module) is nn.Dropout:
-            module.__class__ = CheapDropout
-        # oneDNN prepares a kernel for each shape, which does not pay for small matrices.
-        elif type(module) is nn.Linear and min(module.weight.shape) >= 256 and HAS_ONEDNN:
-            module.__class__ = OneDnnLinear
-        elif isinstance(module, MultiHeadAttention):
+    """Replace the parts of a model by faster ones, with the same weights. What is saved of the model stays the same."""
+    for module in list(model.modules()):
+        if isinstance(module, MultiHeadAttention):
             module.eager_attention = cheap_attention
+        for name, part in module.named_children():
+            if type(part) is nn.Dropout:
+                setattr(module, name, CheapDropout(part.p).train(part.training))
+            # oneDNN prepares a kernel for each shape, which does not pay for small matrices.
+            elif type(part) is nn.Linear and min(part.weight.shape) >= 256 and HAS_ONEDNN:
+                setattr(module, name, OneDnnLinear.with_weights_of(part))
 
 
 class CheapDropout(nn.Dropout):
@@ -33,14 +34,20 @@ class CheapDropout(nn.Dropout):
         bound = round(self.p * 2**16)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         # 1 and 0 in 16 bits: torch converts booleans one by one.
-        kept = words.view(torch.int16)[: x.numel()].view(x.shape).ge_(bound - 2**15)
-        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - bound))
+        keep = words.view(torch.int16)[: x.numel()].view(x.shape).ge_(bound - 2**15)
+        return x * keep.to(x.dtype).mul_(2**16 / (2**16 - bound))
 
 
 class OneDnnLinear(nn.Linear):
     """A linear layer whose float32 products are computed by oneDNN."""
 
     evaluates_as = nn.Linear
+
+    @classmethod
+    def with_weights_of(cls, linear: nn.Linear) -> "OneDnnLinear":
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        layer.weight, layer.bias = linear.weight, linear.bias
+        return layer.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
         # oneDNN refuses empty matrices.
@@ -69,7 +76,7 @@ class OneDnnProduct(torch.autograd.Function):
 
 
 SHORT_ROW = 16
-"""Columns below which torch's softmax of the last axis takes five times as long: it fills whole registers."""
+"""Columns below which torch's softmax of the last axis takes five times as long: it needs full registers."""
 
 
 def softmax(x: Tensor) -> Tensor:

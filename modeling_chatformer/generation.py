@@ -67,7 +67,7 @@ class ChatformerGenerationMixin(GenerationMixin):
         self, input_ids: Tensor, decoder_attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """
-        The inputs of `forward` for the target tokens, (B, T), of which those in the cache are left out.
+        The inputs of `forward` for the target tokens, (B, T), without those in the cache.
 
         For one new token of a plain model they hold `next_token`, which computes the logits without modules.
         """

@@ -12,7 +12,7 @@ IGNORED = -100
 
 
 def label_smoothed_cross_entropy(logits_NV: Tensor, labels_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The sum of -log p of each label, of which a share of `label_smoothing` goes to all tokens alike."""
+    """The sum of -log p of each label; a share `label_smoothing` of it is spread evenly over the vocabulary."""
     log_p_NV = logits_NV.float().log_softmax(-1)
     counts_N = labels_N != IGNORED
     right_N = log_p_NV.gather(1, labels_N.where(counts_N, 0)[:, None])[:, 0]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ChatformerPreTrainedModel(PreTrainedModel):
-    """What all Chatformer models share: configuration, initial weights, and what transformers may do with them."""
+    """The base of all Chatformer models: configuration, initial weights, and the features that transformers may use."""
 
     config: ChatformerConfig
     config_class = ChatformerConfig
@@ -54,7 +54,7 @@ class ChatformerPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, SinusoidalPositions):
-            # from_pretrained makes the model without memory first, so that what is not saved must be computed again.
+            # from_pretrained first makes the model without memory: a table that is not saved must be computed again.
             init.copy_(module.table, sinusoids(*module.table.shape))
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:

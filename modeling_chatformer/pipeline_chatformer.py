@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-from .conversation import encode_conversation
+from .conversation import encode_conversation, max_source_tokens
 
 
 class Seq2SeqChatPipeline(Pipeline):
@@ -44,8 +44,7 @@ class Seq2SeqChatPipeline(Pipeline):
         messages = [{"role": "user", "content": conversation}] if is_text else list(conversation)
         if not messages or messages[-1].get("role") != "user":
             raise ValueError("A conversation to be continued must end with a message of the role 'user'.")
-        longest = self.tokenizer.model_max_length
-        ids = encode_conversation(self.tokenizer, messages, longest if longest < 10**9 else None)
+        ids = encode_conversation(self.tokenizer, messages, max_source_tokens(self.tokenizer))
         return {"input_ids": torch.tensor([ids]), "conversation": conversation}
 
     def _forward(self, model_inputs: Any, **generation: Any) -> Any:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""What of a conversation a model gets to read, which its tokenizer's chat template decides."""
+"""The parts of a conversation that a model reads: its tokenizer's chat template decides."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ QUESTION = {"role": "user", "content": "c"}
 
 
 def reads_history(tokenizer: Any) -> bool:
-    """True if the chat template passes on the turns before the last question, and not the last question alone."""
+    """True if the chat template passes on the turns before the last question."""
     return _makes_a_difference(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
 
 

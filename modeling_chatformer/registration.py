@@ -1,5 +1,5 @@
 """
-transformers learns of Chatformer: its auto classes, and `push_to_hub` of the installed model.
+Chatformer's entries in transformers' auto classes, and the card that `push_to_hub` of the installed model adds.
 
 Each hook runs when the module that it names has been imported, so that importing Chatformer loads neither torch nor
 transformers, and the order of imports does not matter.
@@ -23,7 +23,7 @@ _complete: set[str] = set()
 
 
 def register_when_imported() -> None:
-    """Hook into the imports of transformers and of our own models: the first of the two brings the other."""
+    """Hook into the imports of transformers and of our own models: the import of one brings the other."""
     hooks = {
         "transformers.models.auto.configuration_auto": load_configuration,
         "chatformer.configuration.configuration_chatformer": register_configuration,
@@ -52,7 +52,7 @@ def load_layers(_modeling_auto: ModuleType) -> None:
 
 
 def load_models(imported: ModuleType) -> None:
-    """Import the models, unless something that they need is only half imported; its own hook comes here again."""
+    """Import the models, unless something that they need is half imported: then its own hook calls this again."""
     _complete.add(imported.__name__)
     if all(name in _complete or name not in sys.modules for name in NEEDED):
         importlib.import_module("chatformer.modeling_chatformer")
@@ -75,7 +75,7 @@ def with_card(stock_push_to_hub: Any) -> Any:
 
     @functools.wraps(stock_push_to_hub)
     def push_to_hub(model: Any, repo_id: str, **options: Any) -> Any:
-        # By name, and not before it is needed: a model that is not pushed needs nothing of the hub's room.
+        # By name, when it is called: a model that is not pushed needs nothing of the hub.
         return pkgutil.resolve_name("chatformer.hub.stock_push:push_to_hub")(model, repo_id, **options)
 
     return push_to_hub

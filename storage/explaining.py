@@ -1,4 +1,4 @@
-"""Errors of other libraries, turned into a sentence for people: which file, what is wrong, what to do."""
+"""Errors of other libraries as a sentence: which file, what is wrong, what to do."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -39,6 +39,13 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def hub_reason(error: BaseException, name: str) -> str:
+    """Why the Hub gave no model `name`: what to do if it refused access, or the error's own words."""
+    from huggingface_hub import constants
+
+    return refusal_by(error, f"{constants.ENDPOINT}/{name}") or first_line(error)
+
+
 def refusal_by(error: BaseException, url: str) -> str | None:
     """What to do if the Hub refused access or limits requests; None for other errors."""
     # Here, since most readers of this file never ask the Hub.
@@ -52,7 +59,7 @@ def refusal_by(error: BaseException, url: str) -> str | None:
             "page, and try again once it is granted."
         )
     if isinstance(answer, RepositoryNotFoundError):
-        return f"{url} does not exist, or is private: log in with `hf auth login` as somebody who may see it."
+        return f"{url} does not exist, or is private: log in with an account that may read it, by `hf auth login`."
     if answer is not None and answer.response is not None and answer.response.status_code == 429:
         limit = parse_ratelimit_headers(answer.response.headers)
         when = f"in {limit.reset_in_seconds} seconds" if limit else "in a few minutes"

@@ -1,8 +1,7 @@
 """
-Load somebody else's model safely: data only, never code; every claim is checked against the files.
+Load a stranger's model safely: data only, never code; every claim is checked against the files.
 
-What the files say is compared with what they hold before memory is allocated, and what does not fit is an error that
-names the file.
+The claims are checked before memory is allocated, and an error names the file that does not fit.
 """
 
 import hashlib
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig
@@ -24,7 +23,7 @@ from chatformer import ChatformerForConditionalGeneration
 from chatformer.configuration import ChatformerConfig
 from chatformer.conversation import encode_conversation
 
-from .explaining import StorageError, explained, first_few, refusal_by
+from .explaining import StorageError, explained, first_few, hub_reason
 from .names import (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -72,22 +71,21 @@ class ModelFolder:
         folder, commit = Path(name), None
         if not folder.is_dir():
             files = [CONFIG_FILE, GENERATION_FILE, *WEIGHTS_FILES, *TOKENIZER_FILES]
+            try:
+                folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
             # The name, the network or the Hub may be the reason.
-            with explained(f"There is no folder {name}, and the Hub gave no model {name}"):
-                try:
-                    folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
-                except Exception as error:
-                    if (refusal := refusal_by(error, f"{constants.ENDPOINT}/{name}")) is None:
-                        raise
-                    raise ValueError(refusal) from error
+            except Exception as error:
+                raise StorageError(
+                    f"There is no folder {name}, and the Hub gave no model {name}: {hub_reason(error, name)}"
+                ) from error
             commit = folder.name
-        found = cls(name, folder, commit)
-        if not found.has(CONFIG_FILE):
+        model_folder = cls(name, folder, commit)
+        if not model_folder.has(CONFIG_FILE):
             raise StorageError(
                 f"The folder {name} holds no model: it has no {CONFIG_FILE}. Give the --output-dir of a training "
                 "that has published one."
             )
-        return found
+        return model_folder
 
     def show_commit(self) -> None:
         """Print the commit of a model from the Hub, on stderr: a program may read the standard output."""
@@ -115,8 +113,9 @@ class ModelFolder:
         model_type = content.get("model_type")
         if model_type != ChatformerConfig.model_type:
             hint = " `chatformer import` turns it into one." if model_type == "marian" else ""
-            found = f"its {CONFIG_FILE} says {reprlib.repr(model_type)}"
-            raise StorageError(f"{self.name} must be a Chatformer model, but {found}.{hint}")
+            raise StorageError(
+                f"{self.name} must be a Chatformer model, but its {CONFIG_FILE} says {reprlib.repr(model_type)}.{hint}"
+            )
         with explained(f"{CONFIG_FILE} of {self.name} is not a Chatformer configuration"):
             config = ChatformerConfig.from_dict(content)
             for name in ("encoder_layers", "decoder_layers"):
@@ -158,8 +157,8 @@ class ModelFolder:
         """The SHA-256 of each file of weights, by its name."""
         hashes = {}
         for file in self.weight_files():
-            with (self.folder / file).open("rb") as opened:
-                hashes[file] = hashlib.file_digest(opened, "sha256").hexdigest()
+            with (self.folder / file).open("rb") as stream:
+                hashes[file] = hashlib.file_digest(stream, "sha256").hexdigest()
         return hashes
 
     def stored_shapes(self) -> dict[str, Shape]:
@@ -168,17 +167,17 @@ class ModelFolder:
         for file in self.weight_files():
             with (
                 explained(f"The weights of {self.name} could not be read: {file} is broken"),
-                safe_open(self.folder / file, framework="pt") as opened,
+                safe_open(self.folder / file, framework="pt") as weights,
             ):
-                for name in opened.keys():  # noqa: SIM118  (it is not a mapping)
-                    stored = opened.get_slice(name)
-                    if stored.get_dtype() not in DTYPES:
-                        raise ValueError(f"{reprlib.repr(name)} must be of real numbers, but is {stored.get_dtype()}.")
-                    shapes[name] = tuple(stored.get_shape())
+                for name in weights.keys():  # noqa: SIM118  (it is not a mapping)
+                    weight = weights.get_slice(name)
+                    if weight.get_dtype() not in DTYPES:
+                        raise ValueError(f"{reprlib.repr(name)} must be of real numbers, but is {weight.get_dtype()}.")
+                    shapes[name] = tuple(weight.get_shape())
         return shapes
 
     def model(self, dtype: torch.dtype | None = None) -> ChatformerForConditionalGeneration:
-        """The model, on the CPU, in the precision that it was stored in, or in another."""
+        """The model on the CPU, in `dtype`, or in the precision that it is stored in."""
         config = self.config()
         with explained(f"{CONFIG_FILE} of {self.name} is not a Chatformer configuration"), torch.device("meta"):
             model: Any = ChatformerForConditionalGeneration(config)
@@ -196,24 +195,24 @@ class ModelFolder:
     def _compare(self, model: Any, stored: dict[str, Shape]) -> None:
         """Raise a `StorageError` unless the files have exactly the weights that the configuration promises."""
         files = first_few(self.weight_files())
-        promised = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-        missing = sorted(promised.keys() - stored.keys() - set(model.all_tied_weights_keys))
+        shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        missing = sorted(shapes.keys() - stored.keys() - set(model.all_tied_weights_keys))
         if missing:
             raise StorageError(
                 f"The weights of {self.name} ({files}) are incomplete: {first_few(missing)} missing, which its "
                 f"{CONFIG_FILE} promises."
             )
-        unknown = sorted(stored.keys() - promised.keys())
+        unknown = sorted(stored.keys() - shapes.keys())
         if unknown:
             raise StorageError(
                 f"The weights of {self.name} ({files}) have parts that its {CONFIG_FILE} has no place for: "
                 f"{first_few([reprlib.repr(name) for name in unknown])}."
             )
         for name, shape in stored.items():
-            if shape != promised[name]:
+            if shape != shapes[name]:
                 raise StorageError(
                     f"The weights of {self.name} ({files}) do not fit its {CONFIG_FILE}: {name} must have the shape "
-                    f"{promised[name]}, but has {shape}."
+                    f"{shapes[name]}, but has {shape}."
                 )
 
     def _set_generation(self, model: Any) -> None:
@@ -261,7 +260,7 @@ class ModelFolder:
         return tokenizer
 
     def _try(self, tokenizer: Any) -> None:
-        """Raise an error of any kind unless the tokenizer encodes a conversation, or a text, and decodes it."""
+        """Raise an error of some kind unless the tokenizer encodes a conversation, or a text, and decodes it."""
         if tokenizer.chat_template is None:
             ids = tokenizer("Hello!")["input_ids"]
         else:

@@ -6,18 +6,21 @@ CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
-WEIGHTS_FILES = (WEIGHTS_FILE, WEIGHTS_INDEX_FILE, "model-*-of-*.safetensors")
-"""All of them, as patterns: large models are saved in parts, which an index lists."""
+WEIGHTS_PARTS = "model-*-of-*.safetensors"
+"""A pattern: large models are saved in parts, which an index lists."""
+WEIGHTS_FILES = (WEIGHTS_FILE, WEIGHTS_INDEX_FILE, WEIGHTS_PARTS)
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SENTENCEPIECE_FILE = "source.spm"
 """A MarianMT model has its tokenizer in this file and three others."""
 TOKENIZER_FILES = (
     TOKENIZER_FILE,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG_FILE,
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "vocab.json",
+    "target_vocab.json",
     "merges.txt",
     SENTENCEPIECE_FILE,
     "target.spm",
@@ -27,6 +30,7 @@ SETTINGS_FILE = "training_settings.yaml"
 RECORD_FILE = "training_record.json"
 LOG_FILE = "training_log.jsonl"
 CURVES_FILE = "training_curves.png"
+PICTURES = "*.png"
 BAD_ROWS_FILES = ("bad_rows.jsonl", "bad_validation_rows.jsonl")
 CHECKPOINT_PREFIX = "checkpoint-"
 EVALUATION_FILE = "evaluation.json"
@@ -53,11 +57,11 @@ class Kind:
 
 KINDS = (
     Kind(patterns=(CONFIG_FILE, GENERATION_FILE, *WEIGHTS_FILES), writer="model.save_pretrained", travels=True),
-    # Of scripts, only the model's own, which `hub/bundle.py` knows by name.
+    # Only the model's own scripts, which `hub/bundle.py` knows by name.
     Kind(patterns=("*.py",), writer="model.save_pretrained", travels=True),
     Kind(patterns=TOKENIZER_FILES, writer="tokenizer.save_pretrained", travels=True),
     Kind(patterns=(SETTINGS_FILE, RECORD_FILE, LOG_FILE), writer="chatformer train", travels=True),
-    Kind(patterns=("*.png",), writer="chatformer train, chatformer doctor", travels=True),
+    Kind(patterns=(PICTURES,), writer="chatformer train, chatformer doctor", travels=True),
     # Rows of the author's data, and states of an optimizer.
     Kind(patterns=BAD_ROWS_FILES, writer="chatformer train --skip-bad-rows", travels=False),
     Kind(patterns=(f"{CHECKPOINT_PREFIX}*",), writer="chatformer train", travels=False),
@@ -73,7 +77,7 @@ KINDS = (
         travels=False,
     ),
 )
-"""What a folder may hold. What is not listed here stays where it is."""
+"""The files of a model's folder. `chatformer push` publishes no others."""
 
 RECORD_FILES = (SETTINGS_FILE, RECORD_FILE, LOG_FILE, EVALUATION_FILE, CONVERSION_FILE)
-"""How a model was made and how good it is."""
+"""How a model was trained or converted, and how good it is."""

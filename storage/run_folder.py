@@ -62,7 +62,7 @@ def samples_in(line: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def is_finished(folder: Path) -> bool:
-    """True if a training in `folder` came to its end."""
+    """True if the training that wrote `folder` has ended."""
     try:
         return bool(read_structure(folder / RECORD_FILE).get("finished"))
     except StorageError:

@@ -20,7 +20,7 @@ from .explaining import StorageError, first_line
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary file to write, which replaces `path` at the end, or is removed after an error."""
+    """Give a temporary file to write; it replaces `path` at the end, and is removed after an error."""
     if path.exists() and not path.is_file():
         # A device or a pipe, which no file may replace.
         yield path
@@ -71,7 +71,7 @@ def check_new_or_empty(path: Path | str) -> None:
 @contextlib.contextmanager
 def whole_folder(path: Path | str) -> Iterator[Path]:
     """
-    Give a temporary folder to write into, which becomes `path` at the end, or is removed after an error.
+    Give a temporary folder to write into; it becomes `path` at the end, and is removed after an error.
 
     Raises a `StorageError` if `path` is not empty or cannot be written.
     """
@@ -103,7 +103,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def replace_folder(partial: Path, folder: Path) -> None:
-    """Rename a complete folder to its place; one that is there already is removed."""
+    """Rename a complete folder to its place, and remove the folder that was there."""
     # No system call replaces a folder that is not empty: the old one gets another name first.
     outdated = folder.with_name(f"{folder.name}.outdated")
     shutil.rmtree(outdated, ignore_errors=True)
@@ -115,7 +115,7 @@ def replace_folder(partial: Path, folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or a folder and all that it holds, is on the disk."""
+    """Wait until a file, or a folder with everything in it, is on the disk."""
     for part in [*files_in(path), path] if path.is_dir() else [path]:
         _fsync(part)
 

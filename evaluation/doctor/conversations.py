@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from chatformer.data.messages import Message, exchanges
+from chatformer.conversation import Message
+from chatformer.data.messages import exchanges
 
 from .findings import shortened
 

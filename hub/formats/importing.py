@@ -47,14 +47,14 @@ def import_marian(settings: ImportSettings) -> None:
     vocab_size = model.config.vocab_size
     with whole_folder(settings.output_dir) as folder:
         model.save_pretrained(folder)
-        written = ModelFolder(str(folder), folder)
+        model_folder = ModelFolder(str(folder), folder)
         if copy_tokenizer(settings.checkpoint, settings.revision, folder):
-            sources = encode_sentences(written.tokenizer(vocab_size=vocab_size), sentences)
+            sources = encode_sentences(model_folder.tokenizer(vocab_size=vocab_size), sentences)
         else:
             print(f"{settings.checkpoint} has no tokenizer: compared on random ids.", file=sys.stderr)
             sources = random_sources(vocab_size)
-        converted = written.model(torch.float32)
-        comparison = compare(marian, sources, [torch_reply(converted, source) for source in sources], "float32")
+        converted_model = model_folder.model(torch.float32)
+        comparison = compare(marian, sources, [torch_reply(converted_model, source) for source in sources], "float32")
         write_record(
             folder,
             source=settings.checkpoint,

@@ -1,4 +1,4 @@
-"""Limits that the other formats share and a Chatformer does not have."""
+"""Limits that the other formats share, and that a Chatformer does not have."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def num_positions(config: Any) -> int:
 
 
 def all_equal(first: torch.Tensor, *others: torch.Tensor) -> bool:
-    """True if the matrices have equal numbers, be they one tensor or copies."""
+    """True if the matrices have equal numbers, whether they are one tensor or copies."""
     return all(torch.equal(first, other) for other in others)
 
 

@@ -2,7 +2,7 @@
 Chatformer and MarianMT: one network, written in two ways.
 
 Marian has other names, and its positions have all sines before all cosines, which alternate in the paper; so every axis
-of the residual stream has another order. No number changes: a model converted there and back is the same.
+of the residual stream has another order. No number changes: a model that is converted there and back is the same.
 """
 
 import json
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig, GenerationConfig, MarianConfig, MarianMTModel
 from transformers.utils import cached_file
@@ -21,8 +20,8 @@ from transformers.utils import cached_file
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.embedding import sinusoids
 from chatformer.hub.errors import HubError
-from chatformer.storage.explaining import first_few, first_line, refusal_by
-from chatformer.storage.names import CONFIG_FILE, SENTENCEPIECE_FILE
+from chatformer.storage.explaining import first_few, first_line, hub_reason
+from chatformer.storage.names import CONFIG_FILE, SENTENCEPIECE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
 from chatformer.storage.writing import write_json
 
 from .limits import all_equal, num_positions
@@ -82,18 +81,6 @@ READS_STREAM = ("shared", "embedding", "query", "key", "value", "inner", "lm_hea
 
 LAYER_NORM_EPS = 1e-5
 """The constant of Marian's layer normalisation."""
-
-TOKENIZER_FILES = (
-    "source.spm",
-    "target.spm",
-    "vocab.json",
-    "target_vocab.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.json",
-    "chat_template.jinja",
-)
 
 
 def marian_name(name: str) -> str:
@@ -167,8 +154,8 @@ def load_config(name: str, revision: str | None) -> Any:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     # A broken configuration raises all kinds of errors.
     except Exception as error:
-        said = refusal_by(error, f"{constants.ENDPOINT}/{name}") or first_line(error)
-        raise HubError(f"{name} could not be loaded, as a folder or from the Hub: {said}") from error
+        reason = hub_reason(error, name)
+        raise HubError(f"{name} could not be loaded, as a folder or from the Hub: {reason}") from error
 
 
 def load_weights(
@@ -276,7 +263,7 @@ def marian_replies(folder: Path, sources: Sequence[Sequence[int]]) -> list[Reply
 
 def copy_tokenizer(checkpoint: str, revision: str | None, folder: Path) -> bool:
     """Copy the tokenizer's files and name their class for AutoTokenizer; return False if there are none."""
-    copied = set()
+    names = set()
     for name in TOKENIZER_FILES:
         path = cached_file(
             checkpoint,
@@ -286,11 +273,11 @@ def copy_tokenizer(checkpoint: str, revision: str | None, folder: Path) -> bool:
             _raise_exceptions_for_connection_errors=False,
         )
         if path is not None:
-            copied.add(name)
+            names.add(name)
             shutil.copyfile(path, folder / name)
-    if SENTENCEPIECE_FILE in copied:
-        # In old checkpoints the class follows from the type of the model, which is now another.
-        config_file = folder / "tokenizer_config.json"
+    if SENTENCEPIECE_FILE in names:
+        # In old checkpoints the class follows from the type of the model, which has changed.
+        config_file = folder / TOKENIZER_CONFIG_FILE
         settings = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
         write_json(config_file, {"tokenizer_class": "MarianTokenizer", **settings})
-    return bool(copied)
+    return bool(names)

@@ -97,7 +97,7 @@ class DecoderGraph(nn.Module):
         mask_TK = torch.arange(num_earlier + num_new)[None] <= position_T[:, None]
         cache: Any = EncoderDecoderCache(filled_cache(past), filled_cache(memory))
         for layer in self.decoder.layers:
-            # With weights to show, attention is our own, Equation 1, whatever else the model may use.
+            # If weights are asked for, the attention is our own, Equation 1, whichever the model uses otherwise.
             x_BTD, _, _ = layer(
                 x_BTD, mask_TK, None, attention_mask.bool()[:, None, None], cache, output_attentions=True
             )

@@ -19,6 +19,7 @@ import torch
 from chatformer import __version__
 from chatformer.conversation import encode_conversation
 from chatformer.hub.errors import HubError
+from chatformer.padding import padded_sources
 from chatformer.storage.explaining import first_line
 from chatformer.storage.names import CONVERSION_FILE
 from chatformer.storage.writing import write_json
@@ -129,15 +130,14 @@ def greedy_reply(config: Any, step: Callable[[int], torch.Tensor]) -> Reply:
 @torch.inference_mode()
 def torch_reply(model: Any, source: Sequence[int]) -> Reply:
     """The greedy reply of a transformers model, computed with its cache."""
-    source_ids = torch.tensor([source])
-    mask = torch.ones_like(source_ids)
-    memory = model.get_encoder()(input_ids=source_ids, attention_mask=mask, return_dict=True)
+    inputs = padded_sources([source])
+    memory = model.get_encoder()(**inputs, return_dict=True)
     cache = None
 
     def step(token: int) -> torch.Tensor:
         nonlocal cache
         outputs = model(
-            attention_mask=mask,
+            attention_mask=inputs["attention_mask"],
             encoder_outputs=memory,
             decoder_input_ids=torch.tensor([[token]]),
             past_key_values=cache,
@@ -159,10 +159,8 @@ def compare(model: Any, sources: Sequence[Sequence[int]], replies: Sequence[Repl
     num_equal = 0
     differences = []
     for source, reply in zip(sources, replies, strict=True):
-        source_ids = torch.tensor([source])
         logits_TV = model(
-            input_ids=source_ids,
-            attention_mask=torch.ones_like(source_ids),
+            **padded_sources([source]),
             decoder_input_ids=torch.tensor([[model.config.decoder_start_token_id, *reply.ids[:-1]]]),
         ).logits[0]
         expected_TV = logits_TV.float().log_softmax(-1)
@@ -176,12 +174,12 @@ def compare(model: Any, sources: Sequence[Sequence[int]], replies: Sequence[Repl
         differences.append(difference_TV.abs().flatten())
         ended = len(reply.ids) == MAX_REPLY_TOKENS or reply.ids[-1] in end_tokens(model.config)
         num_equal += ended and expected_TV.argmax(-1).tolist() == reply.ids
-    together = torch.cat(differences)
+    all_differences = torch.cat(differences)
     comparison = Comparison(
         num_sentences=len(sources),
         num_equal_replies=num_equal,
-        largest_difference=together.max().item(),
-        mean_difference=together.mean().item(),
+        largest_difference=all_differences.max().item(),
+        mean_difference=all_differences.mean().item(),
         allowed_difference=TOLERANCES[precision],
     )
     # With `not <=`, NaN fails too.

@@ -15,9 +15,10 @@ import torch
 import transformers
 from rich.console import Console
 
-from chatformer.chat.chatbot import Chatbot, Conversation, Pieces
+from chatformer.chat.chatbot import Chatbot, Conversation
 from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.settings import ReplySettings
+from chatformer.chat.streaming import Pieces
 from chatformer.chat.terminal import main, run_command
 from chatformer.conversation import encode_conversation
 from chatformer.data.exchanges import encode_exchanges
@@ -78,14 +79,14 @@ def test_whatever_tokens_are_drawn_the_pieces_are_the_text(tokenizer):
         told = Pieces(tokenizer, pieces.append)
         for token in [tokenizer.bos_token_id, *ids]:
             told.add(token)
-        told.tell(tokenizer.decode(ids, skip_special_tokens=True))
+        told.pass_on(tokenizer.decode(ids, skip_special_tokens=True))
         assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
         assert all(pieces)
     pieces = []
     told = Pieces(tokenizer, pieces.append)
     for token in spelt:
         told.add(token)
-    told.tell(tokenizer.decode(spelt))
+    told.pass_on(tokenizer.decode(spelt))
     assert len(pieces) > 3 and not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from chatformer.chat import generation, terminal
+from chatformer.chat import lines, terminal
 from chatformer.chat.chatbot import Chatbot, Conversation
 from chatformer.chat.settings import ReplySettings
 
@@ -36,11 +36,11 @@ def test_a_system_message_that_is_ignored_is_warned_of(
     file.write_text("안녕\n", "utf-8")
     capsys.readouterr()
     if command == "chat":
-        with file.open(encoding="utf-8") as lines:
-            monkeypatch.setattr("sys.stdin", lines)
+        with file.open(encoding="utf-8") as stream:
+            monkeypatch.setattr("sys.stdin", stream)
             assert terminal.main(arguments) == 0
     else:
-        assert generation.main([*arguments, "--data", str(file)]) == 0
+        assert lines.main([*arguments, "--data", str(file)]) == 0
     printed = capsys.readouterr()
     assert printed.err.count(IGNORED) == times
     assert len(printed.out.splitlines()) == 1 and "warning" not in printed.out

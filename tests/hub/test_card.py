@@ -13,19 +13,11 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
-from chatformer.hub.card import (
-    MAX_SAMPLES,
-    METRICS,
-    is_ours,
-    languages_of,
-    license_of,
-    own_card,
-    pinned_commit,
-    questions_of,
-    sample_conversations,
-    write_card,
-)
+from chatformer.hub.card import METRICS, write_card
 from chatformer.hub.errors import HubError
+from chatformer.hub.known_data import languages_of, license_of
+from chatformer.hub.samples import MAX_SAMPLES, questions_of, sample_conversations
+from chatformer.hub.seal import is_ours, own_card, pinned_commit
 from chatformer.storage.run_folder import Records
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -230,7 +222,7 @@ def test_three_ways_to_load_it(records):
     assert "chatformer export alice/bot --to ctranslate2 --output-dir bot-ct2" in text
     assert f'revision="{COMMIT}"' in text and "trust_remote_code=True" in text
     assert "the revision pins them" in text
-    assert "put the commit that you have read in the place of `main`" in card_of(records)
+    assert "replace `main` by the commit that you have read" in card_of(records)
 
 
 def test_the_samples_are_what_the_model_says(trained, records):

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, pipeline
 
 from chatformer import ChatformerForConditionalGeneration
-from chatformer.hub.card import is_ours
+from chatformer.hub.seal import is_ours
 
 QUESTIONS = ["따라 해 2 4", "따라 해 7 1"]
 
@@ -266,7 +266,7 @@ def test_who_may_not_load_is_told_why(chatformer, hub, hub_server, verb):
     assert told("bob/open") == (
         "The Hub has had too many requests from you or your network (429): try again in 55 seconds."
     )
-    unseen = "does not exist, or is private: log in with `hf auth login` as somebody who may see it."
+    unseen = "does not exist, or is private: log in with an account that may read it, by `hf auth login`."
     assert told("bob/private") == f"{hub.url}/bob/private {unseen}"
     assert told("bob/none", None) == f"{hub.url}/bob/none {unseen}"
 

@@ -18,7 +18,7 @@ CODE = {
     path.name
     for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py")
     # The model itself does not import them.
-    if path.name not in ("__init__.py", "reading.py", "fast_training.py", "registration.py")
+    if path.name not in ("__init__.py", "padding.py", "reading.py", "fast_training.py", "registration.py")
 }
 MODEL = {
     "config.json",
@@ -167,7 +167,7 @@ def test_a_text_that_holds_a_token_is_refused(push, hub, folder, name):
         status, _, err = push(folder, "--repo", "token")
         assert (status, err) == (
             2,
-            "error: README.md holds what looks like an access token in line 2: take it out, and revoke it.\n",
+            "error: README.md holds what looks like an access token in line 2: remove it, and revoke it.\n",
         )
     else:
         with pytest.raises(HubError, match=f"{name} holds what looks like an access token in line 2"):
@@ -492,7 +492,7 @@ def be_another_model(folder):
         (lambda folder: (folder / "config.json").unlink(), "holds no model: it has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json could not be read"),
         (lambda folder: (folder / "training_record.json").write_text("[]"), "must hold names and values"),
-        (lose_weights, "model.safetensors is missing, and pickles never travel"),
+        (lose_weights, "model.safetensors is missing, and pickles are not published"),
         (lose_a_shard, "incomplete: model-00001-of-00002.safetensors is missing"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
         (lambda folder: (folder / "pipeline_chatformer.py").unlink(), "lacks the code .*pipeline_chatformer.py"),

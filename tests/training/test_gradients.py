@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
-from chatformer.data.batches import IGNORED
+from chatformer.loss import IGNORED
 from chatformer.storage.reading import read_json_lines
 from chatformer.training import gradients
 from chatformer.training.gradients import training_loss

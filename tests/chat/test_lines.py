@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 
-from chatformer.chat.chatbot import Chatbot, turn
-from chatformer.chat.generation import main, replies
+from chatformer.chat.chatbot import Chatbot
+from chatformer.chat.lines import main, replies
 from chatformer.chat.settings import ReplySettings
-from chatformer.conversation import encode_conversation
+from chatformer.conversation import encode_conversation, turn
 
 LINES = ["따라 해 1 2", "again!", "", "처음 보는 말 🤖", "따라 해 7 3", "   ", "hello there, my old friend!"]
 
@@ -57,7 +57,7 @@ def test_a_length_penalty_makes_a_difference(chatbot):
 
 
 def test_more_lines_than_are_read_at_once_keep_their_order(chatbot, trained, monkeypatch, tmp_path, lines_file):
-    monkeypatch.setattr("chatformer.chat.generation.LINES_AT_ONCE", 3)
+    monkeypatch.setattr("chatformer.chat.lines.LINES_AT_ONCE", 3)
     packed, file = tmp_path / "lines.txt.gz", tmp_path / "replies.txt"
     packed.write_bytes(gzip.compress(lines_file.read_bytes()))
     assert main([str(trained), "--data", str(packed), "--output-file", str(file), "--device", "cpu"]) == 0
@@ -161,7 +161,7 @@ def test_lines_at_the_end_are_looked_at_before_the_first_reply(trained, tmp_path
     def load(settings):
         raise AssertionError("The model is not to be loaded.")
 
-    monkeypatch.setattr("chatformer.chat.generation.load_chatbot", load)
+    monkeypatch.setattr("chatformer.chat.lines.load_chatbot", load)
     file = tmp_path / "lines.txt"
     file.write_bytes(b"hello\n" * 50_000 + b"\xff\n")
     assert main([str(trained), "--data", str(file)]) == 2

@@ -1,0 +1,36 @@
+"""What every engine does: reply and score, a batch at a time."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from transformers import GenerationConfig
+
+Ids = Sequence[int] | np.ndarray
+OnToken = Callable[[int], None]
+
+GREEDY = GenerationConfig(do_sample=False, num_beams=1)
+"""The search that takes the likeliest token at each step."""
+
+
+class Engine(Protocol):
+    """Computes replies and scores of ids; a tokenizer turns them into texts."""
+
+    def generate(
+        self, sources: Sequence[Ids], search: GenerationConfig, on_token: OnToken | None = None
+    ) -> list[list[int]]:
+        """
+        The ids of the reply to each source, found by `search`, which `ReplySettings.search` makes.
+
+        With a single source, `on_token` is called with each id as soon as it is known. A search over several beams
+        knows its ids only at the end, and does not call it.
+        """
+        ...
+
+    def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
+        """The negative log-likelihood, in nats, of each target given its source; targets include the end token."""
+        ...
+
+    def set_seed(self, seed: int) -> None:
+        """Make sampling repeatable from now on."""
+        ...

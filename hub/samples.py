@@ -1,0 +1,41 @@
+"""Real replies of a model, for its card and its Space."""
+
+from collections.abc import Sequence
+
+from chatformer.storage.model_folder import ModelFolder
+from chatformer.storage.run_folder import Records
+
+from .errors import as_hub_error
+
+MAX_SAMPLES = 6
+GREETINGS = {"ko": "안녕하세요!", "en": "Hello!"}
+
+Sample = tuple[str, str]
+"""A question and the reply to it."""
+
+
+def questions_of(records: Records) -> list[str]:
+    """The few latest questions of the log, which the card may show."""
+    return records.questions()[:MAX_SAMPLES]
+
+
+@as_hub_error()
+def sample_conversations(folder: str, questions: Sequence[str], languages: Sequence[str]) -> list[Sample]:
+    """The questions, or greetings if there are none, and the model's greedy replies to them."""
+    import torch
+
+    from chatformer.chat.engines import GREEDY, TransformersEngine
+    from chatformer.conversation import encode_conversation, max_source_tokens, turn
+
+    greetings = [GREETINGS[name] for name in (*languages, "en") if name in GREETINGS]
+    model_folder = ModelFolder.find(folder)
+    model = model_folder.model(torch.float32)
+    tokenizer = model_folder.tokenizer(vocab_size=model.config.vocab_size)
+    engine = TransformersEngine(model)
+    samples = []
+    for question in questions or dict.fromkeys(greetings):
+        source = encode_conversation(tokenizer, [turn("user", question)], max_source_tokens(tokenizer))
+        # One at a time, as in a chat: in a batch, rounding may decide between two tokens that are equally likely.
+        (reply,) = engine.generate([source], GREEDY)
+        samples.append((question, tokenizer.decode(reply, skip_special_tokens=True)))
+    return samples
