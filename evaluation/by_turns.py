@@ -4,7 +4,8 @@ from typing import Any
 
 from chatformer.data.exchanges import EncodedExchanges
 
-from .scoring import Evaluation, Outcome, figures_of
+from .figures import Evaluation, figures_of
+from .scoring import Outcome
 
 MOST_TURNS = 4
 """From so many exchanges on conversations count as equally long."""

@@ -16,11 +16,12 @@ from chatformer.data.unread import unread_part
 from chatformer.storage.names import EVALUATION_BAD_ROWS_FILE, EVALUATION_FILE
 from chatformer.training.settings import EvaluationSettings, SettingsError, TrainingSettings
 
+from .baselines import WHAT_TO_DO, better_baselines, compare, sentences_about
 from .by_turns import figures_by_turns
-from .free_baselines import WHAT_TO_DO, better_baselines, sentences_about
+from .figures import has_metrics
 from .own_data import own_data, questions_and_answers, run_settings
 from .report import data_in, figures_in, items, samples, show, versions, write
-from .scoring import compare, has_metrics, outcome_of
+from .scoring import outcome_of
 
 BAD_TRAINING_ROWS_FILE = "bad_training_rows.jsonl"
 

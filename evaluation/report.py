@@ -15,7 +15,9 @@ from chatformer.storage.environment import environment
 from chatformer.storage.writing import write_text
 from chatformer.training.settings import SettingsError
 
-from .scoring import Comparison, Evaluation, Outcome, ReplyFigures
+from .baselines import Comparison
+from .figures import Evaluation, ReplyFigures
+from .scoring import Outcome
 
 NUM_SAMPLES = 10
 

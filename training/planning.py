@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from chatformer.configuration.sizes import SIZES
-from chatformer.evaluation.doctor.findings import severity_of
+from chatformer.evaluation.doctor.size import SIZE
 
 from .pace import Pace
 from .settings import SettingsError, TrainingSettings
@@ -234,7 +234,7 @@ def shortcomings(
             f"The learning rate rises over {warmup_steps:,} of {num_steps:,} steps, and few are left at a rate that "
             f"teaches. Take --warmup-steps {max(1, num_steps // STEPS_PER_WARMUP_STEP)}, or more steps."
         )
-    if severity_of(num_parameters / facts.tokens, "parameters per token") == "problem":
+    if SIZE.bad.severity(num_parameters / facts.tokens) == "problem":
         found.append(
             f"{num_parameters:,} parameters learn from {facts.tokens:,} tokens, {num_parameters / facts.tokens:,.0f} "
             "for each: it will know them by heart and little else. Take a smaller --size, or more data."

@@ -29,9 +29,10 @@ from chatformer.data.messages import DataError
 from chatformer.data.noise import SourceNoise
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.data.unread import unread_part
-from chatformer.evaluation.doctor.model import FEW_QUESTIONS, RunLog, different_questions
+from chatformer.evaluation.doctor.run_log import RunLog
+from chatformer.evaluation.doctor.trial import FEW_QUESTIONS, different_questions
 from chatformer.evaluation.doctor.verdict import verdict
-from chatformer.evaluation.scoring import Evaluation, evaluate, has_metrics
+from chatformer.evaluation.figures import Evaluation, evaluate, has_metrics
 from chatformer.storage.names import SETTINGS_FILE
 
 from .averaging import CheckpointAverage, MovingAverage, copy_weights

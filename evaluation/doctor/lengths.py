@@ -11,8 +11,8 @@ import numpy as np
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.storage.writing import whole_file
 
-from .conversations import Conversations
-from .findings import Finding, percent, severity_of, shown, well
+from .conversations import Conversations, Exchange
+from .findings import Above, Check, Finding, percent, well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,40 @@ class Lengths:
 def lengths_of(conversations: Conversations, tokenizer: Any | None = None) -> Lengths:
     """Measure all exchanges: in tokens, with everything that the model reads, or else in characters."""
     if tokenizer is None:
-        made = conversations.exchanges
-        sources = [sum(map(len, exchange.history)) for exchange in made]
-        targets = [len(exchange.answer) for exchange in made]
+        sources = [sum(map(len, exchange.history)) for exchange in conversations.exchanges]
+        targets = [len(exchange.answer) for exchange in conversations.exchanges]
         return Lengths(unit="characters", sources=np.array(sources), targets=np.array(targets))
     encoded = encode_exchanges(conversations.dataset, tokenizer, sys.maxsize, sys.maxsize)
     return Lengths(unit="tokens", sources=encoded.source_lengths, targets=encoded.target_lengths)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What is measured, the flag of its limit, and what happens to what is longer."""
+
+    name: Literal["sources", "replies"]
+    flag: str
+    fate: str
+
+    @property
+    def too_long(self) -> Check:
+        return Check(name="too long", bad=Above(hint=0.0, problem=0.05), title=f"{self.name.title()} are too long")
+
+    @property
+    def outliers(self) -> Check:
+        return Check(
+            name="outliers",
+            bad=Above(hint=0),
+            title=f"A few {self.name} are very long",
+            what_to_do="Look at them, and leave them out if they are no conversation.",
+        )
+
+
+_SOURCES = _Side("sources", "--max-source-tokens", "lose their beginning")
+_REPLIES = _Side("replies", "--max-target-tokens", "are left out of the training, whole")
+
+OUTLIER = 5
+"""Times the length of the 99th percentile above which an exchange is an outlier."""
 
 
 def check_lengths(
@@ -42,54 +70,48 @@ def check_lengths(
     max_source_tokens: int | None = None,
     max_target_tokens: int | None = None,
 ) -> list[Finding]:
-    """Find exchanges that are far longer than the others, and what the limits, if given, would cut or leave out."""
-    made = conversations.exchanges
-    findings = []
-    for name, values, limit, advice in (
-        ("sources", lengths.sources, max_source_tokens, "--max-source-tokens"),
-        ("replies", lengths.targets, max_target_tokens, "--max-target-tokens"),
-    ):
+    """Whether exchanges are far longer than the others, and what the limits, if given, would cut or leave out."""
+    findings: list[Finding] = []
+    sides = ((_SOURCES, lengths.sources, max_source_tokens), (_REPLIES, lengths.targets, max_target_tokens))
+    for side, values, limit in sides:
         if lengths.unit == "tokens" and limit is not None:
-            share = float((values > limit).mean())
-            severity = severity_of(share, "too long")
-            if severity != "good":
-                most = int(np.ceil(np.percentile(values, 99)))
-                enough = most if most > limit else int(values.max())
-                fate = "lose their beginning" if name == "sources" else "are left out of the training, whole"
-                findings.append(
-                    Finding(
-                        check="too long",
-                        severity=severity,
-                        title=f"{name.title()} are too long",
-                        found=f"{int((values > limit).sum()):,} of {len(values):,} {name} ({percent(share)}) are "
-                        f"longer than {advice} {limit}, and {fate}.",
-                        what_to_do=f"{advice} {enough} would hold {'99%' if enough < values.max() else 'all'} of them; "
-                        "longer ones cost memory and time.",
-                        examples=shown(made[index] for index in np.flatnonzero(values > limit)),
-                    )
-                )
-        ordinary = float(np.percentile(values, 99))
-        outliers = [int(index) for index in np.argsort(-values, kind="stable") if values[index] > 5 * ordinary]
-        if outliers:
-            findings.append(
-                Finding(
-                    check="outliers",
-                    severity="hint",
-                    title=f"A few {name} are very long",
-                    found=f"{len(outliers):,} have more than {5 * ordinary:.0f} {lengths.unit}, where 99% have at most "
-                    f"{ordinary:.0f}: often it is a page that was pasted, or a row whose quotation marks are broken.",
-                    what_to_do="Look at them, and leave them out if they are no conversation.",
-                    examples=shown(f"{values[index]:,} {lengths.unit}, {made[index]}" for index in outliers),
-                )
-            )
+            findings += _too_long(side, values, limit, conversations.exchanges)
+        findings += _outliers(side, values, lengths.unit, conversations.exchanges)
     if findings:
         return findings
     listed = "; ".join(
-        f"half of the {name} have at most {np.median(values):.0f} {lengths.unit}, 99% at most "
+        f"half of the {side.name} have at most {np.median(values):.0f} {lengths.unit}, 99% at most "
         f"{np.percentile(values, 99):.0f}"
-        for name, values in (("sources", lengths.sources), ("replies", lengths.targets))
+        for side, values, _ in sides
     )
     return well("lengths", "Lengths", f"{listed[0].upper()}{listed[1:]}.")
+
+
+def _too_long(side: _Side, values: np.ndarray, limit: int, exchanges: Sequence[Exchange]) -> list[Finding]:
+    """Whether the limit would cut or leave out too many."""
+    share = float((values > limit).mean())
+    most = int(np.ceil(np.percentile(values, 99)))
+    enough = most if most > limit else int(values.max())
+    return side.too_long.findings(
+        share,
+        f"{int((values > limit).sum()):,} of {len(values):,} {side.name} ({percent(share)}) are longer than "
+        f"{side.flag} {limit}, and {side.fate}.",
+        what_to_do=f"{side.flag} {enough} would hold {'99%' if enough < values.max() else 'all'} of them; longer ones "
+        "cost memory and time.",
+        examples=(exchanges[index] for index in np.flatnonzero(values > limit)),
+    )
+
+
+def _outliers(side: _Side, values: np.ndarray, unit: str, exchanges: Sequence[Exchange]) -> list[Finding]:
+    """Whether some are far longer than the others."""
+    ordinary = float(np.percentile(values, 99))
+    outliers = [int(index) for index in np.argsort(-values, kind="stable") if values[index] > OUTLIER * ordinary]
+    return side.outliers.findings(
+        len(outliers),
+        f"{len(outliers):,} have more than {OUTLIER * ordinary:.0f} {unit}, where 99% have at most {ordinary:.0f}: "
+        "often it is a page that was pasted, or a row whose quotation marks are broken.",
+        examples=(f"{values[index]:,} {unit}, {exchanges[index]}" for index in outliers),
+    )
 
 
 def length_bins(lengths: Lengths) -> list[tuple[int, int, int, int]]:

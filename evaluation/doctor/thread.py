@@ -7,15 +7,20 @@ from chatformer.chat.engines import TransformersEngine
 from chatformer.evaluation.turns import OtherTopics, ask_behind_other_topics
 from chatformer.reading import reads_history
 
-from .findings import Finding, shown, well
-from .model import FEW_QUESTIONS, SAME_REPLY
+from .findings import Below, Check, Finding, well
+from .replies import ALWAYS_SAME
+from .trial import FEW_QUESTIONS
 
 if TYPE_CHECKING:
     import datasets
 
-KEEPS_THREAD, LOSES_THREAD = 90, 50
-"""Percent of replies that stay the same behind three exchanges on other topics from which a model keeps the thread, or
-under which it has lost it."""
+THREAD = Check(
+    name="thread",
+    bad=Below(hint=90, problem=50),
+    good="It keeps the thread",
+    title="It loses the thread",
+)
+"""Measures in percent how many replies stay the same behind three exchanges on other topics."""
 
 TRIED_QUESTIONS = 100
 
@@ -57,29 +62,23 @@ def check_thread(
 def thread_findings(topics: OtherTopics, other_topics_fraction: float | None) -> list[Finding]:
     """What replies behind other topics say; nothing where they are few, or the same whatever is asked."""
     alone = Counter(topics.replies[0])
-    if len(topics.questions) < FEW_QUESTIONS or alone.most_common(1)[0][1] > SAME_REPLY * len(topics.questions):
+    if len(topics.questions) < FEW_QUESTIONS or alone.most_common(1)[0][1] > ALWAYS_SAME * len(topics.questions):
         return []
     after = [topics.unchanged(number) for number in (1, 2, 3)]
     found = f"After one exchange on other topics {after[0]:.0f}% of {len(topics.questions)} replies are the same as to "
     found += f"the question alone, after two {after[1]:.0f}%, after three {after[2]:.0f}%."
-    if after[2] >= KEEPS_THREAD:
-        return well("thread", "It keeps the thread", found)
     if other_topics_fraction is not None and other_topics_fraction >= ENOUGH_OTHER_TOPICS:
         what_to_do = f"Train again for longer, or with more than --other-topics-fraction {other_topics_fraction:g}"
     else:
         what_to_do = f"Train again with --other-topics-fraction {ENOUGH_OTHER_TOPICS:g}"
-    return [
-        Finding(
-            check="thread",
-            severity="hint" if after[2] >= LOSES_THREAD else "problem",
-            title="It loses the thread",
-            found=found,
-            what_to_do=f"{what_to_do}, which has it learn that the turns before need not concern the last one. Until "
-            "then, begin a new conversation (/reset) for each new topic.",
-            examples=shown(
-                f"{question} → {alone}; after three exchanges → {later}"
-                for question, alone, later in zip(topics.questions, topics.replies[0], topics.replies[3], strict=True)
-                if alone != later
-            ),
-        )
-    ]
+    return THREAD.findings(
+        after[2],
+        found,
+        what_to_do=f"{what_to_do}, which has it learn that the turns before need not concern the last one. Until "
+        "then, begin a new conversation (/reset) for each new topic.",
+        examples=(
+            f"{question} → {alone}; after three exchanges → {later}"
+            for question, alone, later in zip(topics.questions, topics.replies[0], topics.replies[3], strict=True)
+            if alone != later
+        ),
+    )

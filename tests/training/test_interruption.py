@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from chatformer.evaluation.doctor.model import RunLog
+from chatformer.evaluation.doctor.run_log import RunLog
 from chatformer.evaluation.plots import draw_curves
 from chatformer.training import train as train_module
 from chatformer.training import verify_resume

@@ -1,6 +1,6 @@
 import pytest
 
-from chatformer.evaluation.doctor.model import RunLog
+from chatformer.evaluation.doctor.run_log import RunLog
 from chatformer.evaluation.doctor.verdict import verdict
 from chatformer.training.settings import OptimizationSettings, TrainingSettings
 
