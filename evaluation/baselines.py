@@ -30,12 +30,12 @@ def nearest_answers(questions: Sequence[str], training: Sequence[tuple[str, str]
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 2), sublinear_tf=True)
-    known = vectorizer.fit_transform([question for question, _ in training]).T.tocsr()
+    training_weights = vectorizer.fit_transform([question for question, _ in training]).T.tocsr()
     answers = []
     # As many at once as their similarities fit into memory.
     rows = max(1, 10_000_000 // len(training))
     for start in range(0, len(questions), rows):
-        similarities = vectorizer.transform(questions[start : start + rows]) @ known
+        similarities = vectorizer.transform(questions[start : start + rows]) @ training_weights
         answers += [training[int(index)][1] for index in np.asarray(similarities.argmax(axis=1)).ravel()]
     return answers
 
@@ -82,9 +82,11 @@ def compare(
         baseline_replies["most frequent answer"] = [answers.most_common(1)[0][0]] * len(questions)
 
     def baseline_figures(replies: list[str], group: list[int]) -> ReplyFigures:
-        answered = [index for index in group if index < len(replies)]
+        answered_indices = [index for index in group if index < len(replies)]
         return reply_figures(
-            [replies[index] for index in answered], [exchanges.replies[index] for index in answered], **options
+            [replies[index] for index in answered_indices],
+            [exchanges.replies[index] for index in answered_indices],
+            **options,
         )
 
     return Comparison(

@@ -125,17 +125,17 @@ def figures_of(
     nats, without_source = float(outcome.nats[indices].sum()), float(outcome.nats_without_source[indices].sum())
     loss = nats / int(exchanges.target_lengths[indices].sum())
     bits_per_character = nats / math.log(2) / sum(len(exchanges.replies[index]) for index in indices)
-    answered = [index for index in indices if index < len(outcome.replies)]
+    answered_indices = [index for index in indices if index < len(outcome.replies)]
     replies = reply_figures(
-        [outcome.replies[index] for index in answered],
-        [exchanges.replies[index] for index in answered],
+        [outcome.replies[index] for index in answered_indices],
+        [exchanges.replies[index] for index in answered_indices],
         **reply_options,
     )
-    later = [index for index in indices if not math.isnan(outcome.nats_without_history[index])]
+    later_indices = [index for index in indices if not math.isnan(outcome.nats_without_history[index])]
     history_gain = None
-    if later:
-        saved = float((outcome.nats_without_history[later] - outcome.nats[later]).sum())
-        history_gain = saved / math.log(2) / sum(len(exchanges.replies[index]) for index in later)
+    if later_indices:
+        saved_nats = float((outcome.nats_without_history[later_indices] - outcome.nats[later_indices]).sum())
+        history_gain = saved_nats / math.log(2) / sum(len(exchanges.replies[index]) for index in later_indices)
     with np.errstate(over="ignore"):
         perplexity = float(np.exp(loss))
     return Evaluation(

@@ -1,4 +1,4 @@
-"""What a model makes of exchanges: the likelihood of their targets, and its replies to their sources."""
+"""A model on exchanges: the likelihood of their targets, and the replies to their sources."""
 
 import copy
 import dataclasses
@@ -27,7 +27,7 @@ GREEDY = GenerationConfig(do_sample=False, num_beams=1)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a model made of exchanges, in their order."""
+    """The scores and replies of a model for exchanges, in their order."""
 
     nats: np.ndarray
     """Negative log-likelihood of each target."""
@@ -96,7 +96,7 @@ def outcome_of(
     show_progress: bool = False,
 ) -> Outcome:
     """
-    What the model makes of the exchanges, with its replies to the first `max_replies` of them, or to all.
+    The scores of the exchanges, and the replies to the first `max_replies` of them, or to all.
 
     `search` finds the replies, and must not sample. The processes of accelerate share the batches, and every rank
     gets all of the outcome, which is the same as that of one process.
@@ -106,7 +106,7 @@ def outcome_of(
     num_replies = len(exchanges) if max_replies is None else min(max_replies, len(exchanges))
     search = copy.deepcopy(search)
     if search.max_new_tokens is None:
-        # Half as long again as the longest reference: a young model may repeat itself without end.
+        # 1.5 times the longest reference: a young model may repeat itself without end.
         search.max_new_tokens = 3 * int(exchanges.target_lengths.max(initial=0)) // 2
 
     def sources_of(indices: list[int]) -> list[list[int]]:

@@ -42,10 +42,10 @@ AMOUNT = Check(
     bad=Below(hint=FEW_EXCHANGES, problem=VERY_FEW_EXCHANGES),
     good="Enough to begin with",
     title="There is little to learn from",
-    why="A model that begins with random weights learns so few by heart and understands nothing else; the smallest "
-    f"bots that answer new questions have seen some {FEW_EXCHANGES:,} replies.",
-    what_to_do="Collect more, or add another corpus to yours. Take --size tiny for what there is, and --dropout 0.3 "
-    "against learning by heart.",
+    why="A model learns so few by heart, and does not understand new questions; the smallest bots that answer new "
+    f"questions have seen about {FEW_EXCHANGES:,} replies.",
+    what_to_do="Collect more, or add another corpus. Until then, use --size tiny, and --dropout 0.3 against learning "
+    "by heart.",
 )
 
 
@@ -60,7 +60,7 @@ BAD_ROWS = Check(
     bad=Above(problem=0),
     good="Every row can be used",
     title="Rows that cannot be used",
-    what_to_do="Mend them, or have them left out with --skip-bad-rows, which `chatformer train` takes too.",
+    what_to_do="Fix them, or skip them with --skip-bad-rows, which `chatformer train` takes, too.",
 )
 
 SKIPPED_ROWS = dataclasses.replace(BAD_ROWS, bad=Above(hint=0))
@@ -68,14 +68,14 @@ SKIPPED_ROWS = dataclasses.replace(BAD_ROWS, bad=Above(hint=0))
 
 def check_bad_rows(rows: Sequence[dict[str, Any]], num_rows: int, *, left_out: bool) -> list[Finding]:
     """
-    Whether rows are no conversation; `rows` are those that the loader listed.
+    Whether rows are not conversations; `rows` are those that the loader listed.
 
-    With `left_out`, training is to skip them, too.
+    If `left_out`, training is to skip them, too.
     """
     check = SKIPPED_ROWS if left_out else BAD_ROWS
     return check.findings(
         len(rows),
-        f"{len(rows):,} of {num_rows:,} rows are no conversation, and all else is said of the others.",
+        f"{len(rows):,} of {num_rows:,} rows are not conversations; the other findings are about the rest.",
         found_if_good="",
         examples=(f"{row['file']}, row {row['row']}: {row['reason']}" for row in rows),
     )
@@ -85,26 +85,26 @@ LABELS = Check(
     name="labels",
     bad=Above(problem=0),
     title="The answers look like labels",
-    why="These are names of classes, as a classifier learns them, and no replies.",
-    what_to_do="Name the column that holds what is to be said: --answer-column.",
+    why="These are class names for a classifier, not replies.",
+    what_to_do="Name the column that holds the replies: --answer-column.",
 )
 
 MOSTLY_NUMBERS = 0.5
 """Share of numbers among the answers above which they are labels."""
 
 FEW_ANSWERS = 20
-"""At most so many different answers to many questions are labels."""
+"""Number of different answers to many questions up to which they are labels."""
 
 SWAPPED_COLUMNS = Check(
     name="labels",
     bad=Above(hint=0),
     good="Answers are answers",
-    title="Questions and answers may have changed places",
+    title="Questions and answers may be swapped",
     what_to_do="Look at the data, and name the columns with --question-column and --answer-column.",
 )
 
 MANY_ASK, TIMES_AS_MANY_ASK = 0.4, 4
-"""Above that share of answers with a question mark, and so many times that of the questions, they are questions."""
+"""Share of answers with a question mark, and its ratio to that of the questions, above which they are swapped."""
 
 
 def check_labels(conversations: Conversations) -> list[Finding]:
@@ -114,8 +114,8 @@ def check_labels(conversations: Conversations) -> list[Finding]:
     numbers = sum(exchange.answer.replace(".", "", 1).isdigit() for exchange in exchanges) / len(exchanges)
     if numbers > MOSTLY_NUMBERS or (len(exchanges) >= VERY_FEW_EXCHANGES and len(answers) <= FEW_ANSWERS):
         frequent = ", ".join(repr(shortened(answer, 20)) for answer, _ in answers.most_common(5))
-        found = f"{len(exchanges):,} exchanges have only {len(answers):,} different answers: {frequent}."
-        return LABELS.findings(True, found)
+        statement = f"{len(exchanges):,} exchanges have only {len(answers):,} different answers: {frequent}."
+        return LABELS.findings(True, statement)
 
     def asking(texts: Iterable[str]) -> float:
         return sum(text.rstrip(" .!~\"'”’)").endswith(("?", "？")) for text in texts) / len(exchanges)
@@ -134,7 +134,7 @@ DUPLICATES = Check(
     bad=Above(hint=0.02, problem=0.25),
     good="Few duplicates",
     title="Duplicates",
-    why="The model learns them by heart, and says them more often than all else.",
+    why="The model learns them by heart, and says them more often than anything else.",
     what_to_do="Keep one of each, unless they are meant to weigh more.",
 )
 
@@ -143,17 +143,19 @@ def check_duplicates(conversations: Conversations) -> list[Finding]:
     """Whether replies occur more than once after the same turns."""
     exchanges = conversations.exchanges
     first: dict[Any, Exchange] = {}
-    repeated = []
+    repetitions = []
     for exchange in exchanges:
         key = (exchange.source, exchange.reply)
         if key in first:
-            repeated.append(f"{exchange} (also in conversation {first[key].conversation})")
+            repetitions.append(f"{exchange} (also in conversation {first[key].conversation})")
         first.setdefault(key, exchange)
     num_exact = len(exchanges) - len({(exchange.history, exchange.answer) for exchange in exchanges})
-    share = len(repeated) / len(exchanges)
-    found = f"{len(repeated):,} of {len(exchanges):,} replies ({percent(share)}) stand there again behind the same "
-    found += f"turns: {num_exact:,} word for word, {len(repeated) - num_exact:,} but for case and spaces."
-    return DUPLICATES.findings(share, found, examples=repeated)
+    share = len(repetitions) / len(exchanges)
+    statement = (
+        f"{len(repetitions):,} of {len(exchanges):,} replies ({percent(share)}) are repeated after the same turns: "
+        f"{num_exact:,} word for word, {len(repetitions) - num_exact:,} apart from case and spaces."
+    )
+    return DUPLICATES.findings(share, statement, examples=repetitions)
 
 
 MANY_ANSWERS = Check(
@@ -161,9 +163,9 @@ MANY_ANSWERS = Check(
     bad=Above(hint=0.10, problem=0.50),
     good="Questions have one answer each",
     title="The same question has many answers",
-    why="Where nothing in the question tells which is right, the likeliest reply is the dullest.",
-    what_to_do="Keep one answer to each question, or put into the question or a system message what decides between "
-    "them: who speaks, in which mood, what went before.",
+    why="If nothing in the question decides between them, the likeliest reply is the dullest.",
+    what_to_do="Keep one answer to each question, or put what decides between them into the question or a system "
+    "message: who speaks, in which mood, what was said before.",
 )
 
 
@@ -174,23 +176,25 @@ def check_many_answers(conversations: Conversations) -> list[Finding]:
         answers[exchange.source].setdefault(exchange.reply, exchange)
     rivals = {source: list(different.values()) for source, different in answers.items() if len(different) > 1}
     share = sum(exchange.source in rivals for exchange in conversations.exchanges) / len(conversations.exchanges)
-    found = f"{len(rivals):,} of {len(answers):,} questions have more than one answer; {percent(share)} of all replies "
-    found += "are to them."
+    statement = (
+        f"{len(rivals):,} of {len(answers):,} questions have more than one answer; {percent(share)} of all replies "
+        "answer them."
+    )
     examples = (
         f"{shortened(exchanges[0].question)} → {len(exchanges)} answers, such as "
         + " | ".join(shortened(exchange.answer, 30) for exchange in exchanges[:3])
         for exchanges in sorted(rivals.values(), key=len, reverse=True)
     )
-    return MANY_ANSWERS.findings(share, found, examples=examples)
+    return MANY_ANSWERS.findings(share, statement, examples=examples)
 
 
 FREQUENT_ANSWERS = Check(
     name="frequent answers",
     bad=Above(hint=0.02, problem=0.10),
-    good="No answer drowns the others",
+    good="No answer is too frequent",
     title="One answer is very frequent",
-    why="A bot that always says the same is right that often, and that is the first thing a model finds out.",
-    what_to_do="Keep a few of these exchanges and leave out the others, or vary the answer.",
+    why="A bot that always says the same is right that often, and that is the first thing a model learns.",
+    what_to_do="Keep a few of these exchanges and remove the others, or vary the answer.",
 )
 
 
@@ -213,16 +217,17 @@ LEAKS = Check(
     name="leaks",
     bad=Above(hint=0.0, problem=0.01),
     good="No leaks",
-    title="Validation questions stand in the training data",
-    what_to_do="Take them out of one side. `chatformer train` splits without leaks when it is given one file and no "
+    title="Validation questions are in the training data",
+    what_to_do="Remove them from one side. `chatformer train` splits without leaks if it gets one file and no "
     "--validation-data.",
 )
 
 LEAKED_ANSWERS = Check(
     name="leaked answers",
     bad=Above(hint=0.05, problem=0.25),
-    title="Validation exchanges stand in the training data behind other turns",
-    what_to_do="Keep conversations that share exchanges on one side, in a file for --validation-data.",
+    title="Validation exchanges are in the training data after other turns",
+    what_to_do="Keep conversations that share exchanges on the same side: split them yourself, and give the "
+    "validation side as --validation-data.",
 )
 
 
@@ -230,17 +235,19 @@ def check_leaks(training: Conversations, validation: Conversations) -> list[Find
     """Whether the two share questions or exchanges, so that validation measures memory and not understanding."""
     sources = {exchange.source: exchange.conversation for exchange in reversed(training.exchanges)}
     pairs = {(exchange.source[-1], exchange.reply) for exchange in training.exchanges}
-    same_source, others = [], []
-    for exchange in validation.exchanges:
-        (same_source if exchange.source in sources else others).append(exchange)
-    same_pair = [exchange for exchange in others if (exchange.source[-1], exchange.reply) in pairs]
+    same_source = [exchange for exchange in validation.exchanges if exchange.source in sources]
+    same_pair = [
+        exchange
+        for exchange in validation.exchanges
+        if exchange.source not in sources and (exchange.source[-1], exchange.reply) in pairs
+    ]
     count = len(validation.exchanges)
     source_share, pair_share = len(same_source) / count, len(same_pair) / count
     return LEAKS.findings(
         source_share,
-        f"{len(same_source):,} of {count:,} ({percent(source_share)}) do, with all turns before them: what is measured "
-        "on them is memory, and figures look better than the bot is.",
-        found_if_good=f"None of {count:,} validation questions stands in the training data behind the same turns.",
+        f"{len(same_source):,} of {count:,} ({percent(source_share)}) are, with all turns before them: they measure "
+        "memory, and the figures look better than the bot is.",
+        found_if_good=f"None of {count:,} validation questions is in the training data after the same turns.",
         examples=(f"{exchange} (in training: conversation {sources[exchange.source]})" for exchange in same_source),
     ) + LEAKED_ANSWERS.findings(
         pair_share,
@@ -255,8 +262,8 @@ ECHOES = Check(
     bad=Above(hint=0.001, problem=0.05),
     good="No answer repeats its question",
     title="Answers repeat their question",
-    why="A bot learns to parrot.",
-    what_to_do="Leave them out; if they are many, look whether the answers were read from the right column.",
+    why="A bot learns to repeat the question.",
+    what_to_do="Remove them; if there are many, check that the answers were read from the right column.",
 )
 
 
@@ -265,8 +272,8 @@ def check_echoes(conversations: Conversations) -> list[Finding]:
     exchanges = conversations.exchanges
     echoes = [exchange for exchange in exchanges if exchange.source[-1] == exchange.reply]
     share = len(echoes) / len(exchanges)
-    found = f"{len(echoes):,} of {len(exchanges):,} ({percent(share)}) do."
-    return ECHOES.findings(share, found, found_if_good="", examples=echoes)
+    statement = f"{len(echoes):,} of {len(exchanges):,} ({percent(share)}) do."
+    return ECHOES.findings(share, statement, found_if_good="", examples=echoes)
 
 
 EMPTY_ANSWERS = Check(
@@ -274,8 +281,8 @@ EMPTY_ANSWERS = Check(
     bad=Above(hint=0.01, problem=0.20),
     good="Answers say something",
     title="Answers that say next to nothing",
-    why="Such a reply fits every question, so it is what a model that is not sure says.",
-    what_to_do="Leave them out, but for those that are answers.",
+    why="Such a reply fits every question, so an unsure model gives it.",
+    what_to_do="Remove them, except those that are real answers.",
 )
 
 
@@ -286,7 +293,7 @@ def check_empty_answers(conversations: Conversations) -> list[Finding]:
     share = len(empty) / len(exchanges)
     return EMPTY_ANSWERS.findings(
         share,
-        f"{len(empty):,} of {len(exchanges):,} ({percent(share)}) are signs alone or one character.",
-        found_if_good=f"{len(empty):,} of {len(exchanges):,} are signs alone or one character.",
+        f"{len(empty):,} of {len(exchanges):,} ({percent(share)}) are punctuation alone or one character.",
+        found_if_good=f"{len(empty):,} of {len(exchanges):,} are punctuation alone or one character.",
         examples=empty,
     )

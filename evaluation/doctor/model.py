@@ -1,4 +1,4 @@
-"""What is wrong with a model before it says a word: its weights, its tokenizer, its settings of generate()."""
+"""What is wrong with the parts of a model: its weights, its tokenizer and its generation settings."""
 
 import sys
 from collections.abc import Collection, Iterable
@@ -24,14 +24,14 @@ MISSING_WEIGHTS = Check(
     name="missing weights",
     bad=Above(problem=0),
     title="Weights are missing",
-    what_to_do="Copy or download the folder again, all files from one training.",
+    what_to_do="Copy or download the folder again, with all files from the same training.",
 )
 
 FINITE_WEIGHTS = Check(
     name="finite weights",
     bad=Above(problem=0),
     title="Weights are not numbers",
-    what_to_do="Take a checkpoint from before. Train with half the --learning-rate, more --warmup-steps, "
+    what_to_do="Use an earlier checkpoint. Train with half the --learning-rate, more --warmup-steps, "
     "--max-grad-norm 1 and --mixed-precision no.",
 )
 
@@ -39,39 +39,39 @@ CONSTANT_WEIGHTS = Check(
     name="constant weights",
     bad=Above(problem=0),
     title="Weights are all the same",
-    what_to_do="Look at where these weights were made or converted, and train or convert anew.",
+    what_to_do="Check how these weights were made or converted, and train or convert again.",
 )
 
 
 def check_weights(model: Any, missing: Collection[str] = ()) -> list[Finding]:
     """Whether weights are not finite, are all the same, or were not in the files."""
     weights = dict(model.named_parameters())
-    broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
-    # Norms and biases begin with one number, and may keep it; a matrix of one number tells nothing apart.
-    constant = [
-        name for name, weight in weights.items() if weight.dim() > 1 and name not in broken and not weight.std() > 0
+    not_finite = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+    # Norms and biases begin with one number, and may keep it; a matrix of one number distinguishes nothing.
+    constant_names = [
+        name for name, weight in weights.items() if weight.dim() > 1 and name not in not_finite and not weight.std() > 0
     ]
     findings = [
         *MISSING_WEIGHTS.findings(
             len(missing),
-            f"{len(missing)} weights of the model are not in its files and were drawn at random.",
+            f"{len(missing)} weights of the model are not in its files and are random.",
             examples=sorted(missing),
         ),
         *FINITE_WEIGHTS.findings(
-            len(broken),
-            f"{len(broken)} of {len(weights)} have entries that are infinite or NaN: the training diverged, or the "
+            len(not_finite),
+            f"{len(not_finite)} of {len(weights)} have entries that are infinite or NaN: the training diverged, or the "
             "file is damaged.",
-            examples=broken,
+            examples=not_finite,
         ),
         *CONSTANT_WEIGHTS.findings(
-            len(constant),
-            f"{len(constant)} of {len(weights)} are matrices of one number: whatever goes in, the same comes out.",
-            examples=constant,
+            len(constant_names),
+            f"{len(constant_names)} of {len(weights)} are matrices of one number: every input gives the same output.",
+            examples=constant_names,
         ),
     ]
     count = sum(weight.numel() for weight in weights.values())
-    found = f"{count:,} numbers, all finite, and no matrix is constant."
-    return findings or well("weights", "The weights are numbers", found)
+    statement = f"{count:,} numbers, all finite, and no matrix is constant."
+    return findings or well("weights", "The weights are numbers", statement)
 
 
 TIED_EMBEDDINGS = Check(
@@ -88,14 +88,16 @@ def check_embeddings(model: Any) -> list[Finding]:
     if not model.config.tie_word_embeddings:
         return []
     weights = dict(model.named_parameters(remove_duplicate=False))
-    tied = {name: source for name, source in (model._tied_weights_keys or {}).items() if {name, source} <= set(weights)}
-    apart = [name for name, source in tied.items() if weights[name] is not weights[source]]
+    sources = {
+        name: source for name, source in (model._tied_weights_keys or {}).items() if {name, source} <= set(weights)
+    }
+    untied = [name for name, source in sources.items() if weights[name] is not weights[source]]
     return TIED_EMBEDDINGS.findings(
-        len(apart),
-        "The configuration says that source, target and output share one matrix, but they do not: when the model "
-        "is saved, one of them is kept, and the others are lost.",
+        len(untied),
+        "The configuration says that source, target and output share one matrix, but they do not: saving the model "
+        "keeps one of them, and loses the others.",
         found_if_good="Source, target and output share one matrix, as the configuration says.",
-        examples=apart,
+        examples=untied,
     )
 
 
@@ -112,18 +114,18 @@ VOCABULARY = Check(
 def check_vocabulary(model: Any, tokenizer: Any) -> list[Finding]:
     """Whether the tokenizer is the model's."""
     rows = model.get_input_embeddings().weight.shape[0]
-    differing = [
+    differences = [
         f"{name}: {ours} in the tokenizer, {theirs} in the model"
         for name in ("pad_token_id", "eos_token_id")
         if (ours := getattr(tokenizer, name)) != (theirs := getattr(model.config, name))
         and not (isinstance(theirs, list) and ours in theirs)
     ]
-    found = f"The tokenizer has {len(tokenizer):,} tokens, the model {rows:,} rows for them"
+    statement = f"The tokenizer has {len(tokenizer):,} tokens, the model {rows:,} rows for them"
     return VOCABULARY.findings(
-        len(tokenizer) > rows or bool(differing),
-        found + (", and control tokens differ." if differing else "."),
+        len(tokenizer) > rows or bool(differences),
+        statement + (", and control tokens differ." if differences else "."),
         found_if_good=f"{len(tokenizer):,} tokens, {rows:,} rows.",
-        examples=differing,
+        examples=differences,
     )
 
 
@@ -132,9 +134,9 @@ CHAT_TEMPLATE = Check(
     bad=Above(problem=0),
     good="The chat template is there",
     title="The chat template is missing",
-    why="The tokenizer does not say how a conversation becomes a source: whoever talks to the model guesses, and a "
-    "model that reads what it was not trained on talks nonsense.",
-    what_to_do="Copy chat_template.jinja from the run's folder, or publish the tokenizer anew with it.",
+    why="The tokenizer does not say how a conversation becomes a source: every program has to guess, and after a wrong "
+    "guess the model talks nonsense.",
+    what_to_do="Copy chat_template.jinja from the run's folder, or publish the tokenizer again with it.",
 )
 
 
@@ -154,12 +156,12 @@ GENERATION_END = Check(
 GENERATION_LENGTH = Check(
     name="generation length",
     bad=Above(hint=0.0, problem=0.05),
-    title="Replies may break off",
+    title="Replies may be cut off",
 )
 
 
 def check_generation(model: Any, target_lengths: np.ndarray) -> list[Finding]:
-    """Whether replies end, and do not break off before."""
+    """Whether replies end, and are not cut off before."""
     settings = model.generation_config
     # The default of transformers is 20 tokens.
     limit = settings.max_new_tokens or settings.max_length or 20
@@ -167,15 +169,15 @@ def check_generation(model: Any, target_lengths: np.ndarray) -> list[Finding]:
     findings = [
         *GENERATION_END.findings(settings.eos_token_id is None),
         *GENERATION_LENGTH.findings(
-            # A missing limit is worth a hint even if it cuts no reference.
+            # A missing limit is worth a hint even if the default cuts off no reference.
             cut if settings.max_new_tokens is not None else max(cut, sys.float_info.min),
             f"In generation_config.json max_new_tokens is {settings.max_new_tokens}, so that a reply has {limit} "
             f"tokens at most; {percent(cut)} of the reference replies are longer.",
             what_to_do=f'Put "max_new_tokens": {max(64, int(target_lengths.max(initial=0)))} into it.',
         ),
     ]
-    found = f"Replies end at the end token, or after {limit} tokens."
-    return findings or well("generation", "Replies can end", found)
+    statement = f"Replies end at the end token, or after {limit} tokens."
+    return findings or well("generation", "Replies can end", statement)
 
 
 ROUND_TRIP = Check(
@@ -189,17 +191,17 @@ ROUND_TRIP = Check(
 
 
 def check_round_trip(tokenizer: Any, texts: Iterable[str]) -> list[Finding]:
-    """Whether texts are still the same after encoding and decoding."""
+    """Whether texts are the same after encoding and decoding."""
     texts = list(texts)
-    lost = []
+    lost_texts = []
     for text in texts:
         ids = tokenizer(text, split_special_tokens=True)["input_ids"]
         decoded = tokenizer.decode(ids, skip_special_tokens=True)
         if decoded != text:
-            lost.append(f"{shortened(text)} became {shortened(decoded)}")
+            lost_texts.append(f"{shortened(text)} became {shortened(decoded)}")
     return ROUND_TRIP.findings(
-        len(lost) / max(1, len(texts)),
-        f"{len(lost):,} of {len(texts):,} texts come back as other ones.",
-        found_if_good=f"{len(texts):,} texts come back from the tokenizer as they went in.",
-        examples=lost,
+        len(lost_texts) / max(1, len(texts)),
+        f"{len(lost_texts):,} of {len(texts):,} texts are different after encoding and decoding.",
+        found_if_good=f"{len(texts):,} texts are the same after encoding and decoding.",
+        examples=lost_texts,
     )

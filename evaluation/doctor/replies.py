@@ -13,15 +13,15 @@ KNOWLEDGE = Check(
     name="knowledge",
     bad=Above(problem=0.95),
     good="It has learnt something",
-    title="It knows no more than by guessing",
-    what_to_do="Check that the folder holds the trained weights and their own tokenizer, and that the data is of the "
-    "kind that it was trained on; otherwise train it.",
+    title="It is no better than guessing",
+    what_to_do="Check that the folder holds the trained weights and their own tokenizer, and that the data is like "
+    "that of its training; otherwise train it.",
 )
 """Measures the loss as a share of the loss of guessing."""
 
 
 def check_knowledge(trial: Trial, vocab_size: int) -> list[Finding]:
-    """Whether the model predicts better than by guessing among all tokens."""
+    """Whether the model predicts better than guessing among all tokens."""
     loss, guessing = trial.evaluation.loss, math.log(vocab_size)
     return KNOWLEDGE.findings(
         loss / guessing,
@@ -36,24 +36,26 @@ LISTENING = Check(
     good="It listens",
     title="It hardly listens",
     problem="It does not listen",
-    what_to_do="Train longer, and look whether the answers in the data follow from their questions.",
+    what_to_do="Train longer, and check that the answers in the data follow from their questions.",
 )
 
 
 def check_listening(source_gain: float, bits_per_character: float, causes: Sequence[Cause]) -> list[Finding]:
     """Whether the loss depends on the source; the `causes` are probable if it does not."""
     share = source_gain / bits_per_character
-    found = f"The true question saves {percent(max(share, 0))} of the loss against another one "
-    found += f"({source_gain:.3f} of {bits_per_character:.3f} bits per character)."
-    return with_causes(LISTENING, share, found, causes)
+    statement = (
+        f"The true question saves {percent(max(share, 0))} of the loss, compared with another one "
+        f"({source_gain:.3f} of {bits_per_character:.3f} bits per character)."
+    )
+    return with_causes(LISTENING, share, statement, causes)
 
 
 REMEMBERING = Check(
     name="remembering",
     bad=Below(hint=HARDLY_LISTENS),
     good="It remembers",
-    title="It does not use the turns before",
-    what_to_do="Give it conversations whose later replies depend on earlier turns, and train longer; look whether "
+    title="It does not use earlier turns",
+    what_to_do="Train longer, on conversations whose later replies depend on earlier turns; check that "
     "--max-source-tokens leaves room for them.",
 )
 
@@ -63,8 +65,8 @@ def check_remembering(trial: Trial) -> list[Finding]:
     gain = trial.evaluation.history_gain
     if gain is None:
         return []
-    found = f"The turns before the last one save {gain:.3f} bits per character of the later replies."
-    return REMEMBERING.findings(gain / trial.evaluation.bits_per_character, found)
+    statement = f"The turns before the last one save {gain:.3f} bits per character of the later replies."
+    return REMEMBERING.findings(gain / trial.evaluation.bits_per_character, statement)
 
 
 ALWAYS_SAME, OFTEN_SAME = 0.5, 0.1
@@ -86,11 +88,13 @@ def check_replies(trial: Trial, causes: Sequence[Cause]) -> list[Finding]:
     counts = Counter(replies)
     (reply, count), *_ = counts.most_common(1)
     share = count / len(replies)
-    found = f"{len(replies):,} different questions got {len(counts):,} different replies; the most frequent one, "
-    found += f"{shortened(reply)!r}, {count:,} times ({percent(share)})."
+    statement = (
+        f"{len(replies):,} different questions got {len(counts):,} different replies; the most frequent one, "
+        f"{shortened(reply)!r}, {count:,} times ({percent(share)})."
+    )
     examples = (f"{times:,} times: {shortened(text)}" for text, times in counts.most_common(NUM_EXAMPLES))
     # Every reply is a large share of two or three.
-    return with_causes(SAME_REPLY, share if count > 2 else 0, found, causes, examples)
+    return with_causes(SAME_REPLY, share if count > 2 else 0, statement, causes, examples)
 
 
 COPIES = Check(
@@ -109,24 +113,24 @@ def check_copies(trial: Trial) -> list[Finding]:
     copied = trial.evaluation.copied_replies
     if copied is None:
         return []
-    return COPIES.findings(copied, f"{copied:.0f}% of the replies stand word for word among the training's answers.")
+    return COPIES.findings(copied, f"{copied:.0f}% of the replies equal an answer of the training word for word.")
 
 
 MEMORY = Check(
     name="memory",
     bad=Above(hint=0),
-    good="It does not know by heart alone",
-    title="It knows its training by heart",
+    good="It has not just learnt by heart",
+    title="It has learnt its training by heart",
     why="It overfits: on new questions it is sure of wrong words.",
     what_to_do="More data helps most. Then --dropout 0.3, --rdrop-alpha 1, fewer epochs or a smaller --size. Look at "
-    "replies too: those of small chatbots go on getting better after the loss has begun to rise.",
+    "the replies, too: those of small chatbots still improve after the loss has begun to rise.",
 )
 
 OVERFITTING_NATS, OVERFITTING_TIMES = 1, 1.5
-"""How much more, and how many times as much, the loss on new exchanges is if a model knows its training by heart."""
+"""From this difference and this ratio of the losses on new and on known exchanges, a model overfits."""
 
 
 def check_memory(new: float, known: float) -> list[Finding]:
-    """Whether the loss on new exchanges is that of a model that knows its training by heart."""
+    """Whether the loss on new exchanges is that of a model that has learnt its training by heart."""
     overfits = new - known >= OVERFITTING_NATS and new >= OVERFITTING_TIMES * known
-    return MEMORY.findings(overfits, f"Loss {known:.3f} on what it was trained on, {new:.3f} on what it was not.")
+    return MEMORY.findings(overfits, f"Loss {known:.3f} on exchanges of its training, {new:.3f} on others.")

@@ -14,13 +14,13 @@ from chatformer.training.settings import TrainingSettings, read_recipe
 from .findings import Above, Check, Finding, well
 
 LISTENS, HARDLY_LISTENS = 0.05, 0.01
-"""Shares of the loss that the true source saves against another one: from the first a model listens, from the second
-it hardly listens."""
+"""Shares of the loss that the true source saves, compared with another one: from the first on a model listens, from
+the second on it hardly listens."""
 
 
 @dataclass(frozen=True)
 class RunLog:
-    """What a run was begun with, and what its log says."""
+    """The settings of a run, and the lines of its log."""
 
     settings: TrainingSettings
     lines: Sequence[dict[str, Any]]
@@ -59,11 +59,11 @@ DIVERGENCE = Check(
     name="divergence",
     bad=Above(problem=0),
     title="The training diverged",
-    what_to_do="Train anew with half the --learning-rate, more --warmup-steps and --max-grad-norm 1.",
+    what_to_do="Train again with half the --learning-rate, more --warmup-steps and --max-grad-norm 1.",
 )
 
 DIVERGED = 1.2
-"""Times the lowest loss above which the last one is that of a training that diverged."""
+"""How many times the lowest loss the last loss is, above which the training diverged."""
 
 STILL_FALLING = Check(
     name="training",
@@ -73,7 +73,7 @@ STILL_FALLING = Check(
 )
 
 FALLING = 0.99
-"""Share of the loss of the evaluation before, under which the loss of the last one was still falling."""
+"""Share of the second to last evaluation's loss under which the last one's shows that it was still falling."""
 
 
 def check_log(log: RunLog) -> list[Finding]:
@@ -85,21 +85,24 @@ def check_log(log: RunLog) -> list[Finding]:
     if not math.isfinite(losses[-1]) or losses[-1] > DIVERGED * lowest:
         return DIVERGENCE.findings(True, f"Its loss ended at {losses[-1]:.3f}, after {lowest:.3f}.")
     if len(log.evaluations) < 2:
-        found = f"Training loss {losses[0]:.3f} in the beginning, {losses[-1]:.3f} after {log.num_steps:,} steps."
-        return well("training", "The loss fell", found)
+        statement = f"Training loss {losses[0]:.3f} at the beginning, {losses[-1]:.3f} after {log.num_steps:,} steps."
+        return well("training", "The loss fell", statement)
     before, last = (line["eval_loss"] for line in log.evaluations[-2:])
     best = min(log.evaluations, key=lambda line: line["eval_loss"])
-    found = f"Validation loss {log.evaluations[0]['eval_loss']:.3f} at the first evaluation, {best['eval_loss']:.3f} "
-    found += f"at its best (step {best['step']:,}), {last:.3f} at the end (step {log.num_steps:,})."
+    statement = (
+        f"Validation loss {log.evaluations[0]['eval_loss']:.3f} at the first evaluation, {best['eval_loss']:.3f} "
+        f"at its best (step {best['step']:,}), {last:.3f} at the end (step {log.num_steps:,})."
+    )
     rates = [line["learning_rate"] for line in log.steps]
     reason, what_to_do = "", "Train longer: more --num-train-epochs or --max-steps."
     if rates[-1] < 0.01 * max(rates):
-        reason = " By then the schedule had brought the rate down to nothing."
-        what_to_do = "Train anew for longer (--num-train-epochs or --max-steps): going on with a rate of nothing "
-        what_to_do += "changes nothing."
+        reason = " By then the schedule had lowered the rate to almost 0."
+        what_to_do = (
+            "Train again for longer (--num-train-epochs or --max-steps): at this rate, more steps change nothing."
+        )
     return STILL_FALLING.findings(
         last < FALLING * before and best is log.evaluations[-1],
-        f"{found}{reason}",
-        found_if_good=found,
+        f"{statement}{reason}",
+        found_if_good=statement,
         what_to_do=what_to_do,
     )

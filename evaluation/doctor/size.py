@@ -7,7 +7,7 @@ SIZE = Check(
     bad=Above(hint=100, problem=1000),
     good="The size fits the data",
     title="The model is large for its data",
-    what_to_do="Take a smaller --size (tiny, mini), more data, --dropout 0.3 or --rdrop-alpha 1.",
+    what_to_do="Use a smaller --size (tiny, mini), more data, --dropout 0.3 or --rdrop-alpha 1.",
 )
 """Measures parameters per token of the replies."""
 
@@ -15,11 +15,11 @@ SIZE = Check(
 def check_size(num_parameters: int, num_target_tokens: int) -> list[Finding]:
     """Whether a model is too large for its data."""
     ratio = num_parameters / max(num_target_tokens, 1)
-    found = f"{num_parameters:,} parameters learn from about {num_target_tokens:,} tokens of replies"
+    statement = f"{num_parameters:,} parameters learn from about {num_target_tokens:,} tokens of replies"
     return SIZE.findings(
         ratio,
-        f"{found}, {ratio:,.0f} for each: enough room to learn every reply by heart.",
-        found_if_good=f"{found}.",
+        f"{statement}, {ratio:,.0f} for each: enough to learn every reply by heart.",
+        found_if_good=f"{statement}.",
     )
 
 
@@ -28,7 +28,7 @@ VOCABULARY_SIZE = Check(
     bad=Below(hint=5),
     good="The vocabulary fits the data",
     title="The vocabulary is large for the data",
-    why="What is seen so seldom is hardly learnt.",
+    why="Such rare tokens are hardly learnt.",
 )
 """Measures how often the replies have a token of the vocabulary."""
 
@@ -38,6 +38,6 @@ def check_vocabulary_size(vocab_size: int, num_target_tokens: int) -> list[Findi
     ratio = num_target_tokens / vocab_size
     return VOCABULARY_SIZE.findings(
         ratio,
-        f"{vocab_size:,} tokens, of which each stands about {ratio:.1f} times in the replies.",
-        what_to_do=f"Train anew with --vocab-size {max(1000, round(num_target_tokens / 10, -3))}.",
+        f"{vocab_size:,} tokens; each occurs about {ratio:.1f} times in the replies.",
+        what_to_do=f"Train again with --vocab-size {max(1000, round(num_target_tokens / 10, -3))}.",
     )

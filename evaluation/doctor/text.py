@@ -56,14 +56,14 @@ _KINDS_OF_TEXT: tuple[tuple[Check, Callable[[str], str | None]], ...] = (
     (
         _broken(
             "Characters that were lost (U+FFFD)",
-            "Get the text again from where it came; what was lost cannot be restored.",
+            "Get the text from its origin again; lost characters cannot be restored.",
         ),
         _first_match("\ufffd+"),
     ),
     (
         _broken(
             "Text that was read in the wrong encoding",
-            "Read the original file anew in its own encoding (--encoding), and save it as UTF-8.",
+            "Read the original file again in its own encoding (--encoding), and save it as UTF-8.",
         ),
         misread,
     ),
@@ -76,18 +76,18 @@ _KINDS_OF_TEXT: tuple[tuple[Check, Callable[[str], str | None]], ...] = (
         _first_match("[\ue000-\uf8ff\U000f0000-\U0010fffd]+"),
     ),
     (
-        _unusual("Invisible characters", "Remove them: they make equal words different ones."),
+        _unusual("Invisible characters", "Remove them: they make equal words different."),
         _first_match("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]+"),
     ),
     (
-        _unusual("HTML", "Turn entities into characters (Python: html.unescape) and leave out the tags."),
+        _unusual("HTML", "Turn entities into characters (Python: html.unescape) and remove the tags."),
         _first_match(
             r"&(?:[a-zA-Z]{2,8}|#\d{1,6}|#x[0-9a-fA-F]{1,5});|</?(?:a|b|br|div|em|font|i|img|li|p|span|strong|u|ul)\b[^>]*>"
         ),
     ),
     (
-        _unusual("Letters in pieces (not NFC)", "Normalize the text (Python: unicodedata.normalize('NFC', text))."),
-        # A Hangul syllable in pieces is three characters to a tokenizer.
+        _unusual("Decomposed letters (not NFC)", "Normalize the text (Python: unicodedata.normalize('NFC', text))."),
+        # A decomposed Hangul syllable is up to three characters to a tokenizer.
         lambda text: None if unicodedata.is_normalized("NFC", text) else text,
     ),
     (
@@ -117,12 +117,12 @@ def check_text(conversations: Conversations) -> list[Finding]:
     findings: list[Finding] = []
     for check, _ in _KINDS_OF_TEXT:
         share = len(pieces[check]) / len(conversations)
-        found = f"In {len(pieces[check]):,} of {len(conversations):,} conversations ({percent(share)})."
+        statement = f"In {len(pieces[check]):,} of {len(conversations):,} conversations ({percent(share)})."
         examples = (
             f"conversation {number}: {shortened(repr(piece).strip(repr(piece)[0]))}" for number, piece in pieces[check]
         )
-        findings += check.findings(share, found, examples=examples)
-    return findings or well("broken text", "The text is whole")
+        findings += check.findings(share, statement, examples=examples)
+    return findings or well("broken text", "The text is intact")
 
 
 _ROLE_LABEL = re.compile(
@@ -139,23 +139,22 @@ ROLES = Check(
     bad=Above(hint=0.0, problem=0.05),
     good="No speakers' names within messages",
     title="Speakers' names or control tokens within messages",
-    why="The chat template says who speaks; what stands in the text the bot learns to say aloud.",
-    what_to_do="Leave them out of the text. Whole conversations that stand in one cell belong into lists of role and "
-    "content.",
+    why="The chat template says who speaks; the bot learns to say what is in the text.",
+    what_to_do="Remove them from the text. If one cell holds a conversation, make it a list of role and content.",
 )
 
 
 def check_roles(conversations: Conversations) -> list[Finding]:
     """Whether messages hold names of speakers and control tokens, which a bot would learn to say."""
-    labelled = []
+    examples = []
     for number, messages in enumerate(conversations.messages, start=1):
         texts = (message["content"] for message in messages)
         text = next((text for text in texts if _ROLE_LABEL.match(text) or _CONTROL_TOKEN.search(text)), None)
         if text is not None:
-            labelled.append(f"conversation {number}: {shortened(text)}")
-    share = len(labelled) / len(conversations)
-    found = f"In {len(labelled):,} of {len(conversations):,} conversations ({percent(share)})."
-    return ROLES.findings(share, found, found_if_good="", examples=labelled)
+            examples.append(f"conversation {number}: {shortened(text)}")
+    share = len(examples) / len(conversations)
+    statement = f"In {len(examples):,} of {len(conversations):,} conversations ({percent(share)})."
+    return ROLES.findings(share, statement, found_if_good="", examples=examples)
 
 
 _SCRIPTS = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana"} | {
@@ -189,15 +188,15 @@ SECOND_SCRIPT = 0.2
 """Share of a conversation's letters from which a second script counts."""
 
 STRAY_SCRIPT = 0.001, 0.02
-"""Shares of the conversations between which a script is too rare to be learnt, and too frequent to be a slip."""
+"""Shares of conversations: a script below the first may be a slip, from the second on there is enough to learn."""
 
 LANGUAGES = Check(
     name="languages",
     bad=Above(hint=0),
     good="Languages",
     title="A few conversations are in another script",
-    why="So little of a language teaches nothing of it, and takes places in the vocabulary.",
-    what_to_do="Leave them out, or add more of their kind.",
+    why="So few teach nothing of a language, and take up room in the vocabulary.",
+    what_to_do="Remove them, or add more of their kind.",
 )
 
 
@@ -220,11 +219,13 @@ def check_languages(conversations: Conversations) -> list[Finding]:
         num_other_replies += bool(question and reply and question[0][0] != reply[0][0])
     total = len(conversations)
     scripts = ", ".join(f"{script} {percent(count / total)}" for script, count in main.most_common())
-    found = f"Conversations by their main script: {scripts}. {percent(num_mixed / total)} mix two scripts, "
-    found += f"{percent(num_other_replies / total)} are answered in another one than asked."
+    statement = (
+        f"Conversations by their main script: {scripts}. {percent(num_mixed / total)} mix two scripts, "
+        f"{percent(num_other_replies / total)} are answered in another script than asked."
+    )
     stray = [
         script
         for script, count in main.items()
         if script in first and STRAY_SCRIPT[0] <= count / total < STRAY_SCRIPT[1]
     ]
-    return LANGUAGES.findings(len(stray), found, examples=(first[script] for script in stray))
+    return LANGUAGES.findings(len(stray), statement, examples=(first[script] for script in stray))

@@ -15,7 +15,7 @@ from chatformer.training.settings import EvaluationSettings
 from .findings import Below, Check
 
 FEW_QUESTIONS = 10
-"""Different questions under which nothing can be said about replies in general."""
+"""Number of different questions under which replies cannot be judged."""
 
 ENOUGH_QUESTIONS = Check(
     name="trial",
@@ -27,7 +27,7 @@ ENOUGH_QUESTIONS = Check(
 
 @dataclass(frozen=True)
 class Trial:
-    """What a model made of some exchanges."""
+    """The scores, replies and figures of a model for some exchanges."""
 
     exchanges: EncodedExchanges
     outcome: Outcome

@@ -1,4 +1,4 @@
-"""What the tests of scores and baselines need: exchanges, a model of random weights, and what it makes of them."""
+"""What the tests of scores and baselines need: exchanges, a model of random weights, and its scores and replies."""
 
 import pytest
 import torch

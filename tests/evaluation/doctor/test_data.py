@@ -28,7 +28,7 @@ def test_data_in_which_nothing_is_wrong(conversations_of, healthy, ill):
             lambda pairs: [*pairs, *((q.upper(), f"  {a}") for q, a in pairs)],
             "duplicates",
             "problem",
-            ["2,000 but for case and spaces", "conversation 2001: HOW MUCH IS 0?", "also in conversation 1)"],
+            ["2,000 apart from case and spaces", "conversation 2001: HOW MUCH IS 0?", "also in conversation 1)"],
         ),
         (
             lambda pairs: [(f"what {number % 100}", a) for number, (_, a) in enumerate(pairs)],

@@ -21,7 +21,7 @@ def test_lengths_in_characters_and_in_tokens(conversations_of, healthy, ill, tok
     assert finding.severity == "hint" and f"1 of 100 replies (1%) are longer than --max-target-tokens {limit}" in (
         finding.found
     )
-    assert f"--max-target-tokens {limit + 1} would hold all of them" in finding.what_to_do
+    assert f"--max-target-tokens {limit + 1} would be enough for all of them" in finding.what_to_do
     assert "too long" not in ill(check_lengths(conversations, lengths, max_target_tokens=limit + 1))
     finding = ill(check_lengths(conversations, lengths, max_source_tokens=3))["too long"]
     assert finding.severity == "problem" and "lose their beginning" in finding.found

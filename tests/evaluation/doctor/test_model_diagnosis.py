@@ -52,7 +52,7 @@ def test_a_model_that_learnt_deaf_is_told_where(words, taught, ill, prepare, cau
     assert found["listening"].title == "It does not listen"
     assert found["same reply"].title == "Every input gets the same answer"
     assert cause in found["listening"].found
-    assert found["listening"].what_to_do.startswith("Train anew")
+    assert found["listening"].what_to_do.startswith("Train again")
     assert "It does not listen" in found["same reply"].found
 
 

@@ -20,7 +20,7 @@ from chatformer.evaluation.doctor.text import misread
         ("a\u200bb", "Invisible characters", "\\u200b"),
         ("Tom &amp; Jerry", "HTML", "&amp;"),
         ("one<br/>two", "HTML", "<br/>"),
-        (unicodedata.normalize("NFD", "하"), "Letters in pieces (not NFC)", "conversation 1"),
+        (unicodedata.normalize("NFD", "하"), "Decomposed letters (not NFC)", "conversation 1"),
         ("ＡＢＣ", "Full-width letters or half-width kana and jamo", "ＡＢＣ"),
     ],
 )
