@@ -27,7 +27,7 @@ from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import message_texts
 from chatformer.data.splitting import split_conversations
 from chatformer.data.tokenizer import train_tokenizer
-from chatformer.evaluation.scoring import evaluate
+from chatformer.evaluation.figures import evaluate
 from chatformer.training.reporting import evaluation_figures, evaluation_line
 from chatformer.training.schedules import make_scheduler
 

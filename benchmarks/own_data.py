@@ -103,7 +103,7 @@ def figures(case: Case, folder: Path) -> dict[str, Any]:
     from chatformer.chat.chatbot import Chatbot
     from chatformer.data.exchanges import encode_exchanges
     from chatformer.data.preparation import conversations_of, read_conversations
-    from chatformer.evaluation.scoring import evaluate
+    from chatformer.evaluation.figures import evaluate
     from chatformer.training.settings import read_recipe
 
     settings = read_recipe(str(folder / "training_settings.yaml"))

@@ -1,22 +1,23 @@
-"""The figures of replies by how long their conversation was: whether a bot keeps its head over many turns."""
+"""The figures of replies by the length of their conversation."""
 
 from typing import Any
 
 from chatformer.data.exchanges import EncodedExchanges
 
-from .scoring import Evaluation, Outcome, figures_of
+from .figures import Evaluation, figures_of
+from .scoring import Outcome
 
 MOST_TURNS = 4
-"""From so many exchanges on conversations count as equally long."""
+"""Number of exchanges from which conversations count as equally long."""
 
 
 def figures_by_turns(
     exchanges: EncodedExchanges, outcome: Outcome, **reply_options: Any
 ) -> dict[str, tuple[int, Evaluation]]:
     """
-    How many replies end conversations of 1, 2, 3 and 4 or more exchanges, and their figures.
+    The number of replies that end conversations of 1, 2, 3 and 4 or more exchanges, and their figures.
 
-    Nothing where no reply has a history. `reply_options` are those of `reply_figures`.
+    Empty if no reply has a history. `reply_options` are those of `reply_figures`.
     """
     groups: dict[int, list[int]] = {}
     for index, history in enumerate(exchanges.histories):

@@ -1,4 +1,4 @@
-"""Measure a model as settings say: on which conversations, by which engine, into which file."""
+"""Measure a model as the settings say: its conversations, its engine, its output file."""
 
 import dataclasses
 import sys
@@ -16,17 +16,18 @@ from chatformer.data.unread import unread_part
 from chatformer.storage.names import EVALUATION_BAD_ROWS_FILE, EVALUATION_FILE
 from chatformer.training.settings import EvaluationSettings, SettingsError, TrainingSettings
 
+from .baselines import WHAT_TO_DO, better_baselines, compare, sentences_about
 from .by_turns import figures_by_turns
-from .free_baselines import WHAT_TO_DO, better_baselines, sentences_about
+from .figures import has_metrics
 from .own_data import own_data, questions_and_answers, run_settings
 from .report import data_in, figures_in, items, samples, show, versions, write
-from .scoring import compare, has_metrics, outcome_of
+from .scoring import outcome_of
 
 BAD_TRAINING_ROWS_FILE = "bad_training_rows.jsonl"
 
 
 def evaluate(settings: EvaluationSettings) -> None:
-    """Measure the model, print the figures and write them down."""
+    """Measure the model, print the figures and write them into a file."""
     check(settings)
     output_file = output_file_of(settings)
     if not output_file.parent.is_dir():
@@ -39,13 +40,13 @@ def evaluate(settings: EvaluationSettings) -> None:
     else:
         notes.append("BLEU, chrF and the nearest question are left out: pip install 'chatformer[metrics]' adds them.")
     chatbot = chatbot_of(settings)
-    # Now, as a training may put others there meanwhile; a model of CTranslate2, which is not pushed, has none.
+    # Now, because a training may replace the weights meanwhile. A CTranslate2 model has none, and is not pushed.
     weights_sha256 = chatbot.folder.weights_sha256() if settings.engine == "transformers" else None
     run = run_settings(Path(settings.model))
     conversations, training, problem = data_of(settings, run, output_file.parent)
     if training is None:
         notes.append(
-            "What is seen or copied, and the baselines, are left out: the training data is not at hand, as "
+            "Seen answers, copied replies and baselines are left out, because the training data is not available: "
             f"{problem} Give it with --training-data."
         )
     unread = unread_part(chatbot.tokenizer, conversations)
@@ -53,7 +54,7 @@ def evaluate(settings: EvaluationSettings) -> None:
         notes.append(f"The data has {unread}, which the model's chat template leaves out.")
     exchanges = exchanges_of(conversations, chatbot, settings, run)
     if exchanges.num_too_long:
-        notes.append(f"{exchanges.num_too_long} exchanges are left out, whose reference is too long.")
+        notes.append(f"{exchanges.num_too_long} exchanges are left out, because their reference is too long.")
     outcome = outcome_of(
         chatbot.engine,
         chatbot.tokenizer,
@@ -68,7 +69,7 @@ def evaluate(settings: EvaluationSettings) -> None:
         batch_tokens=settings.batch_tokens,
         show_progress=True,
     )
-    # Every process has all of the outcome; one reports it.
+    # Every rank has all of the outcome; one reports it.
     if not PartialState().is_main_process:
         return
     comparison = compare(
@@ -91,14 +92,14 @@ def evaluate(settings: EvaluationSettings) -> None:
         "environment": versions(),
         "items": items(exchanges, outcome, comparison),
     }
-    # Before it is shown: whoever reads along, as `head` does, may leave before the end.
+    # Write first: the reader of stdout, such as `head`, may close the pipe.
     write(report, output_file)
     show(settings.model, comparison, by_turns, samples(report["items"]), signatures, notes)
     print(f"All figures and replies: {output_file}")
 
 
 def chatbot_of(settings: EvaluationSettings) -> Chatbot:
-    """The model, on the device of this process."""
+    """The model, on the device of this rank."""
     state = PartialState()
     chatbot = Chatbot.from_pretrained(
         settings.model,
@@ -108,7 +109,7 @@ def chatbot_of(settings: EvaluationSettings) -> Chatbot:
     )
     if state.is_main_process:
         chatbot.folder.show_commit()
-    # A source or a reference that is longer than the model was trained on is handled here.
+    # transformers would warn of every text that is longer than those of the training; such texts are handled here.
     transformers.utils.logging.set_verbosity_error()
     return chatbot
 
@@ -124,14 +125,12 @@ def exchanges_of(
         settings.max_target_tokens or (run.tokenizer.max_target_tokens if run else sys.maxsize),
     )
     if not len(exchanges):
-        raise SettingsError(
-            "Every reference is too long, so that none is left to measure on: raise --max-target-tokens."
-        )
+        raise SettingsError("Every reference is too long to measure the model on. Raise --max-target-tokens.")
     return exchanges
 
 
 def check(settings: EvaluationSettings) -> None:
-    """Raise a `SettingsError` for a number that cannot be."""
+    """Raise a `SettingsError` for a number that is not possible."""
     least = {
         "max_target_tokens": 1,
         "max_replies": 0,
@@ -154,7 +153,7 @@ def output_file_of(settings: EvaluationSettings) -> Path:
 
 
 def data_of(settings: EvaluationSettings, run: TrainingSettings | None, output_folder: Path) -> tuple[Any, Any, str]:
-    """Return what to measure on, the training conversations or None, and why there are none."""
+    """The conversations to measure on, those of the training or None, and why there are none."""
     conversations = training = None
     if settings.data:
         loaded = read_conversations(settings.data, settings, skip_bad_rows=settings.skip_bad_rows)

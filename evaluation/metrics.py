@@ -1,4 +1,4 @@
-"""Corpus metrics of replies, as metrics of the library `evaluate` that need no network: sacreBLEU computes them."""
+"""Corpus metrics of replies: metrics of the library `evaluate` that sacreBLEU computes, without a network."""
 
 import tempfile
 from collections.abc import Sequence
@@ -44,23 +44,23 @@ def corpus_metrics(
     replies: Sequence[str], references: Sequence[str], *, bleu_tokenize: str
 ) -> dict[str, dict[str, Any]]:
     """
-    Return BLEU and chrF of replies beside their references, each as its score and its signature.
+    BLEU and chrF of replies, given their references, each with its score and its signature.
 
-    Raises a `ValueError` where a package is missing that `bleu_tokenize` needs.
+    Raises a `ValueError` if a package is missing that `bleu_tokenize` needs.
     """
     texts = {"predictions": replies, "references": references}
-    # In memory, so that nothing is shared with other processes; a folder is wanted nevertheless.
+    # In memory, so that processes share nothing; the library still wants a folder.
     with tempfile.TemporaryDirectory() as folder:
         place = {"keep_in_memory": True, "cache_dir": folder}
         try:
             bleu = Bleu(**place).compute(**texts, tokenize=bleu_tokenize)
         except (ImportError, RuntimeError) as error:
             message = " ".join(str(error).split())
-            raise ValueError(f"--bleu-tokenize {bleu_tokenize} cannot be had: {message}") from error
+            raise ValueError(f"--bleu-tokenize {bleu_tokenize} is not available: {message}") from error
         return {"bleu": bleu, "chrf": Chrf(**place).compute(**texts)}
 
 
 def signatures(*, bleu_tokenize: str) -> dict[str, str]:
-    """Return what makes the scores comparable with others': sacreBLEU's own statement of how it computes them."""
+    """sacreBLEU's statements of how it computes the scores, which make them comparable with others."""
     results = corpus_metrics(["text"], ["text"], bleu_tokenize=bleu_tokenize)
     return {name: result["signature"] for name, result in results.items()}

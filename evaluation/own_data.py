@@ -1,4 +1,4 @@
-"""What a run was trained and validated on, read again where it was."""
+"""The data that a run was trained and validated on, read again from where it was."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from chatformer.training.settings import SettingsError, TrainingSettings, read_r
 
 
 def run_settings(folder: Path) -> TrainingSettings | None:
-    """Return what the model in `folder` was trained with, where that stands beside it."""
+    """The settings of the run that trained the model in `folder`; None if the folder does not have them."""
     file = folder / SETTINGS_FILE
     return read_recipe(str(file)) if file.is_file() else None
 
 
 def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:
-    """Return what the run was trained and validated on; raise a `ValueError` unless it is still the same."""
+    """The data that the run was trained and validated on; raise a `ValueError` if it has changed."""
     if run is None:
         raise SettingsError(f"{model} has no {SETTINGS_FILE}, which would say what it was trained on.")
     # Bad rows were listed when the run began.
@@ -30,7 +30,7 @@ def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:
 
 
 def questions_and_answers(conversations: Any) -> list[tuple[str, str]]:
-    """Return each answer behind the turn that it answers."""
+    """Each turn that was answered, with its answer."""
     return [
         (history[-1]["content"], answer)
         for conversation in conversations

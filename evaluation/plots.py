@@ -7,7 +7,7 @@ from chatformer.storage.writing import whole_file
 
 
 def draw_curves(log_file: Path, picture: Path) -> bool:
-    """Draw loss, learning rate and replies over the steps of a log; return False if matplotlib is missing."""
+    """Draw loss, learning rate and replies over the steps of a log; false if matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

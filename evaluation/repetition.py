@@ -1,18 +1,18 @@
 """
 Loops and doubled words, the commonest fault of a small decoder: "모든 모든 것을", "a dog and a dog and a dog".
 
-What counts is a word twice in a row, two words twice in a row, or three words in a row that occur twice anywhere in a
-text; every longer repeated run contains such a one.
+A word twice in a row, two words twice in a row, or three words in a row that occur twice anywhere in a text count;
+every longer repeated run contains one of these.
 
-- Words are split at white space, whatever their case, and punctuation at their ends is ignored: "no, no" counts as
-  much as "no no", for a decoder's loops have commas too.
+- Words are split at white space. Their case and the punctuation at their ends are ignored: "no, no" counts like
+  "no no", because a decoder's loops have commas, too.
 - One word on both sides of a sentence's end does not count, as in "Thank you! You are kind." and "No. No.", which
-  are good language; "No. No. No. No." counts, as two words twice in a row.
-- Laughter and tears do not count: "ㅋㅋㅋ" is one word, and "ㅋㅋ ㅋㅋ" is a habit of writing, as all words are that
+  are good language; "No. No. No. No." counts: it is two words twice in a row.
+- Laughter and tears do not count: "ㅋㅋㅋ" is one word, and "ㅋㅋ ㅋㅋ" is a habit of writing, like all words that
   are spelt in Hangul letters alone instead of syllables.
-- People double words as well, "아주 아주" and "la la", and describe two shirts by the same three words. How often, the
-  figure of human answers tells, such as those of the nearest question: a model's is a fault as far as it is higher.
-- Scripts without white space have too few words for it.
+- People double words, too, "아주 아주" and "la la", and describe two shirts by the same three words. The figure of
+  human answers, such as those of the nearest question, shows how often: a model's is a fault as far as it is higher.
+- Scripts without white space have too few words for this figure.
 """
 
 import unicodedata
@@ -34,7 +34,7 @@ def repeats_itself(text: str) -> bool:
 
 
 def words_of(text: str) -> tuple[list[str], list[bool]]:
-    """The words of `text` without case and punctuation at their ends, and whether a sentence ends behind each."""
+    """The words of `text` without case and punctuation at their ends, and whether a sentence ends after each."""
     words: list[str] = []
     ends_sentence: list[bool] = []
     for written in text.casefold().split():
@@ -47,7 +47,7 @@ def words_of(text: str) -> tuple[list[str], list[bool]]:
             words.append(written[start:end])
             ends_sentence.append(not SENTENCE_ENDS.isdisjoint(written[end:]))
         elif words:
-            # Punctuation that stands alone belongs to the word before.
+            # Punctuation with spaces around it belongs to the word before.
             ends_sentence[-1] |= not SENTENCE_ENDS.isdisjoint(written)
     return words, ends_sentence
 

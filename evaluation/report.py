@@ -15,7 +15,9 @@ from chatformer.storage.environment import environment
 from chatformer.storage.writing import write_text
 from chatformer.training.settings import SettingsError
 
-from .scoring import Comparison, Evaluation, Outcome, ReplyFigures
+from .baselines import Comparison
+from .figures import Evaluation, ReplyFigures
+from .scoring import Outcome
 
 NUM_SAMPLES = 10
 
@@ -35,14 +37,14 @@ ROWS = {
     "most_frequent_reply": ("most frequent reply, %", ".1f"),
     "distinct_replies": ("different replies", "d"),
 }
-"""The figures in the order of the table, what they are called there, and how they are written."""
+"""The figures in the order of the table, with their titles and formats."""
 
 FIGURES_BY_TURNS = ("bits_per_character", "history_gain", "chrf", "exact_match")
-"""The figures that are shown by number of turns."""
+"""The figures that the table by number of turns shows."""
 
 
 def figures_in(comparison: Comparison, by_turns: dict[str, tuple[int, Evaluation]]) -> dict[str, Any]:
-    """Return the figures as the file has them."""
+    """The figures for the file."""
 
     def by_group(figures: dict[str, Any]) -> dict[str, Any]:
         return {group: None if each is None else dataclasses.asdict(each) for group, each in figures.items()}
@@ -58,7 +60,7 @@ def figures_in(comparison: Comparison, by_turns: dict[str, tuple[int, Evaluation
 
 
 def data_in(conversations: Any, exchanges: EncodedExchanges, training: Any | None) -> dict[str, Any]:
-    """What the model was measured on and what it was trained on, as the file has them."""
+    """The data that the model was measured on, and its training data, for the file."""
     return {
         "data": {
             "conversations": len(conversations),
@@ -73,9 +75,9 @@ def data_in(conversations: Any, exchanges: EncodedExchanges, training: Any | Non
 
 
 def items(exchanges: EncodedExchanges, outcome: Outcome, comparison: Comparison) -> list[dict[str, Any]]:
-    """Return each exchange with its loss and, where there is one, its reply."""
-    seen = set(comparison.groups.get("seen", ()))
-    made = []
+    """Each exchange with its loss and, if there is one, its reply."""
+    seen_indices = set(comparison.groups.get("seen", ()))
+    exchange_items = []
     for index, (history, reference) in enumerate(zip(exchanges.histories, exchanges.replies, strict=True)):
         item: dict[str, Any] = {
             "history": history,
@@ -84,30 +86,30 @@ def items(exchanges: EncodedExchanges, outcome: Outcome, comparison: Comparison)
             "nats": float(outcome.nats[index]),
         }
         if "seen" in comparison.groups:
-            item["seen"] = index in seen
+            item["seen"] = index in seen_indices
         if index < len(outcome.replies):
             item["reply"] = outcome.replies[index]
             item |= {name: replies[index] for name, replies in comparison.baseline_replies.items()}
-        made.append(item)
-    return made
+        exchange_items.append(item)
+    return exchange_items
 
 
 def samples(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a few items with replies, from all over the data."""
-    answered = [item for item in items if "reply" in item]
-    count = min(NUM_SAMPLES, len(answered))
-    return [answered[number * len(answered) // count] for number in range(count)]
+    """A few items with replies, from all over the data."""
+    items_with_reply = [item for item in items if "reply" in item]
+    count = min(NUM_SAMPLES, len(items_with_reply))
+    return [items_with_reply[number * len(items_with_reply) // count] for number in range(count)]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that the figures depend on."""
-    found = environment()
+    """The versions of the packages that the figures depend on."""
+    packages = environment()
     for package in ("evaluate", "sacrebleu", "scikit-learn", "ctranslate2"):
         try:
-            found[package] = version(package)
+            packages[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return packages
 
 
 def show(
@@ -118,13 +120,13 @@ def show(
     signatures: dict[str, str],
     notes: list[str],
 ) -> None:
-    """Print the tables, what their words mean, and a few replies."""
+    """Print the tables, the meaning of their words, and a few replies."""
     console = Console(highlight=False)
     console.print(table(model, comparison))
     if by_turns:
         console.print(table_by_turns(by_turns))
     if "seen" in comparison.groups:
-        console.print("seen: the reference answer stands in the training data; unseen: it does not.", style="dim")
+        console.print("seen: the reference answer is in the training data; unseen: it is not.", style="dim")
     if samples:
         console.print("distinct-n: different words, and pairs of them, split at white space, over all.", style="dim")
         console.print(
@@ -148,31 +150,31 @@ def show(
 def table(model: str, comparison: Comparison) -> Table:
     columns: dict[str, ReplyFigures | None] = {**comparison.model}
     columns |= {baseline: figures["all"] for baseline, figures in comparison.baselines.items()}
-    made = Table(title=escape(model), title_justify="left")
-    made.add_column("")
+    grid = Table(title=escape(model), title_justify="left")
+    grid.add_column("")
     for name in columns:
-        made.add_column(name, justify="right", max_width=8)
+        grid.add_column(name, justify="right", max_width=8)
     counts = [len(comparison.groups[name]) if name in comparison.groups else "" for name in columns]
-    made.add_row("exchanges", *map(str, counts), end_section=True)
+    grid.add_row("exchanges", *map(str, counts), end_section=True)
     for name, (title, form) in ROWS.items():
         if name == "bleu":
-            made.add_section()
+            grid.add_section()
         values = [getattr(figures, name, None) for figures in columns.values()]
         if any(value is not None for value in values):
-            made.add_row(title, *(figure_in(value, form) for value in values))
-    return made
+            grid.add_row(title, *(figure_in(value, form) for value in values))
+    return grid
 
 
 def table_by_turns(by_turns: dict[str, tuple[int, Evaluation]]) -> Table:
-    made = Table(title="by number of questions so far", title_justify="left")
-    made.add_column("")
+    grid = Table(title="by number of questions so far", title_justify="left")
+    grid.add_column("")
     for length in by_turns:
-        made.add_column(length, justify="right")
-    made.add_row("exchanges", *(str(count) for count, _ in by_turns.values()), end_section=True)
+        grid.add_column(length, justify="right")
+    grid.add_row("exchanges", *(str(count) for count, _ in by_turns.values()), end_section=True)
     for name in FIGURES_BY_TURNS:
         title, form = ROWS[name]
-        made.add_row(title, *(figure_in(getattr(figures, name), form) for _, figures in by_turns.values()))
-    return made
+        grid.add_row(title, *(figure_in(getattr(figures, name), form) for _, figures in by_turns.values()))
+    return grid
 
 
 def figure_in(value: float | None, form: str) -> str:
@@ -180,7 +182,7 @@ def figure_in(value: float | None, form: str) -> str:
 
 
 def write(report: dict[str, Any], file: Path) -> None:
-    """Replace the file by a report; raise a `SettingsError` if it cannot be written."""
+    """Write the report; raise a `SettingsError` if the file cannot be written."""
     try:
         write_text(file, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     except OSError as error:

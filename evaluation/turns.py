@@ -1,8 +1,8 @@
 """
-Whether a model keeps its head over many turns: what was said before on other topics does no harm, and what a question
-depends on is used.
+Whether a model copes with many turns: earlier turns on other topics do not change its replies, and turns that a
+question depends on do.
 
-The sources are those of training and chat, and the replies are found greedily.
+The sources are those of training and chat; the replies are greedy.
 """
 
 import copy
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import datasets
 
 NUMS_BEFORE = (0, 1, 2, 3, 5)
-"""Unrelated exchanges that a question is asked behind."""
+"""Numbers of unrelated exchanges before a question."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class OtherTopics:
 
 @dataclass(frozen=True)
 class Histories:
-    """Replies to questions with turns before them, by whose turns these are: its own, another's or none."""
+    """Replies to questions after turns, by whose turns they are: the question's own, another's or none."""
 
     questions: list[str]
     references: list[str]
@@ -85,10 +85,10 @@ def openings_of(conversations: "datasets.Dataset", count: int, random: Random) -
 
 
 def on_other_topics(opening: Opening, openings: Sequence[Opening], count: int, random: Random) -> list[Message]:
-    """The messages of `count` exchanges with other questions and other answers, or of all that there are."""
+    """The messages of up to `count` exchanges with other questions and other answers."""
     others = [other for other in openings if other.answer["content"] != opening.answer["content"]]
-    chosen = random.sample(others, min(count, len(others)))
-    return [message for other in chosen for message in (other.question, other.answer)]
+    sample = random.sample(others, min(count, len(others)))
+    return [message for other in sample for message in (other.question, other.answer)]
 
 
 def ask_behind_other_topics(
@@ -103,33 +103,34 @@ def ask_behind_other_topics(
     show_progress: bool = False,
 ) -> OtherTopics:
     """
-    Ask questions that open conversations, at most `num_questions`, behind exchanges that open other ones.
+    Ask questions that open conversations, at most `num_questions`, after exchanges that open other ones.
 
-    Behind two exchanges a question has one more before those that it has behind one. What is longer than
-    `max_source_tokens` loses its oldest exchanges, as in a chat.
+    Each number of exchanges keeps those of the smaller numbers and puts others before them. A source that is longer
+    than `max_source_tokens` loses its oldest exchanges, as in a chat.
     """
     random = Random(seed)
-    # More than are asked, so that what comes before is of many topics where there are few questions.
+    # More openings than questions, so that the exchanges before a few questions are on many topics.
     openings = openings_of(conversations, max(num_questions, 1000), random)
-    asked = openings[:num_questions]
-    before = [on_other_topics(opening, openings, max(nums_before), random) for opening in asked]
+    selection = openings[:num_questions]
+    histories = [on_other_topics(opening, openings, max(nums_before), random) for opening in selection]
     sources = encode_conversations(
         tokenizer,
         [
             [*opening.system, *messages[len(messages) - 2 * min(number, len(messages) // 2) :], opening.question]
             for number in nums_before
-            for opening, messages in zip(asked, before, strict=True)
+            for opening, messages in zip(selection, histories, strict=True)
         ],
         max_source_tokens,
     )
-    references = [opening.answer["content"] for opening in asked]
+    references = [opening.answer["content"] for opening in selection]
     longest = max(map(len, tokenizer(references)["input_ids"]))
     replies = greedy_replies(engine, tokenizer, sources, longest_reference=longest, show_progress=show_progress)
     return OtherTopics(
-        questions=[opening.question["content"] for opening in asked],
+        questions=[opening.question["content"] for opening in selection],
         references=references,
         replies={
-            number: replies[place * len(asked) : (place + 1) * len(asked)] for place, number in enumerate(nums_before)
+            number: replies[place * len(selection) : (place + 1) * len(selection)]
+            for place, number in enumerate(nums_before)
         },
     )
 
@@ -145,9 +146,9 @@ def ask_with_histories(
     show_progress: bool = False,
 ) -> Histories | None:
     """
-    Ask questions with a history, at most `num_questions`, behind it, behind another one of as many turns, and alone.
+    Ask questions with a history, at most `num_questions`, after it, after another one of as many turns, and alone.
 
-    None where no two exchanges have histories of as many turns.
+    None if no two exchanges have histories of as many turns.
     """
     other_histories = sources_with_other_histories(exchanges, tokenizer)
     if not other_histories:
@@ -184,7 +185,7 @@ def greedy_replies(
     longest_reference: int,
     show_progress: bool,
 ) -> list[str]:
-    """The greedy reply to each source, at most half as long again as the longest reference, as in `outcome_of`."""
+    """The greedy reply to each source, at most 1.5 times as long as the longest reference, as in `outcome_of`."""
     search = copy.deepcopy(GREEDY)
     search.max_new_tokens = max(1, 3 * longest_reference // 2)
     replies = [""] * len(sources)
@@ -198,8 +199,8 @@ def greedy_replies(
     )
     with bar:
         for batch in batches_of_like_length([len(source) for source in sources], EvaluationSettings.batch_tokens):
-            generated = engine.generate([sources[index] for index in batch], search)
-            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+            ids = engine.generate([sources[index] for index in batch], search)
+            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
             for index, text in zip(batch, texts, strict=True):
                 replies[index] = text
             bar.update(len(batch))

@@ -14,8 +14,8 @@ import torch
 
 from chatformer.configuration.sizes import SIZES
 from chatformer.data.preparation import PreparedData
-from chatformer.evaluation.doctor.findings import severity_of
-from chatformer.evaluation.scoring import has_metrics
+from chatformer.evaluation.doctor.size import SIZE
+from chatformer.evaluation.figures import has_metrics
 
 from .pace import Pace
 from .settings import SettingsError, TrainingSettings
@@ -238,7 +238,7 @@ def shortcomings(
             f"The learning rate rises over {warmup_steps:,} of {num_steps:,} steps, and few steps are left at a rate "
             f"that teaches. Take --warmup-steps {max(1, num_steps // STEPS_PER_WARMUP_STEP)}, or more steps."
         )
-    if severity_of(num_parameters / facts.tokens, "parameters per token") == "problem":
+    if SIZE.bad.severity(num_parameters / facts.tokens) == "problem":
         problems.append(
             f"{num_parameters:,} parameters learn from {facts.tokens:,} tokens, {num_parameters / facts.tokens:,.0f} "
             "for each: the model will know them by heart and little else. Take a smaller --size, or more data."

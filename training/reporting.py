@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.evaluation.scoring import Evaluation
+from chatformer.evaluation.figures import Evaluation
 from chatformer.storage.names import (
     CHECKPOINT_PREFIX,
     CURVES_FILE,

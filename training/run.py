@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from chatformer.data.batches import padding_share
 from chatformer.data.preparation import PreparedData
 from chatformer.evaluation.doctor.findings import shortened
-from chatformer.evaluation.scoring import Evaluation, evaluate
+from chatformer.evaluation.figures import Evaluation, evaluate
 
 from .averaging import Averages
 from .building import EpochPlans, chosen_precision, compile_layers, make_optimizer, new_model, ready_to_train

@@ -19,9 +19,10 @@ from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.messages import DataError
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.data.unread import unread_part
-from chatformer.evaluation.doctor.model import FEW_QUESTIONS, RunLog, different_questions
+from chatformer.evaluation.doctor.run_log import RunLog
+from chatformer.evaluation.doctor.trial import FEW_QUESTIONS, different_questions
 from chatformer.evaluation.doctor.verdict import verdict
-from chatformer.evaluation.scoring import evaluate
+from chatformer.evaluation.figures import evaluate
 from chatformer.storage.names import BAD_ROWS_FILES, SETTINGS_FILE
 
 from .building import chosen_precision

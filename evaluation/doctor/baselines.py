@@ -1,25 +1,28 @@
-"""The doctor's check whether a baseline that costs nothing is better than a model."""
+"""Whether a baseline that costs nothing is better than a model."""
 
-from chatformer.evaluation.free_baselines import WHAT_TO_DO, better_baselines, sentences_about
-from chatformer.evaluation.scoring import Comparison
+import dataclasses
 
-from .findings import Finding, well
+from chatformer.evaluation.baselines import WHAT_TO_DO, Comparison, better_baselines, sentences_about
+
+from .findings import Above, Check, Finding
+
+BASELINES = Check(
+    name="baselines",
+    bad=Above(hint=0),
+    good="It is better than the free baselines",
+    title="A free baseline is better",
+    what_to_do=WHAT_TO_DO,
+)
+
+# A model that one and the same answer beats on all exchanges is worth nothing.
+WORTHLESS = dataclasses.replace(BASELINES, bad=Above(problem=0))
 
 
 def check_baselines(comparison: Comparison, num_replies: int) -> list[Finding]:
-    """Find a model that is not worth its training, as something free replies better."""
+    """Whether something free replies better, so that the model is not worth its training."""
     if not any(figures["all"].chrf is not None for figures in comparison.baselines.values()):
         return []
     better = better_baselines(comparison, num_replies)
-    if not better:
-        return well("baselines", "It is better than the free baselines")
     is_worthless = any(each.baseline == "most frequent answer" and each.group == "all" for each in better)
-    return [
-        Finding(
-            check="baselines",
-            severity="problem" if is_worthless else "hint",
-            title="A free baseline is better",
-            found=" ".join(sentences_about(better)),
-            what_to_do=WHAT_TO_DO,
-        )
-    ]
+    check = WORTHLESS if is_worthless else BASELINES
+    return check.findings(len(better), " ".join(sentences_about(better)))

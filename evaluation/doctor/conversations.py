@@ -1,4 +1,4 @@
-"""Conversations as the checks look at them."""
+"""Conversations as the checks see them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Hold a reply and what was said before it, with the number of its conversation, counted from 1."""
+    """A reply and the turns before it, with the number of its conversation, counted from 1."""
 
     conversation: int
     history: tuple[str, ...]
@@ -27,12 +27,12 @@ class Exchange:
 
     @cached_property
     def source(self) -> tuple[str, ...]:
-        """What was said before, whatever its case and spacing."""
+        """The turns before, regardless of case and spacing."""
         return tuple(map(normal, self.history))
 
     @cached_property
     def reply(self) -> str:
-        """The answer, whatever its case and spacing."""
+        """The answer, regardless of case and spacing."""
         return normal(self.answer)
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ class Exchange:
 
 
 class Conversations:
-    """Conversations as the checks look at them, read once: whole, and reply by reply. There is one at least."""
+    """At least one conversation, read once: the messages of each, and every reply with the turns before it."""
 
     def __init__(self, dataset: "datasets.Dataset"):
         self.dataset = dataset

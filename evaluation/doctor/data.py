@@ -1,26 +1,22 @@
 """
-What is wrong with data, in plain words: checks of conversations, each a function that returns its findings.
+What is wrong with conversations: each check is a function that returns its findings.
 
-What is looked at is what teaches a chatbot to fail: the same again and again, answers that do not depend on their
-questions, what validation would not notice, broken text (`text`), lengths that do not fit (`lengths`).
+They look for what teaches a chatbot to fail: repetition, answers that do not depend on their questions, and what
+validation would not notice. Characters, marks and languages are in `text`, lengths in `lengths`.
 """
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .conversations import Conversations, Exchange
-from .findings import SHOWN_EXAMPLES, Finding, percent, severity_of, shortened, shown, well
+from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent, shortened
 from .text import check_languages, check_roles, check_text
-
-if TYPE_CHECKING:
-    pass
-
-FEW_EXCHANGES, VERY_FEW_EXCHANGES = 2000, 200
 
 
 def check_conversations(conversations: Conversations) -> list[Finding]:
-    """Return the findings of every check that needs nothing but the conversations."""
+    """The findings of all checks that need conversations alone."""
     return [
         finding
         for check in (
@@ -39,270 +35,265 @@ def check_conversations(conversations: Conversations) -> list[Finding]:
     ]
 
 
+FEW_EXCHANGES, VERY_FEW_EXCHANGES = 2000, 200
+
+AMOUNT = Check(
+    name="amount",
+    bad=Below(hint=FEW_EXCHANGES, problem=VERY_FEW_EXCHANGES),
+    good="Enough to begin with",
+    title="There is little to learn from",
+    why="A model learns so few by heart, and does not understand new questions; the smallest bots that answer new "
+    f"questions have seen about {FEW_EXCHANGES:,} replies.",
+    what_to_do="Collect more, or add another corpus. Until then, use --size tiny, and --dropout 0.3 against learning "
+    "by heart.",
+)
+
+
 def check_amount(conversations: Conversations) -> list[Finding]:
-    """Find data that is too little to learn to talk from."""
+    """Whether there are enough replies to learn to talk from."""
     count = len(conversations.exchanges)
-    found = f"{len(conversations):,} conversations with {count:,} replies"
-    if count >= FEW_EXCHANGES:
-        return well("amount", "Enough to begin with", f"{found}.")
-    return [
-        Finding(
-            check="amount",
-            severity="problem" if count < VERY_FEW_EXCHANGES else "hint",
-            title="There is little to learn from",
-            found=f"{found}. A model that begins with random weights learns so few by heart and understands nothing "
-            f"else; the smallest bots that answer new questions have seen some {FEW_EXCHANGES:,} replies.",
-            what_to_do="Collect more, or add another corpus to yours. Take --size tiny for what there is, and "
-            "--dropout 0.3 against learning by heart.",
-        )
-    ]
+    return AMOUNT.findings(count, f"{len(conversations):,} conversations with {count:,} replies.")
+
+
+BAD_ROWS = Check(
+    name="bad rows",
+    bad=Above(problem=0),
+    good="Every row can be used",
+    title="Rows that cannot be used",
+    what_to_do="Fix them, or skip them with --skip-bad-rows, which `chatformer train` takes, too.",
+)
+
+SKIPPED_ROWS = dataclasses.replace(BAD_ROWS, bad=Above(hint=0))
 
 
 def check_bad_rows(rows: Sequence[dict[str, Any]], num_rows: int, *, left_out: bool) -> list[Finding]:
     """
-    Tell of the rows that were no conversation, each as the loader lists it.
+    Whether rows are not conversations; `rows` are those that the loader listed.
 
-    `left_out` is whether training is to leave them out too.
+    If `left_out`, training is to skip them, too.
     """
-    if not rows:
-        return well("bad rows", "Every row can be used")
-    return [
-        Finding(
-            check="bad rows",
-            severity="hint" if left_out else "problem",
-            title="Rows that cannot be used",
-            found=f"{len(rows):,} of {num_rows:,} rows are no conversation, and all else is said of the others.",
-            what_to_do="Mend them, or have them left out with --skip-bad-rows, which `chatformer train` takes too.",
-            examples=shown(f"{row['file']}, row {row['row']}: {row['reason']}" for row in rows),
-        )
-    ]
+    check = SKIPPED_ROWS if left_out else BAD_ROWS
+    return check.findings(
+        len(rows),
+        f"{len(rows):,} of {num_rows:,} rows are not conversations; the other findings are about the rest.",
+        found_if_good="",
+        examples=(f"{row['file']}, row {row['row']}: {row['reason']}" for row in rows),
+    )
+
+
+LABELS = Check(
+    name="labels",
+    bad=Above(problem=0),
+    title="The answers look like labels",
+    why="These are class names for a classifier, not replies.",
+    what_to_do="Name the column that holds the replies: --answer-column.",
+)
+
+MOSTLY_NUMBERS = 0.5
+"""Share of numbers among the answers above which they are labels."""
+
+FEW_ANSWERS = 20
+"""Number of different answers to many questions up to which they are labels."""
+
+SWAPPED_COLUMNS = Check(
+    name="labels",
+    bad=Above(hint=0),
+    good="Answers are answers",
+    title="Questions and answers may be swapped",
+    what_to_do="Look at the data, and name the columns with --question-column and --answer-column.",
+)
+
+MANY_ASK, TIMES_AS_MANY_ASK = 0.4, 4
+"""Share of answers with a question mark, and its ratio to that of the questions, above which they are swapped."""
 
 
 def check_labels(conversations: Conversations) -> list[Finding]:
-    """Find answers that are labels of classes, and columns that were taken for one another."""
-    made = conversations.exchanges
-    answers = Counter(exchange.answer for exchange in made)
-    numbers = sum(exchange.answer.replace(".", "", 1).isdigit() for exchange in made) / len(made)
-    if numbers > 0.5 or (len(made) >= VERY_FEW_EXCHANGES and len(answers) <= 20):
-        listed = ", ".join(repr(shortened(answer, 20)) for answer, _ in answers.most_common(5))
-        return [
-            Finding(
-                check="labels",
-                severity="problem",
-                title="The answers look like labels",
-                found=f"{len(made):,} exchanges have only {len(answers):,} different answers: {listed}. These are "
-                "names of classes, as a classifier learns them, and no replies.",
-                what_to_do="Name the column that holds what is to be said: --answer-column.",
-            )
-        ]
+    """Whether the answers are answers: neither labels of classes nor, in swapped columns, questions."""
+    exchanges = conversations.exchanges
+    answers = Counter(exchange.answer for exchange in exchanges)
+    numbers = sum(exchange.answer.replace(".", "", 1).isdigit() for exchange in exchanges) / len(exchanges)
+    if numbers > MOSTLY_NUMBERS or (len(exchanges) >= VERY_FEW_EXCHANGES and len(answers) <= FEW_ANSWERS):
+        frequent = ", ".join(repr(shortened(answer, 20)) for answer, _ in answers.most_common(5))
+        statement = f"{len(exchanges):,} exchanges have only {len(answers):,} different answers: {frequent}."
+        return LABELS.findings(True, statement)
 
     def asking(texts: Iterable[str]) -> float:
-        return sum(text.rstrip(" .!~\"'”’)").endswith(("?", "？")) for text in texts) / len(made)
+        return sum(text.rstrip(" .!~\"'”’)").endswith(("?", "？")) for text in texts) / len(exchanges)
 
-    questions, replies = asking(exchange.question for exchange in made), asking(answers.elements())
-    if replies > 0.4 and replies > 4 * questions:
-        return [
-            Finding(
-                check="labels",
-                severity="hint",
-                title="Questions and answers may have changed places",
-                found=f"{percent(replies)} of the answers end with a question mark, and {percent(questions)} of the "
-                "questions.",
-                what_to_do="Look at the data, and name the columns with --question-column and --answer-column.",
-                examples=shown(made),
-            )
-        ]
-    return well("labels", "Answers are answers")
+    questions, replies = asking(exchange.question for exchange in exchanges), asking(answers.elements())
+    return SWAPPED_COLUMNS.findings(
+        replies > MANY_ASK and replies > TIMES_AS_MANY_ASK * questions,
+        f"{percent(replies)} of the answers end with a question mark, and {percent(questions)} of the questions.",
+        found_if_good="",
+        examples=exchanges,
+    )
+
+
+DUPLICATES = Check(
+    name="duplicates",
+    bad=Above(hint=0.02, problem=0.25),
+    good="Few duplicates",
+    title="Duplicates",
+    why="The model learns them by heart, and says them more often than anything else.",
+    what_to_do="Keep one of each, unless they are meant to weigh more.",
+)
 
 
 def check_duplicates(conversations: Conversations) -> list[Finding]:
-    """Find replies that stand in the data more than once behind the same turns."""
-    made = conversations.exchanges
-    exact = Counter((exchange.history, exchange.answer) for exchange in made)
+    """Whether replies occur more than once after the same turns."""
+    exchanges = conversations.exchanges
     first: dict[Any, Exchange] = {}
-    repeated = []
-    for exchange in made:
+    repetitions = []
+    for exchange in exchanges:
         key = (exchange.source, exchange.reply)
         if key in first:
-            repeated.append(f"{exchange} (also in conversation {first[key].conversation})")
+            repetitions.append(f"{exchange} (also in conversation {first[key].conversation})")
         first.setdefault(key, exchange)
-    num_exact = len(made) - len(exact)
-    share = len(repeated) / len(made)
-    found = f"{len(repeated):,} of {len(made):,} replies ({percent(share)}) stand there again behind the same turns: "
-    found += f"{num_exact:,} word for word, {len(repeated) - num_exact:,} but for case and spaces."
-    severity = severity_of(share, "duplicates")
-    if severity == "good":
-        return well("duplicates", "Few duplicates", found)
-    return [
-        Finding(
-            check="duplicates",
-            severity=severity,
-            title="Duplicates",
-            found=f"{found} The model learns them by heart, and says them more often than all else.",
-            what_to_do="Keep one of each, unless they are meant to weigh more.",
-            examples=shown(repeated),
-        )
-    ]
+    num_exact = len(exchanges) - len({(exchange.history, exchange.answer) for exchange in exchanges})
+    share = len(repetitions) / len(exchanges)
+    statement = (
+        f"{len(repetitions):,} of {len(exchanges):,} replies ({percent(share)}) are repeated after the same turns: "
+        f"{num_exact:,} word for word, {len(repetitions) - num_exact:,} apart from case and spaces."
+    )
+    return DUPLICATES.findings(share, statement, examples=repetitions)
+
+
+MANY_ANSWERS = Check(
+    name="many answers",
+    bad=Above(hint=0.10, problem=0.50),
+    good="Questions have one answer each",
+    title="The same question has many answers",
+    why="If nothing in the question decides between them, the likeliest reply is the dullest.",
+    what_to_do="Keep one answer to each question, or put what decides between them into the question or a system "
+    "message: who speaks, in which mood, what was said before.",
+)
 
 
 def check_many_answers(conversations: Conversations) -> list[Finding]:
-    """Find equal questions with different answers, of which a model learns the average."""
+    """Whether equal questions have different answers, whose average a model learns."""
     answers: dict[tuple[str, ...], dict[str, Exchange]] = defaultdict(dict)
-    made = conversations.exchanges
-    for exchange in made:
+    for exchange in conversations.exchanges:
         answers[exchange.source].setdefault(exchange.reply, exchange)
-    torn = {source: found for source, found in answers.items() if len(found) > 1}
-    share = sum(exchange.source in torn for exchange in made) / len(made)
-    severity = severity_of(share, "many answers")
-    found = f"{len(torn):,} of {len(answers):,} questions have more than one answer; {percent(share)} of all replies "
-    found += "are to them."
-    if severity == "good":
-        return well("many answers", "Questions have one answer each", found)
-    worst = sorted(torn.values(), key=len, reverse=True)
-    return [
-        Finding(
-            check="many answers",
-            severity=severity,
-            title="The same question has many answers",
-            found=f"{found} Where nothing in the question tells which is right, the likeliest reply is the dullest.",
-            what_to_do="Keep one answer to each question, or put into the question or a system message what decides "
-            "between them: who speaks, in which mood, what went before.",
-            examples=shown(
-                f"{shortened(next(iter(found.values())).question)} → {len(found)} answers, such as "
-                + " | ".join(shortened(exchange.answer, 30) for exchange in list(found.values())[:3])
-                for found in worst
-            ),
-        )
-    ]
+    rivals = {source: list(different.values()) for source, different in answers.items() if len(different) > 1}
+    share = sum(exchange.source in rivals for exchange in conversations.exchanges) / len(conversations.exchanges)
+    statement = (
+        f"{len(rivals):,} of {len(answers):,} questions have more than one answer; {percent(share)} of all replies "
+        "answer them."
+    )
+    examples = (
+        f"{shortened(exchanges[0].question)} → {len(exchanges)} answers, such as "
+        + " | ".join(shortened(exchange.answer, 30) for exchange in exchanges[:3])
+        for exchanges in sorted(rivals.values(), key=len, reverse=True)
+    )
+    return MANY_ANSWERS.findings(share, statement, examples=examples)
+
+
+FREQUENT_ANSWERS = Check(
+    name="frequent answers",
+    bad=Above(hint=0.02, problem=0.10),
+    good="No answer is too frequent",
+    title="One answer is very frequent",
+    why="A bot that always says the same is right that often, and that is the first thing a model learns.",
+    what_to_do="Keep a few of these exchanges and remove the others, or vary the answer.",
+)
 
 
 def check_frequent_answers(conversations: Conversations) -> list[Finding]:
-    """Find an answer so frequent that to say it always is a good guess."""
-    made = conversations.exchanges
-    counts = Counter(exchange.answer for exchange in made)
+    """Whether an answer is so frequent that always giving it is a good guess."""
+    exchanges = conversations.exchanges
+    counts = Counter(exchange.answer for exchange in exchanges)
     (answer, count), *_ = counts.most_common(1)
-    share = count / len(made)
-    # Of a handful of rows any answer is a large share.
-    severity = severity_of(share, "frequent answers") if count > 2 else "good"
-    if severity == "good":
-        found = f"{len(counts):,} different answers; the most frequent one, {shortened(answer)!r}, is {percent(share)}."
-        return well("frequent answers", "No answer drowns the others", found)
-    return [
-        Finding(
-            check="frequent answers",
-            severity=severity,
-            title="One answer is very frequent",
-            found=f"{percent(share)} of all replies are {shortened(answer)!r}. A bot that always says the same is "
-            "right that often, and that is the first thing a model finds out.",
-            what_to_do="Keep a few of these exchanges and leave out the others, or vary the answer.",
-            examples=shown(f"{times:,} times: {shortened(text)}" for text, times in counts.most_common(SHOWN_EXAMPLES)),
-        )
-    ]
+    share, name = count / len(exchanges), repr(shortened(answer))
+    return FREQUENT_ANSWERS.findings(
+        # Every answer is a large share of a handful of rows.
+        share if count > 2 else 0,
+        f"{percent(share)} of all replies are {name}.",
+        found_if_good=f"{len(counts):,} different answers; the most frequent one, {name}, is {percent(share)}.",
+        examples=(f"{times:,} times: {shortened(text)}" for text, times in counts.most_common(NUM_EXAMPLES)),
+    )
+
+
+LEAKS = Check(
+    name="leaks",
+    bad=Above(hint=0.0, problem=0.01),
+    good="No leaks",
+    title="Validation questions are in the training data",
+    what_to_do="Remove them from one side. `chatformer train` splits without leaks if it gets one file and no "
+    "--validation-data.",
+)
+
+LEAKED_ANSWERS = Check(
+    name="leaked answers",
+    bad=Above(hint=0.05, problem=0.25),
+    title="Validation exchanges are in the training data after other turns",
+    what_to_do="Keep conversations that share exchanges on the same side: split them yourself, and give the "
+    "validation side as --validation-data.",
+)
 
 
 def check_leaks(training: Conversations, validation: Conversations) -> list[Finding]:
-    """Find what stands in both, so that validation measures memory and not understanding."""
-    known = training.exchanges
-    sources = {exchange.source: exchange.conversation for exchange in reversed(known)}
-    pairs = {(exchange.source[-1], exchange.reply) for exchange in known}
-    asked = validation.exchanges
-    same_source = [exchange for exchange in asked if exchange.source in sources]
+    """Whether the two share questions or exchanges, so that validation measures memory and not understanding."""
+    sources = {exchange.source: exchange.conversation for exchange in reversed(training.exchanges)}
+    pairs = {(exchange.source[-1], exchange.reply) for exchange in training.exchanges}
+    same_source = [exchange for exchange in validation.exchanges if exchange.source in sources]
     same_pair = [
         exchange
-        for exchange in asked
+        for exchange in validation.exchanges
         if exchange.source not in sources and (exchange.source[-1], exchange.reply) in pairs
     ]
-    findings = []
-    share = len(same_source) / len(asked)
-    if severity_of(share, "leaks") == "good":
-        found = f"None of {len(asked):,} validation questions stands in the training data behind the same turns."
-        findings.append(Finding(check="leaks", severity="good", title="No leaks", found=found))
-    else:
-        findings.append(
-            Finding(
-                check="leaks",
-                severity=severity_of(share, "leaks"),
-                title="Validation questions stand in the training data",
-                found=f"{len(same_source):,} of {len(asked):,} ({percent(share)}) do, with all turns before them: "
-                "what is measured on them is memory, and figures look better than the bot is.",
-                what_to_do="Take them out of one side. `chatformer train` splits without leaks when it is given one "
-                "file and no --validation-data.",
-                examples=shown(
-                    f"{exchange} (in training: conversation {sources[exchange.source]})" for exchange in same_source
-                ),
-            )
-        )
-    share = len(same_pair) / len(asked)
-    if severity_of(share, "leaked answers") != "good":
-        findings.append(
-            Finding(
-                check="leaked answers",
-                severity=severity_of(share, "leaked answers"),
-                title="Validation exchanges stand in the training data behind other turns",
-                found=f"{len(same_pair):,} of {len(asked):,} ({percent(share)}) have a last question and an answer "
-                "that the model was trained on.",
-                what_to_do="Keep conversations that share exchanges on one side, in a file for --validation-data.",
-                examples=shown(same_pair),
-            )
-        )
-    return findings
+    count = len(validation.exchanges)
+    source_share, pair_share = len(same_source) / count, len(same_pair) / count
+    return LEAKS.findings(
+        source_share,
+        f"{len(same_source):,} of {count:,} ({percent(source_share)}) are, with all turns before them: they measure "
+        "memory, and the figures look better than the bot is.",
+        found_if_good=f"None of {count:,} validation questions is in the training data after the same turns.",
+        examples=(f"{exchange} (in training: conversation {sources[exchange.source]})" for exchange in same_source),
+    ) + LEAKED_ANSWERS.findings(
+        pair_share,
+        f"{len(same_pair):,} of {count:,} ({percent(pair_share)}) have a last question and an answer that the model "
+        "was trained on.",
+        examples=same_pair,
+    )
+
+
+ECHOES = Check(
+    name="echoes",
+    bad=Above(hint=0.001, problem=0.05),
+    good="No answer repeats its question",
+    title="Answers repeat their question",
+    why="A bot learns to repeat the question.",
+    what_to_do="Remove them; if there are many, check that the answers were read from the right column.",
+)
 
 
 def check_echoes(conversations: Conversations) -> list[Finding]:
-    """Find answers that repeat their question."""
-    made = conversations.exchanges
-    echoes = [exchange for exchange in made if exchange.source[-1] == exchange.reply]
-    share = len(echoes) / len(made)
-    severity = severity_of(share, "echoes")
-    if severity == "good":
-        return well("echoes", "No answer repeats its question")
-    return [
-        Finding(
-            check="echoes",
-            severity=severity,
-            title="Answers repeat their question",
-            found=f"{len(echoes):,} of {len(made):,} ({percent(share)}) do. A bot learns to parrot.",
-            what_to_do="Leave them out; if they are many, look whether the answers were read from the right column.",
-            examples=shown(echoes),
-        )
-    ]
+    """Whether answers repeat their question."""
+    exchanges = conversations.exchanges
+    echoes = [exchange for exchange in exchanges if exchange.source[-1] == exchange.reply]
+    share = len(echoes) / len(exchanges)
+    statement = f"{len(echoes):,} of {len(exchanges):,} ({percent(share)}) do."
+    return ECHOES.findings(share, statement, found_if_good="", examples=echoes)
+
+
+EMPTY_ANSWERS = Check(
+    name="empty answers",
+    bad=Above(hint=0.01, problem=0.20),
+    good="Answers say something",
+    title="Answers that say next to nothing",
+    why="Such a reply fits every question, so an unsure model gives it.",
+    what_to_do="Remove them, except those that are real answers.",
+)
 
 
 def check_empty_answers(conversations: Conversations) -> list[Finding]:
-    """Find answers that say next to nothing: signs alone, or one character."""
-    made = conversations.exchanges
-    empty = [exchange for exchange in made if sum(sign.isalnum() for sign in exchange.answer) < 2]
-    share = len(empty) / len(made)
-    severity = severity_of(share, "empty answers")
-    if severity == "good":
-        found = f"{len(empty):,} of {len(made):,} are signs alone or one character."
-        return well("empty answers", "Answers say something", found)
-    return [
-        Finding(
-            check="empty answers",
-            severity=severity,
-            title="Answers that say next to nothing",
-            found=f"{len(empty):,} of {len(made):,} ({percent(share)}) are signs alone or one character. Such a reply "
-            "fits every question, so it is what a model that is not sure says.",
-            what_to_do="Leave them out, but for those that are answers.",
-            examples=shown(empty),
-        )
-    ]
-
-
-def check_size(num_parameters: int, num_target_tokens: int) -> list[Finding]:
-    """Find a model that is too large for its data."""
-    ratio = num_parameters / max(num_target_tokens, 1)
-    found = f"{num_parameters:,} parameters learn from about {num_target_tokens:,} tokens of replies"
-    severity = severity_of(ratio, "parameters per token")
-    if severity == "good":
-        return well("size", "The size fits the data", f"{found}.")
-    return [
-        Finding(
-            check="size",
-            severity=severity,
-            title="The model is large for its data",
-            found=f"{found}, {ratio:,.0f} for each: enough room to learn every reply by heart.",
-            what_to_do="Take a smaller --size (tiny, mini), more data, --dropout 0.3 or --rdrop-alpha 1.",
-        )
-    ]
+    """Whether answers are punctuation alone, or one character."""
+    exchanges = conversations.exchanges
+    empty = [exchange for exchange in exchanges if sum(sign.isalnum() for sign in exchange.answer) < 2]
+    share = len(empty) / len(exchanges)
+    return EMPTY_ANSWERS.findings(
+        share,
+        f"{len(empty):,} of {len(exchanges):,} ({percent(share)}) are punctuation alone or one character.",
+        found_if_good=f"{len(empty):,} of {len(exchanges):,} are punctuation alone or one character.",
+        examples=empty,
+    )

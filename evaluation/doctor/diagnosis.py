@@ -1,4 +1,4 @@
-"""What all checks found, and how it is found in data; without torch, whose import takes seconds."""
+"""What all checks found, and the diagnosis of data; without torch, whose import takes seconds."""
 
 import dataclasses
 from collections import Counter
@@ -19,7 +19,7 @@ from .lengths import Lengths, check_lengths, lengths_of
 
 @dataclasses.dataclass
 class Diagnosis:
-    """Hold what was found, by the title of what was looked at."""
+    """The findings about a subject, by section."""
 
     subject: str
     sections: dict[str, list[Finding]] = dataclasses.field(default_factory=dict)
@@ -32,7 +32,7 @@ class Diagnosis:
 
 
 def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
-    """Look at conversations."""
+    """Examine files of conversations."""
     limits = settings.max_source_tokens, settings.max_target_tokens
     diagnosis = Diagnosis(" ".join(settings.subject), limits=limits)
     dataset, diagnosis.bad_rows = load(settings.subject, settings)
@@ -41,8 +41,8 @@ def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
     )
     tokenizer = None
     if limits != (None, None):
-        # A limit counts tokens, and these are the ones that training would make.
-        has_history = any(len(history) > 1 for made in dataset for history, _ in exchanges(made["messages"]))
+        # A limit counts tokens: those of the tokenizer that training would make.
+        has_history = any(len(history) > 1 for row in dataset for history, _ in exchanges(row["messages"]))
         tokenizer = train_tokenizer(message_texts(dataset), TokenizerSettings.vocab_size, has_history=has_history)
     conversations = Conversations(dataset)
     findings += data_findings(conversations, diagnosis, tokenizer)
@@ -56,7 +56,7 @@ def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
 
 
 def data_findings(conversations: Conversations, diagnosis: Diagnosis, tokenizer: Any) -> list[Finding]:
-    """Look at conversations for themselves, and leave their lengths in the diagnosis."""
+    """Examine conversations alone, and keep their lengths in the diagnosis."""
     diagnosis.lengths = lengths_of(conversations, tokenizer)
     source_limit, target_limit = diagnosis.limits
     return [
@@ -68,6 +68,6 @@ def data_findings(conversations: Conversations, diagnosis: Diagnosis, tokenizer:
 
 
 def load(data: tuple[str, ...], settings: DoctorSettings) -> tuple[datasets.Dataset, list[dict[str, Any]]]:
-    """Conversations, and the rows that are none, as they are listed in a file."""
+    """The conversations, and the bad rows as a file lists them."""
     loaded = read_conversations(data, settings, skip_bad_rows=True)
     return loaded.conversations, [dataclasses.asdict(row) for row in loaded.bad_rows]

@@ -1,33 +1,19 @@
-"""What a check found, how bad it is, and how it is said."""
+"""What a check is, what it found, how bad it is, and how it is said."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 Severity = Literal["good", "hint", "problem"]
 
-SHOWN_EXAMPLES = 3
-
-HINT_AND_PROBLEM = {
-    "duplicates": (0.02, 0.25),
-    "many answers": (0.10, 0.50),
-    "frequent answers": (0.02, 0.10),
-    "leaks": (0.0, 0.01),
-    "leaked answers": (0.05, 0.25),
-    "echoes": (0.001, 0.05),
-    "broken text": (0.0, 0.005),
-    "unusual text": (0.005, 0.25),
-    "empty answers": (0.01, 0.20),
-    "labels in text": (0.0, 0.05),
-    "too long": (0.0, 0.05),
-    "parameters per token": (100, 1000),
-}
-"""Above which share something is worth a hint, and above which it is a problem; parameters are no share."""
+NUM_EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Say what a check found. `check` is its name for programs, and `what_to_do` is empty where all is well."""
+    """What a check found. `check` is its name for programs; `what_to_do` is empty if nothing is wrong."""
 
     check: str
     severity: Severity
@@ -37,25 +23,79 @@ class Finding:
     examples: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Above:
+    """Bounds of what should be low: above `hint` it is worth a hint, above `problem` it is a problem, as is NaN."""
+
+    hint: float = math.inf
+    problem: float = math.inf
+
+    def severity(self, value: float) -> Severity:
+        return "problem" if not value <= self.problem else "hint" if value > self.hint else "good"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Below:
+    """Bounds of what should be high: below `hint` it is worth a hint, below `problem` it is a problem, as is NaN."""
+
+    hint: float = -math.inf
+    problem: float = -math.inf
+
+    def severity(self, value: float) -> Severity:
+        return "problem" if not value >= self.problem else "hint" if value < self.hint else "good"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What a check says of the value that it measures, which may be a yes or a no."""
+
+    name: str
+    bad: Above | Below
+    good: str = ""
+    """Title of the finding if nothing is wrong; empty if the check then says nothing."""
+    title: str
+    """Title of a hint and a problem."""
+    problem: str = ""
+    """Title of a problem, if it has another one than a hint."""
+    why: str = ""
+    """Why it matters, after what was found."""
+    what_to_do: str = ""
+
+    def findings(
+        self,
+        value: float,
+        found: str = "",
+        *,
+        found_if_good: str | None = None,
+        what_to_do: str = "",
+        examples: Iterable[Any] = (),
+    ) -> list[Finding]:
+        """What was found, or `found_if_good` if something else is to be said then; the first few examples are shown."""
+        severity = self.bad.severity(value)
+        if severity == "good":
+            return well(self.name, self.good, found if found_if_good is None else found_if_good) if self.good else []
+        title = self.problem if self.problem and severity == "problem" else self.title
+        return [
+            Finding(
+                check=self.name,
+                severity=severity,
+                title=title,
+                found=" ".join(filter(None, (found, self.why))),
+                what_to_do=what_to_do or self.what_to_do,
+                examples=tuple(map(str, islice(examples, NUM_EXAMPLES))),
+            )
+        ]
+
+
 def well(check: str, title: str, found: str = "") -> list[Finding]:
-    """Return that a check found nothing wrong."""
+    """The finding that nothing is wrong."""
     return [Finding(check=check, severity="good", title=title, found=found)]
 
 
-def severity_of(share: float, check: str) -> Severity:
-    """Return how bad a share is, by the bounds of a check."""
-    hint, problem = HINT_AND_PROBLEM[check]
-    return "problem" if share > problem else "hint" if share > hint else "good"
-
-
 def shortened(text: str, width: int = 60) -> str:
-    # Signs that no terminal can show, and some that it would obey, are written out.
+    # Characters that a terminal cannot show, or would obey, are written out.
     line = "".join(sign if sign.isprintable() else f"<U+{ord(sign):04X}>" for sign in " ".join(text.split()))
     return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def shown(found: Iterable[Any]) -> tuple[str, ...]:
-    return tuple(str(example) for _, example in zip(range(SHOWN_EXAMPLES), found, strict=False))
 
 
 def percent(share: float) -> str:

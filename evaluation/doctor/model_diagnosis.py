@@ -1,6 +1,8 @@
-"""Look at a model, at the data and the log of its run where they are at hand, and try it."""
+"""The diagnosis of a model: its parts, its behaviour, and the data and the log of its run if they are available."""
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +10,49 @@ import datasets
 import torch
 import transformers
 
-from chatformer.data.exchanges import encode_exchanges
+from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
 from chatformer.data.unread import unread_part
+from chatformer.evaluation.baselines import compare
 from chatformer.evaluation.own_data import own_data, questions_and_answers, run_settings
 
-# It also makes Chatformers known to AutoModelForSeq2SeqLM.
+# This import also registers Chatformers with AutoModelForSeq2SeqLM.
 from chatformer.storage.model_folder import ModelFolder
 from chatformer.training.settings import DoctorSettings, SettingsError
 
+from .baselines import check_baselines
+from .causes import causes_of, named_by
 from .conversations import Conversations
-from .data import check_bad_rows, check_leaks, check_size
+from .data import check_bad_rows, check_leaks
+from .dependence import check_future, check_padding
 from .diagnosis import Diagnosis, data_findings, load
-from .findings import Finding
-from .model import RunLog, check_behaviour, check_log, check_parts, check_vocabulary_size
+from .findings import Above, Check, Finding
+from .model import check_generation, check_parts, check_round_trip
+from .replies import check_copies, check_knowledge, check_listening, check_memory, check_remembering, check_replies
+from .run_log import RunLog, check_log
+from .size import check_size, check_vocabulary_size
 from .thread import check_thread
+from .trial import ENOUGH_QUESTIONS, different_questions, loss_on, try_out
+
+TRAINING_DATA = Check(
+    name="training data",
+    bad=Above(hint=0),
+    title="The training data is not available",
+    what_to_do="Put it back where it was, or examine the data alone: `chatformer doctor DATA`.",
+)
+
+UNREAD = Check(
+    name="unread",
+    bad=Above(hint=0),
+    title="A part of the data is not read",
+    what_to_do="Train on conversations that have such messages, too; try a model of single questions on single "
+    "questions.",
+)
+
+TRIAL = Check(name="trial", bad=Above(hint=0), title="It was not tried")
 
 
 def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
-    """Look at a model, at the data and the log of its run where they are at hand, and try it."""
+    """Examine a model, try it, and examine the data and the log of its run if they are available."""
     (name,) = settings.subject
     diagnosis = Diagnosis(name)
     model, tokenizer, missing = load_model(name, settings)
@@ -40,15 +67,7 @@ def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
     try:
         training, tried = own_data(name, run)
     except (OSError, ValueError) as error:
-        about_data.append(
-            Finding(
-                check="training data",
-                severity="hint",
-                title="The training data is not at hand",
-                found=f"It was not looked at: {error}",
-                what_to_do="Put it back where it was, or look at the data alone: `chatformer doctor DATA`.",
-            )
-        )
+        about_data += TRAINING_DATA.findings(True, f"It was not examined: {error}")
     if settings.data:
         tried, diagnosis.bad_rows = load(settings.data, settings)
         num_rows = len(tried) + len(diagnosis.bad_rows)
@@ -74,29 +93,19 @@ def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
 
 
 def unread_findings(tokenizer: Any, tried: datasets.Dataset) -> list[Finding]:
-    """Find that the model is tried on what it does not read."""
+    """Whether the model is tried on something that it does not read."""
     unread = unread_part(tokenizer, tried)
-    if unread is None:
-        return []
-    return [
-        Finding(
-            check="unread",
-            severity="hint",
-            title="A part of the data is not read",
-            found=f"What it is tried on has {unread}, which the model's chat template leaves out.",
-            what_to_do="Train on conversations that have such messages, too; a model of single questions is to be "
-            "tried on single questions.",
-        )
-    ]
+    statement = f"What it is tried on has {unread}, which the model's chat template leaves out."
+    return UNREAD.findings(unread is not None, statement)
 
 
 def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]]:
-    """Return a model in float32, its tokenizer, and the names of weights that its files did not have."""
-    # What transformers does not find it asks the Hub for again and again, for a minute where there is no network.
+    """The model in float32, its tokenizer, and the names of the weights that are not in its files."""
+    # transformers asks the Hub for each missing file again and again, for a minute if there is no network.
     folder = ModelFolder.find(name, settings.revision).folder
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-    # What it would say of weights that are missing is said among the findings.
+    # A finding reports missing weights.
     transformers.utils.logging.set_verbosity_error()
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -105,7 +114,7 @@ def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         return model.to(device).eval(), tokenizer, sorted(report["missing_keys"])
-    # Behind its first line transformers gives advice that is not about this command.
+    # After the first line, transformers gives advice that is not about this command.
     except (OSError, ValueError, RuntimeError) as error:
         raise SettingsError(f"{name} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
 
@@ -120,30 +129,29 @@ def model_findings(
     limits: tuple[int | None, int | None],
     max_exchanges: int,
 ) -> list[Finding]:
-    """Look at a model's parts, and try it on conversations where there are some and it can be tried."""
+    """Examine the parts of a model, and try it on conversations if that is possible."""
     longest = [limit or sys.maxsize for limit in limits]
     findings = check_parts(model, tokenizer, missing)
     reason, advice = "", "Give conversations with --data."
     if any(finding.severity == "problem" for finding in findings):
-        reason, advice = "A model in this state has nothing to say.", "Mend what is named above first."
+        reason, advice = "A model in this state cannot reply.", "Fix the problems above first."
     elif tried is None or not len(tried):
         reason = "There are no conversations to try it on."
     else:
-        encoded = encode_exchanges(tried, tokenizer, *longest)
-        if not len(encoded):
+        exchanges = encode_exchanges(tried, tokenizer, *longest)
+        if not len(exchanges):
             reason, advice = "Every reply is too long to try it on.", "Raise --max-target-tokens."
     if reason:
-        untried = Finding(check="trial", severity="hint", title="It was not tried", found=reason, what_to_do=advice)
-        return [*findings, untried]
+        return findings + TRIAL.findings(True, reason, what_to_do=advice)
     known = None
     if training is not None:
-        # Some from all over the data.
+        # Exchanges from all over the data.
         step = -(-len(training) // max_exchanges)
         known = encode_exchanges(training.select(range(0, len(training), step)), tokenizer, *longest)
     findings += check_behaviour(
         model,
         tokenizer,
-        encoded,
+        exchanges,
         max_exchanges=max_exchanges,
         log=log,
         known=known,
@@ -156,3 +164,50 @@ def model_findings(
         max_source_tokens=limits[0],
         other_topics_fraction=None if log is None else log.settings.data.other_topics_fraction,
     )
+
+
+def check_behaviour(
+    model: Any,
+    tokenizer: Any,
+    exchanges: EncodedExchanges,
+    *,
+    max_exchanges: int,
+    log: RunLog | None = None,
+    known: EncodedExchanges | None = None,
+    training: Sequence[tuple[str, str]] | None = None,
+) -> list[Finding]:
+    """
+    Try the model on exchanges, at most `max_exchanges` with different questions.
+
+    `known` are a few exchanges of its training, and `training` all questions and answers of its training.
+    """
+    sample = different_questions(exchanges, max_exchanges)
+    texts = [text for history in sample.histories for text in (message["content"] for message in history)]
+    findings = [
+        *check_round_trip(tokenizer, [*texts, *sample.replies]),
+        *check_generation(model, exchanges.target_lengths),
+        *check_future(model, sample),
+        *check_padding(model, sample),
+    ]
+    statement = f"Only {len(sample)} different ones: too few to judge whether it listens and what it says."
+    if too_few := ENOUGH_QUESTIONS.findings(len(sample), statement):
+        return findings + too_few
+    answers = Counter(answer for _, answer in training or ())
+    trial = try_out(model, tokenizer, sample, training_replies=None if training is None else answers)
+    figures = trial.evaluation
+    most_frequent_answer = answers.most_common(1)[0][1] / answers.total() if answers else None
+    causes = causes_of(model, sample, log, most_frequent_answer)
+    (listening,) = check_listening(figures.source_gain, figures.bits_per_character, causes)
+    findings += [
+        *check_knowledge(trial, model.config.vocab_size),
+        listening,
+        *check_remembering(trial),
+        # The causes are named once.
+        *check_replies(trial, causes if listening.severity == "good" else [named_by(listening)]),
+        *check_copies(trial),
+    ]
+    if training:
+        findings += check_baselines(compare(sample, trial.outcome, training), len(trial.outcome.replies))
+    if known is not None and len(known):
+        findings += check_memory(figures.loss, loss_on(model, known))
+    return findings

@@ -22,13 +22,13 @@ PICTURE_FILE = "lengths.png"
 BAD_ROWS_FILE = "bad_rows.jsonl"
 
 MARKS = {"problem": ("✗", "red"), "hint": ("!", "yellow"), "good": ("✓", "green")}
-"""What stands before a finding, the worst first."""
+"""The mark before a finding, the worst first."""
 
 BAR_WIDTH = 24
 
 
 def show(diagnosis: Diagnosis) -> None:
-    """Print the findings, the worst first, and how long sources and replies are."""
+    """Print the findings, the worst first, and a histogram of lengths."""
     console = Console(highlight=False)
     for title, findings in diagnosis.sections.items():
         console.print(f"\n[bold]{title}[/]")
@@ -36,7 +36,7 @@ def show(diagnosis: Diagnosis) -> None:
         for severity, (mark, color) in MARKS.items():
             for finding in findings:
                 if finding.severity == severity:
-                    grid.add_row(Text(mark, color), told(finding, color))
+                    grid.add_row(Text(mark, color), formatted(finding, color))
         console.print(Padding.indent(grid, 2))
         if title == "The data" and diagnosis.lengths is not None:
             console.print(Padding(histogram(diagnosis.lengths), (1, 0, 0, 2)))
@@ -49,8 +49,8 @@ def show(diagnosis: Diagnosis) -> None:
     )
 
 
-def told(finding: Finding, color: str) -> Text:
-    """Return a finding as the terminal has it: one line where all is well, otherwise what to do as well."""
+def formatted(finding: Finding, color: str) -> Text:
+    """A finding for the terminal: one line if nothing is wrong, otherwise with examples and what to do."""
     if finding.severity == "good":
         return Text.assemble(f"{finding.title}.", (f" {finding.found}" if finding.found else "", "dim"))
     text = Text.assemble((finding.title, "bold"), f"\n{finding.found}")
@@ -91,21 +91,21 @@ def write(diagnosis: Diagnosis, settings: DoctorSettings) -> None:
         "lengths": lengths_in(diagnosis.lengths),
         "settings": dataclasses.asdict(settings),
     }
-    written = [DOCTOR_FILE]
+    files = [DOCTOR_FILE]
     if diagnosis.bad_rows:
         write_text(folder / BAD_ROWS_FILE, "".join(map(json_line, diagnosis.bad_rows)))
-        written.append(BAD_ROWS_FILE)
+        files.append(BAD_ROWS_FILE)
     if diagnosis.lengths is not None:
         if draw_lengths(diagnosis.lengths, folder / PICTURE_FILE, limits=diagnosis.limits):
-            written.append(PICTURE_FILE)
+            files.append(PICTURE_FILE)
         else:
             print("(no picture: pip install 'chatformer[plots]' draws it)")
     write_text(folder / DOCTOR_FILE, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
-    print(f"Written to {folder}: {', '.join(written)}")
+    print(f"Written to {folder}: {', '.join(files)}")
 
 
 def lengths_in(lengths: Lengths | None) -> dict[str, Any] | None:
-    """Return the histogram as the file has it."""
+    """The histogram for the file."""
     if lengths is None:
         return None
     names = ("from", "to", "sources", "replies")

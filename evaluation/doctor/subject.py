@@ -1,4 +1,4 @@
-"""What is looked at: data, or a model."""
+"""Whether data or a model is examined."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from chatformer.training.settings import DoctorSettings, SettingsError
 
 
 def check(settings: DoctorSettings) -> None:
-    """Raise a `SettingsError` for settings that cannot be."""
+    """Raise a `SettingsError` for settings that are not possible."""
     if not settings.subject:
         raise SettingsError("Say what to look at: a file of conversations, or the folder of a run or a model.")
     for name in ("max_source_tokens", "max_target_tokens", "max_exchanges"):
@@ -15,11 +15,15 @@ def check(settings: DoctorSettings) -> None:
             raise SettingsError(f"--{name.replace('_', '-')} ({value}) must be at least 1.")
     if is_model(settings):
         if len(settings.subject) > 1:
-            raise SettingsError(f"One model at a time can be looked at: {' '.join(settings.subject)} are several.")
+            raise SettingsError(
+                f"One model at a time can be examined; these are {len(settings.subject)}: {' '.join(settings.subject)}."
+            )
         if settings.validation_data:
-            raise SettingsError("--validation-data goes with data; what a model is to be tried on is its --data.")
+            raise SettingsError(
+                "--validation-data goes with data. To try a model on conversations, give them as --data."
+            )
 
 
 def is_model(settings: DoctorSettings) -> bool:
-    """Return whether the subject is a model: with --data it is, and a folder is no data."""
+    """True if the subject is a model: a folder, or anything that --data is given for."""
     return bool(settings.data) or any(Path(name).is_dir() for name in settings.subject)

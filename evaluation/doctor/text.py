@@ -1,4 +1,4 @@
-"""Checks of the text of conversations: its characters, its marks, its languages."""
+"""What is wrong with the text of conversations: its characters, its marks, its languages."""
 
 import re
 import unicodedata
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from functools import cache
 
 from .conversations import Conversations
-from .findings import Finding, percent, severity_of, shortened, shown, well
+from .findings import Above, Check, Finding, percent, shortened, well
 
-# In Windows' Latin alphabet some bytes between 0x80 and 0x9F are signs from elsewhere in Unicode.
+# Windows' Latin alphabet has characters from elsewhere in Unicode at some bytes between 0x80 and 0x9F.
 _WINDOWS_SIGNS = {
     ord(sign): byte for byte in range(0x80, 0xA0) if (sign := bytes([byte]).decode("cp1252", errors="ignore"))
 }
@@ -19,121 +19,110 @@ _HANGUL = re.compile("[\uac00-\ud7a3]{2,}")
 
 
 def misread(text: str) -> str | None:
-    """Return a piece of text that was read in the wrong encoding, and what it says in the right one; or None."""
+    """A piece of the text that was read in the wrong encoding, and what it says in the right one."""
     for run in _LATIN_RUN.findall(text):
         data = run.translate(_WINDOWS_SIGNS).encode("latin-1")
         for encoding in ("utf-8", "euc_kr"):
-            mended = data.decode(encoding, errors="replace")
-            if "\ufffd" not in mended and (encoding == "utf-8" or _HANGUL.fullmatch(mended)):
-                return f"{run} for {mended}"
+            original = data.decode(encoding, errors="replace")
+            if "\ufffd" not in original and (encoding == "utf-8" or _HANGUL.fullmatch(original)):
+                return f"{run} for {original}"
     for run in _WIDE_RUN.findall(text):
-        mended = run.encode("cp949", errors="replace").decode("utf-8", errors="backslashreplace")
-        # Syllables as they stand in any text can be letters of two bytes, but not of three.
-        if min(mended) >= "\u0800":
-            return f"{run} for {mended}"
+        original = run.encode("cp949", errors="replace").decode("utf-8", errors="backslashreplace")
+        # Ordinary syllables can be letters of two bytes, but not of three.
+        if min(original) >= "\u0800":
+            return f"{run} for {original}"
     return None
 
 
-def _found_by(pattern: str) -> Callable[[str], str | None]:
+def _first_match(pattern: str) -> Callable[[str], str | None]:
     compiled = re.compile(pattern)
 
     def find(text: str) -> str | None:
-        found = compiled.search(text)
-        return found[0] if found else None
+        match = compiled.search(text)
+        return match[0] if match else None
 
     return find
 
 
-_KINDS_OF_TEXT: tuple[tuple[str, str, Callable[[str], str | None], str], ...] = (
+def _broken(kind: str, what_to_do: str) -> Check:
+    return Check(name="broken text", bad=Above(hint=0.0, problem=0.005), title=kind, what_to_do=what_to_do)
+
+
+def _unusual(kind: str, what_to_do: str) -> Check:
+    return Check(name="unusual text", bad=Above(hint=0.005, problem=0.25), title=kind, what_to_do=what_to_do)
+
+
+_KINDS_OF_TEXT: tuple[tuple[Check, Callable[[str], str | None]], ...] = (
     (
-        "broken text",
-        "characters that were lost (U+FFFD)",
-        _found_by("\ufffd+"),
-        "Get the text again from where it came; what was lost cannot be restored.",
+        _broken(
+            "Characters that were lost (U+FFFD)",
+            "Get the text from its origin again; lost characters cannot be restored.",
+        ),
+        _first_match("\ufffd+"),
     ),
     (
-        "broken text",
-        "text that was read in the wrong encoding",
+        _broken(
+            "Text that was read in the wrong encoding",
+            "Read the original file again in its own encoding (--encoding), and save it as UTF-8.",
+        ),
         misread,
-        "Read the original file anew in its own encoding (--encoding), and save it as UTF-8.",
     ),
     (
-        "broken text",
-        "control characters",
-        _found_by("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+"),
-        "Remove them.",
+        _broken("Control characters", "Remove them."),
+        _first_match("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+"),
     ),
     (
-        "broken text",
-        "private-use characters",
-        _found_by("[\ue000-\uf8ff\U000f0000-\U0010fffd]+"),
-        "They mean something in one font only: replace or remove them.",
+        _broken("Private-use characters", "They mean something in one font only: replace or remove them."),
+        _first_match("[\ue000-\uf8ff\U000f0000-\U0010fffd]+"),
     ),
     (
-        "unusual text",
-        "invisible characters",
-        _found_by("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]+"),
-        "Remove them: they make equal words different ones.",
+        _unusual("Invisible characters", "Remove them: they make equal words different."),
+        _first_match("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]+"),
     ),
     (
-        "unusual text",
-        "HTML",
-        _found_by(
+        _unusual("HTML", "Turn entities into characters (Python: html.unescape) and remove the tags."),
+        _first_match(
             r"&(?:[a-zA-Z]{2,8}|#\d{1,6}|#x[0-9a-fA-F]{1,5});|</?(?:a|b|br|div|em|font|i|img|li|p|span|strong|u|ul)\b[^>]*>"
         ),
-        "Turn entities into characters (Python: html.unescape) and leave out the tags.",
     ),
     (
-        "unusual text",
-        "letters in pieces (not NFC)",
-        # A Hangul syllable in pieces is three characters to a tokenizer.
+        _unusual("Decomposed letters (not NFC)", "Normalize the text (Python: unicodedata.normalize('NFC', text))."),
+        # A decomposed Hangul syllable is up to three characters to a tokenizer.
         lambda text: None if unicodedata.is_normalized("NFC", text) else text,
-        "Normalize the text (Python: unicodedata.normalize('NFC', text)).",
     ),
     (
-        "unusual text",
-        "full-width letters or half-width kana and jamo",
-        _found_by("[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc]+"),
-        "Normalize the text (Python: unicodedata.normalize('NFKC', text)), so that equal words are equal.",
+        _unusual(
+            "Full-width letters or half-width kana and jamo",
+            "Normalize the text (Python: unicodedata.normalize('NFKC', text)), so that equal words are equal.",
+        ),
+        _first_match("[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc]+"),
     ),
 )
-"""How bad it is, what is found, how it is found, and what to do."""
+"""Kinds of text that should not be there, and the function that finds a piece of each."""
 
 
 def check_text(conversations: Conversations) -> list[Finding]:
-    """Find characters that should not be there, and encodings gone wrong."""
-    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    """Whether there are characters that should not be there, and encodings gone wrong."""
+    pieces: dict[Check, list[tuple[int, str]]] = defaultdict(list)
     for number, messages in enumerate(conversations.messages, start=1):
         is_broken = False
-        for check, kind, find, _ in _KINDS_OF_TEXT:
-            # What was read in the wrong encoding is full of control characters: it is told of once.
-            if check == "broken text" and is_broken:
+        for check, find in _KINDS_OF_TEXT:
+            # Text that was read in the wrong encoding is full of control characters, and is counted once.
+            if check.name == "broken text" and is_broken:
                 continue
-            pieces = filter(None, (find(message["content"]) for message in messages))
-            if (piece := next(pieces, None)) is not None:
-                found[kind].append((number, piece))
-                is_broken = check == "broken text"
-    findings = []
-    for check, kind, _, advice in _KINDS_OF_TEXT:
-        share = len(found[kind]) / len(conversations)
-        severity = severity_of(share, check)
-        if severity != "good":
-            findings.append(
-                Finding(
-                    check=check,
-                    severity=severity,
-                    title=f"{kind[0].upper()}{kind[1:]}",
-                    found=f"In {len(found[kind]):,} of {len(conversations):,} conversations ({percent(share)}).",
-                    what_to_do=advice,
-                    examples=shown(
-                        f"conversation {number}: {shortened(repr(piece).strip(repr(piece)[0]))}"
-                        for number, piece in found[kind]
-                    ),
-                )
-            )
-    if findings:
-        return findings
-    return well("broken text", "The text is whole")
+            matches = filter(None, (find(message["content"]) for message in messages))
+            if (piece := next(matches, None)) is not None:
+                pieces[check].append((number, piece))
+                is_broken = check.name == "broken text"
+    findings: list[Finding] = []
+    for check, _ in _KINDS_OF_TEXT:
+        share = len(pieces[check]) / len(conversations)
+        statement = f"In {len(pieces[check]):,} of {len(conversations):,} conversations ({percent(share)})."
+        examples = (
+            f"conversation {number}: {shortened(repr(piece).strip(repr(piece)[0]))}" for number, piece in pieces[check]
+        )
+        findings += check.findings(share, statement, examples=examples)
+    return findings or well("broken text", "The text is intact")
 
 
 _ROLE_LABEL = re.compile(
@@ -145,30 +134,27 @@ _CONTROL_TOKEN = re.compile(
     r"<\|[^|<>]{1,20}\|>|</?s>|\[/?INST\]|\[(?:SEP|CLS|PAD|UNK|MASK|BOS|EOS)\]|<(?:pad|unk|eos|bos|sep|turn)>", re.I
 )
 
+ROLES = Check(
+    name="labels in text",
+    bad=Above(hint=0.0, problem=0.05),
+    good="No speakers' names within messages",
+    title="Speakers' names or control tokens within messages",
+    why="The chat template says who speaks; the bot learns to say what is in the text.",
+    what_to_do="Remove them from the text. If one cell holds a conversation, make it a list of role and content.",
+)
+
 
 def check_roles(conversations: Conversations) -> list[Finding]:
-    """Find names of speakers and control tokens that stand within messages, where a bot would learn to say them."""
-    labelled = []
+    """Whether messages hold names of speakers and control tokens, which a bot would learn to say."""
+    examples = []
     for number, messages in enumerate(conversations.messages, start=1):
-        texts = [message["content"] for message in messages]
-        hits = [text for text in texts if _ROLE_LABEL.match(text) or _CONTROL_TOKEN.search(text)]
-        labelled += [f"conversation {number}: {shortened(text)}" for text in hits[:1]]
-    share = len(labelled) / len(conversations)
-    severity = severity_of(share, "labels in text")
-    if severity == "good":
-        return well("labels in text", "No speakers' names within messages")
-    return [
-        Finding(
-            check="labels in text",
-            severity=severity,
-            title="Speakers' names or control tokens within messages",
-            found=f"In {len(labelled):,} of {len(conversations):,} conversations ({percent(share)}). The chat template "
-            "says who speaks; what stands in the text the bot learns to say aloud.",
-            what_to_do="Leave them out of the text. Whole conversations that stand in one cell belong into lists of "
-            "role and content.",
-            examples=shown(labelled),
-        )
-    ]
+        texts = (message["content"] for message in messages)
+        text = next((text for text in texts if _ROLE_LABEL.match(text) or _CONTROL_TOKEN.search(text)), None)
+        if text is not None:
+            examples.append(f"conversation {number}: {shortened(text)}")
+    share = len(examples) / len(conversations)
+    statement = f"In {len(examples):,} of {len(conversations):,} conversations ({percent(share)})."
+    return ROLES.findings(share, statement, found_if_good="", examples=examples)
 
 
 _SCRIPTS = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana"} | {
@@ -179,7 +165,7 @@ _SCRIPTS = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana"} | {
 
 @cache
 def script_of(sign: str) -> str | None:
-    """Return the script of a letter, or None of any other sign."""
+    """The script of a letter; None for any other character."""
     if not sign.isalpha():
         return None
     first, _, rest = unicodedata.name(sign, "").partition(" ")
@@ -189,7 +175,7 @@ def script_of(sign: str) -> str | None:
 
 
 def scripts_of(texts: Iterable[str]) -> Counter[str]:
-    """Return how many letters of each script stand in texts. Of Japanese, Han counts as Kana."""
+    """The number of letters of each script in the texts. Han counts as Kana in Japanese."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(script for script in map(script_of, text) if script is not None)
@@ -202,14 +188,23 @@ SECOND_SCRIPT = 0.2
 """Share of a conversation's letters from which a second script counts."""
 
 STRAY_SCRIPT = 0.001, 0.02
-"""Shares of the conversations between which a script is too rare to be learnt, and too frequent to be a slip."""
+"""Shares of conversations: a script below the first may be a slip, from the second on there is enough to learn."""
+
+LANGUAGES = Check(
+    name="languages",
+    bad=Above(hint=0),
+    good="Languages",
+    title="A few conversations are in another script",
+    why="So few teach nothing of a language, and take up room in the vocabulary.",
+    what_to_do="Remove them, or add more of their kind.",
+)
 
 
 def check_languages(conversations: Conversations) -> list[Finding]:
-    """Find which scripts the conversations are written in, and those too rare to be learnt."""
+    """Which scripts the conversations are written in, and whether some are too rare to be learnt."""
     main: Counter[str] = Counter()
     first: dict[str, str] = {}
-    mixed = num_other_replies = 0
+    num_mixed = num_other_replies = 0
     for number, messages in enumerate(conversations.messages, start=1):
         counts = scripts_of(message["content"] for message in messages)
         if not counts:
@@ -219,27 +214,18 @@ def check_languages(conversations: Conversations) -> list[Finding]:
         main[script] += 1
         text = max((message["content"] for message in messages), key=lambda text: scripts_of([text])[script])
         first.setdefault(script, f"{script}: conversation {number}, {shortened(text)}")
-        mixed += bool(others) and others[0][1] >= SECOND_SCRIPT * counts.total()
-        asked, answered = (scripts_of([message["content"]]).most_common(1) for message in messages[-2:])
-        num_other_replies += bool(asked and answered and asked[0][0] != answered[0][0])
+        num_mixed += bool(others) and others[0][1] >= SECOND_SCRIPT * counts.total()
+        question, reply = (scripts_of([message["content"]]).most_common(1) for message in messages[-2:])
+        num_other_replies += bool(question and reply and question[0][0] != reply[0][0])
     total = len(conversations)
-    listed = ", ".join(f"{script} {percent(count / total)}" for script, count in main.most_common())
-    found = f"Conversations by their main script: {listed}. {percent(mixed / total)} mix two scripts, "
-    found += f"{percent(num_other_replies / total)} are answered in another one than asked."
+    scripts = ", ".join(f"{script} {percent(count / total)}" for script, count in main.most_common())
+    statement = (
+        f"Conversations by their main script: {scripts}. {percent(num_mixed / total)} mix two scripts, "
+        f"{percent(num_other_replies / total)} are answered in another script than asked."
+    )
     stray = [
         script
         for script, count in main.items()
         if script in first and STRAY_SCRIPT[0] <= count / total < STRAY_SCRIPT[1]
     ]
-    if not stray:
-        return well("languages", "Languages", found)
-    return [
-        Finding(
-            check="languages",
-            severity="hint",
-            title="A few conversations are in another script",
-            found=f"{found} So little of a language teaches nothing of it, and takes places in the vocabulary.",
-            what_to_do="Leave them out, or add more of their kind.",
-            examples=shown(first[script] for script in stray),
-        )
-    ]
+    return LANGUAGES.findings(len(stray), statement, examples=(first[script] for script in stray))

@@ -100,7 +100,7 @@ def test_ill_data_ends_with_status_1_and_says_what_to_do(doctor, table, tmp_path
 
 def test_a_run_is_examined_with_its_own_data_and_log(doctor, run_folder, tmp_path, monkeypatch):
     # It was trained so little that it often says the same, whatever came before.
-    monkeypatch.setattr("chatformer.evaluation.doctor.thread.SAME_REPLY", 1.0)
+    monkeypatch.setattr("chatformer.evaluation.doctor.thread.ALWAYS_SAME", 1.0)
     status, printed = doctor(run_folder, "--output-dir", tmp_path / "out")
     report = json.loads((tmp_path / "out/doctor.json").read_text("utf-8"))
     checks = {finding["check"] for finding in report["findings"]}

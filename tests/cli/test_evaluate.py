@@ -209,7 +209,7 @@ def test_data_that_has_changed_is_not_taken_for_the_runs_own(evaluate, flags, tr
         (["{model}", "--data", "{ten}", "--num-beams", "0"], "--num-beams (0) must be at least 1"),
         (["{model}", "--data", "{ten}", "--max-target-tokens", "1"], "Every reference is too long"),
         (["{model}", "--data", "{ten}", "--output-file", "{empty}/a/b.json"], "There is no directory {empty}/a"),
-        (["{model}", "--data", "{ten}", "--bleu-tokenize", "ja-mecab"], "--bleu-tokenize ja-mecab cannot be had"),
+        (["{model}", "--data", "{ten}", "--bleu-tokenize", "ja-mecab"], "--bleu-tokenize ja-mecab is not available"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(evaluate, without_run, ten, tmp_path, monkeypatch, arguments, message):

@@ -5,7 +5,8 @@ import pytest
 
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.evaluation.by_turns import figures_by_turns
-from chatformer.evaluation.scoring import Outcome, figures_of
+from chatformer.evaluation.figures import figures_of
+from chatformer.evaluation.scoring import Outcome
 
 
 def conversation(num_exchanges, *, system=False):

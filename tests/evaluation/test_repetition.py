@@ -1,7 +1,7 @@
 import pytest
 
+from chatformer.evaluation.figures import reply_figures
 from chatformer.evaluation.repetition import repeats_itself
-from chatformer.evaluation.scoring import reply_figures
 
 
 @pytest.mark.parametrize(

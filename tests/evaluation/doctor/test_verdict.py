@@ -1,6 +1,6 @@
 import pytest
 
-from chatformer.evaluation.doctor.model import RunLog
+from chatformer.evaluation.doctor.run_log import RunLog
 from chatformer.evaluation.doctor.verdict import verdict
 from chatformer.training.settings import OptimizationSettings, TrainingSettings
 
@@ -49,7 +49,7 @@ def test_a_long_training_is_told_of_its_rate():
 def test_one_reply_to_all_is_told_of_a_model_that_listens_too():
     (same,) = verdict(log_of((0.5, 60.0, 30)), num_replies=100, most_frequent_answer=0.4)
     assert same.title == "Every input gets the same answer"
-    assert "40% of the answers that it learnt are one and the same." in same.found
+    assert "40% of the training's answers are the same one." in same.found
 
 
 def test_a_small_model_whose_replies_differ_listens_however_badly_it_predicts():
