@@ -116,6 +116,10 @@ def module_of(path):
     return package if path.stem == "__init__" else f"{package}.{path.stem}"
 
 
+def test_no_files_import_each_other_in_a_ring():
+    assert ring_in(imports_between({module_of(path): modules_named_by(path) for path in SOURCES})) == []
+
+
 @pytest.mark.parametrize(
     ("source", "is_ring"),
     [
