@@ -119,6 +119,8 @@ def hub_model(name: str, revision: str | None) -> SpaceModel:
         raise HubError(
             f"There is no folder {name}, and the Hub gave no model {name}: {hub_reason(error, name)}"
         ) from error
+    if not (folder / CONFIG_FILE).is_file():
+        raise HubError(f"{name} holds no model: it has no {CONFIG_FILE}.")
     # Raises an error unless it is a Chatformer.
     ModelFolder(name, folder).config()
     records = Records.read(folder)

@@ -116,6 +116,11 @@ def module_of(path):
     return package if path.stem == "__init__" else f"{package}.{path.stem}"
 
 
+def test_no_files_import_each_other_in_a_ring():
+    ring = ring_in(imports_between({module_of(path): modules_named_by(path) for path in SOURCES}))
+    assert not ring, " is imported by ".join(ring)
+
+
 @pytest.mark.parametrize(
     ("source", "is_ring"),
     [
