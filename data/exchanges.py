@@ -228,9 +228,10 @@ def _encode_batch(
         return encoded
     histories, replies = (list(part) for part in zip(*found, strict=True))
     sources = encode_conversations(tokenizer, histories, max_source_tokens if too_long == "truncate" else None)
-    # A typed text never becomes a control token; the end token follows it.
+    # A typed text never becomes a control token; the end token follows it. Tokenizers of translation encode a target
+    # otherwise than a source.
     targets = tokenizer(
-        replies,
+        text_target=replies,
         split_special_tokens=True,
         return_attention_mask=False,
         return_token_type_ids=False,

@@ -135,6 +135,13 @@ def test_the_newest_turn_comes_first_and_the_system_before_it(tokenizer):
     assert tokenizer.decode(ids) == "<|system|> be brief<|user|> three<|assistant|> two<|user|> one<|end|>"
 
 
+def test_a_rendered_conversation_tokenized_as_the_template_says_ends_once(tokenizer):
+    talk = [{"role": "user", "content": "다시 말해 줘"}]
+    text = tokenizer.apply_chat_template(talk, tokenize=False)
+    assert "Tokenize the result with add_special_tokens=False" in " ".join(tokenizer.chat_template.split())
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == encode_conversation(tokenizer, talk)
+
+
 def test_however_much_was_said_before_the_question_stays_where_it_was(tokenizer):
     question = {"role": "user", "content": "다시 말해 줘"}
     alone = encode_conversation(tokenizer, [question])
