@@ -269,7 +269,10 @@ def _count_replies(conversations: "datasets.Dataset") -> int:
 
 
 def _tokenizer_state(tokenizer: Any) -> str:
-    return tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
+    if tokenizer.is_fast:
+        return tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
+    # Marian's, for one.
+    return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.chat_template], sort_keys=True)
 
 
 def _content_key(conversations: "datasets.Dataset", options: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from chatformer.cli.export import main as export_model
 from chatformer.cli.generate import main as generate
 from chatformer.cli.import_ import main as import_model
 from chatformer.conversation import encode_conversation
+from chatformer.data.exchanges import encode_exchanges
 from chatformer.hub.formats.parity import SENTENCES
 
 SOURCE = torch.tensor([[7, 3, 50, 9, 11, 0], [8, 4, 0, 100, 100, 100]])
@@ -147,6 +148,13 @@ def test_what_is_imported_replies_to_lines(make_marian, marian_tokenizer, tmp_pa
     flags = ["--data", str(tmp_path / "lines.txt"), "--device", "cpu", "--max-new-tokens", "5"]
     assert generate([ours, *flags, "--output-file", str(tmp_path / "replies.txt")]) == 0, capsys.readouterr().err
     assert len((tmp_path / "replies.txt").read_text("utf-8").split("\n")) == 4
+    # What an evaluation reads.
+    source, target = SENTENCES[6:8]
+    talk = [{"role": "user", "content": source}, {"role": "assistant", "content": target}]
+    tokenizer = AutoTokenizer.from_pretrained(ours)
+    exchanges = encode_exchanges([{"messages": talk}], tokenizer, 500, 500)
+    assert exchanges.source(0).tolist() == tokenizer(source).input_ids
+    assert exchanges.target(0).tolist() == tokenizer(text_target=target).input_ids
 
 
 def config_with(**fields):
