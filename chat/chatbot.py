@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chatformer.conversation import Message, encode_conversation, max_source_tokens, turn
+from chatformer.conversation import Message, encode_conversation, max_source_tokens, normalized_text, turn
 from chatformer.storage.explaining import StorageError
 from chatformer.storage.model_folder import ModelFolder
 from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
@@ -80,7 +80,7 @@ class Conversation:
 
     def __init__(self, chatbot: Chatbot, system: str | None = None):
         self.chatbot = chatbot
-        self.system = system
+        self.system = normalized_text(system or "")
         self.reset()
 
     def reset(self) -> None:
@@ -91,7 +91,7 @@ class Conversation:
 
     def say(self, text: str, settings: ReplySettings, on_text: Callable[[str], None] | None = None) -> str:
         """Say something and get the reply; both are kept, unless the reply is interrupted."""
-        question = turn("user", text.strip())
+        question = turn("user", text)
         reply = self.chatbot.reply([*self.messages, question], settings, on_text)
         self.messages += [question, {"role": "assistant", "content": reply}]
         return reply

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import tyro
 
+from chatformer.conversation import normalized_text
 from chatformer.storage.writing import whole_file
 
 from .errors import ChatError, InputError
@@ -187,7 +188,7 @@ def lines_of(stream: Iterable[bytes], name: str) -> Iterator[str]:
             raise InputError(f"line {number} of {name} must be UTF-8, but it is not.") from error
         except (EOFError, zlib.error, OSError) as error:
             raise InputError(f"{name} cannot be read: {error}.") from error
-        yield line.strip()
+        yield normalized_text(line)
 
 
 def in_one_line(text: str) -> str:

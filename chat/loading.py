@@ -6,8 +6,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from chatformer.conversation import NotText, normalized_text
 from chatformer.reading import reads_system
 
+from .errors import InputError
 from .settings import ChatbotSettings
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 def load_chatbot(settings: ChatbotSettings) -> "Chatbot":
     """Load the model that the settings name, and print its commit; raise `ModelNotFound` if it cannot be loaded."""
+    try:
+        normalized_text(settings.system or "", "--system")
+    except NotText as error:
+        raise InputError(f"{error}. Pass text in UTF-8.") from error
     with collecting_no_garbage():
         # Only now, with correct flags: these take seconds to import.
         import transformers

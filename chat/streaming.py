@@ -19,9 +19,9 @@ class Pieces:
         self.ids.append(token)
         text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
         # Bytes such as "<0xEA>" are decoded together: the next one may change the text of those before.
-        if not (
-            self.tokenizer.convert_ids_to_tokens(token).startswith("<") or text.endswith("\N{REPLACEMENT CHARACTER}")
-        ):
+        # A model with more rows than tokens may draw a row of no token, which adds nothing to the text.
+        name = self.tokenizer.convert_ids_to_tokens(token) or ""
+        if not (name.startswith("<") or text.endswith("\N{REPLACEMENT CHARACTER}")):
             self.pass_on(text)
 
     def pass_on(self, text: str) -> None:

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
 
+from chatformer.conversation import NotText, normalized_text
 from chatformer.reading import reads_history
+from chatformer.storage.printing import plain_console
 
-from .errors import InputError, ModelNotFound
+from .errors import ChatError, InputError
 from .lines import in_one_line, lines_of
 from .loading import load_chatbot
 from .settings import ChatSettings, ReplySettings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from .chatbot import Conversation
 
 HELP = """/reset            begin a new conversation
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
     settings = tyro.cli(ChatSettings, args=list(arguments), prog=program)
     try:
         chatbot = load_chatbot(settings)
-    except ModelNotFound as error:
+    except ChatError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from .chatbot import Conversation
@@ -58,23 +61,27 @@ def talk(conversation: "Conversation", settings: ReplySettings) -> int:
     with contextlib.suppress(ImportError):
         # Gives input() its line editing and history.
         import readline  # noqa: F401
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     if not reads_history(conversation.chatbot.tokenizer):
         console.print("This model was trained on single questions and does not read what was said before.", style="dim")
     console.print("Say something. /help shows the commands, /quit leaves.", style="dim")
     while True:
         try:
-            text = input("\nyou> ").strip()
+            text = normalized_text(input("\nyou> "))
         except EOFError:
             print()
             return 0
         except KeyboardInterrupt:
             console.print("\n/quit or Ctrl-D leaves.", style="dim")
             continue
+        except (NotText, UnicodeDecodeError):
+            encoding = sys.stdin.encoding
+            console.print(f"That is not text in {encoding}: set the terminal to {encoding}.", style="dim")
+            continue
         if not text:
             continue
         if text.startswith("/"):
-            command, *rest = text[1:].split()
+            command, *rest = text[1:].split() or [""]
             if command in ("quit", "exit"):
                 return 0
             settings = run_command(command, rest, conversation, settings, console)
@@ -88,7 +95,7 @@ def talk(conversation: "Conversation", settings: ReplySettings) -> int:
 
 
 def run_command(
-    command: str, rest: list[str], conversation: "Conversation", settings: ReplySettings, console: Console
+    command: str, rest: list[str], conversation: "Conversation", settings: ReplySettings, console: "Console"
 ) -> ReplySettings:
     """Run a command such as /set; return the settings for the next replies."""
     if command == "reset":
@@ -108,5 +115,5 @@ def run_command(
     elif command == "help":
         console.print(HELP, style="dim")
     else:
-        console.print(f"There is no command /{command}.\n{HELP}", style="dim")
+        console.print(f"Unknown command: /{command}\n{HELP}", style="dim")
     return settings

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tyro
 
 from chatformer.evaluation.doctor.subject import check, is_model
+from chatformer.storage.printing import print_in_any_encoding
 from chatformer.training.settings import DoctorSettings
 
 
@@ -35,4 +36,5 @@ def main(arguments: Sequence[str], program: str = "chatformer doctor") -> int:
 
 
 if __name__ == "__main__":
+    print_in_any_encoding()
     sys.exit(main(sys.argv[1:], "python -m chatformer.cli.doctor"))

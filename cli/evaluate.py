@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from chatformer.storage.printing import print_in_any_encoding
 from chatformer.training.settings import EvaluationSettings
 
 
@@ -42,4 +43,5 @@ def main(arguments: Sequence[str], program: str = "chatformer evaluate") -> int:
 
 
 if __name__ == "__main__":
+    print_in_any_encoding()
     sys.exit(main(sys.argv[1:], "python -m chatformer.cli.evaluate"))

@@ -4,6 +4,8 @@ import difflib
 import importlib
 import sys
 
+from chatformer.storage.printing import print_in_any_encoding
+
 VERBS = {
     "quickstart": ("chatformer.cli.quickstart", "train a small chatbot on the starter corpus, then talk to it"),
     "train": ("chatformer.cli.train", "train a model on your conversations"),
@@ -20,6 +22,7 @@ VERBS = {
 
 def main() -> int:
     """Run the verb that the command line names; return the exit status."""
+    print_in_any_encoding()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

@@ -228,9 +228,10 @@ def _encode_batch(
         return encoded
     histories, replies = (list(part) for part in zip(*found, strict=True))
     sources = encode_conversations(tokenizer, histories, max_source_tokens if too_long == "truncate" else None)
-    # A typed text never becomes a control token; the end token follows it.
+    # A typed text never becomes a control token; the end token follows it. Tokenizers of translation encode a target
+    # otherwise than a source.
     targets = tokenizer(
-        replies,
+        text_target=replies,
         split_special_tokens=True,
         return_attention_mask=False,
         return_token_type_ids=False,
@@ -268,7 +269,10 @@ def _count_replies(conversations: "datasets.Dataset") -> int:
 
 
 def _tokenizer_state(tokenizer: Any) -> str:
-    return tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
+    if tokenizer.is_fast:
+        return tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
+    # Marian's, for one.
+    return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.chat_template], sort_keys=True)
 
 
 def _content_key(conversations: "datasets.Dataset", options: dict[str, Any]) -> str:

@@ -6,12 +6,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from chatformer.data.exchanges import EncodedExchanges, content_digest
 from chatformer.storage.environment import environment
+from chatformer.storage.printing import plain_console
 from chatformer.storage.writing import write_text
 from chatformer.training.settings import SettingsError
 
@@ -121,7 +121,7 @@ def show(
     notes: list[str],
 ) -> None:
     """Print the tables, the meaning of their words, and a few replies."""
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(table(model, comparison))
     if by_turns:
         console.print(table_by_turns(by_turns))
@@ -135,22 +135,22 @@ def show(
     for name, signature in signatures.items():
         console.print(f"{ROWS[name][0]}: {signature}", style="dim", soft_wrap=True)
     for note in notes:
-        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+        console.print(Text.assemble(("note:", "yellow"), f" {note}"), soft_wrap=True)
     if samples:
         console.print("\nSome of the replies:")
     for sample in samples:
         source, reply, reference = (
-            escape(" ".join(text.split()))
-            for text in (sample["history"][-1]["content"], sample["reply"], sample["reference"])
+            " ".join(text.split()) for text in (sample["history"][-1]["content"], sample["reply"], sample["reference"])
         )
-        console.print(f"  {source}\n    → [bold]{reply}[/]  [dim](reference: {reference})[/]", soft_wrap=True)
+        shown = Text.assemble(f"  {source}\n    → ", (reply, "bold"), "  ", (f"(reference: {reference})", "dim"))
+        console.print(shown, soft_wrap=True)
     console.print()
 
 
 def table(model: str, comparison: Comparison) -> Table:
     columns: dict[str, ReplyFigures | None] = {**comparison.model}
     columns |= {baseline: figures["all"] for baseline, figures in comparison.baselines.items()}
-    grid = Table(title=escape(model), title_justify="left")
+    grid = Table(title=model, title_justify="left")
     grid.add_column("")
     for name in columns:
         grid.add_column(name, justify="right", max_width=8)

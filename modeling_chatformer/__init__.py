@@ -12,7 +12,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     fast_loss                  the loss in chunks, with its gradient, and R-Drop
     fast_decoding              the decoder for one new token, without modules
     generation                 what `generate()` asks of the model
-    conversation               conversation -> ids
+    conversation               text in its one form, conversation -> ids
     padding                    ids -> tensors
     pipeline_chatformer        `pipeline("seq2seq-chat")`
     modeling_chatformer        the model: its parts, put together

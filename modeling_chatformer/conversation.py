@@ -1,18 +1,83 @@
 """From a conversation to the ids of a source: training and every kind of chat use this file."""
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Message = dict[str, str]
 """`{"role": ..., "content": ...}`."""
-Conversation = Sequence[Mapping[str, str]]
-"""Messages in their order."""
+Conversation = Sequence[Mapping[str, Any]]
+"""Messages in their order; a content may be a list of parts of text."""
+
+# The white space of Unicode ends at U+3000; the other three are spaces without a width.
+OUTER_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u2060\ufeff"
+
+# White space, control characters, the empty Braille pattern, and what Unicode calls "default ignorable": soft hyphens,
+# fillers of Hangul, marks of direction, variation selectors.
+INVISIBLE = re.compile(
+    r"[\s\x00-\x1f\x7f-\x9f\u2800\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U000e0000-\U000e0fff]*"
+)
+
+
+class NotText(ValueError):
+    """What should be a text is none; the message names it and says what it is instead."""
+
+
+def normalized_text(value: Any, what: str = "The text") -> str:
+    """
+    The text that a model reads, in the one form that training and every kind of chat share.
+
+    Unicode's NFC, lines that end in "\\n", no white space around it; "" if nothing of it is visible. The text parts of
+    a content in parts, `[{"type": "text", "text": ...}]`, are joined. Raises a `NotText`, which calls it `what`, for
+    anything else, and for a text with bytes that could not be decoded.
+    """
+    if isinstance(value, list | tuple):
+        value = "".join(text_of_part(part, what) for part in value)
+    if value is None:
+        raise NotText(f"{what} is missing")
+    if not isinstance(value, str):
+        raise NotText(f"{what} is not text but {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        surrogate = ord(value[error.start])
+        # Python decodes an undecodable byte to U+DC00 + byte.
+        is_byte = 0xDC80 <= surrogate <= 0xDCFF
+        found = f"the byte 0x{surrogate - 0xDC00:02X}, which is not UTF-8" if is_byte else "half a surrogate pair"
+        raise NotText(f"{what} has {found} (U+{surrogate:04X})") from error
+    if INVISIBLE.fullmatch(value):
+        return ""
+    return unicodedata.normalize("NFC", value).replace("\r\n", "\n").replace("\r", "\n").strip(OUTER_SPACE)
+
+
+def text_of_part(part: Any, what: str) -> str:
+    """The text of a part of a content; raise a `NotText` if the part is another medium."""
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise NotText(f"{what} has a part that is not text but {kind!r}")
+    return part["text"]
 
 
 def turn(role: str, text: str) -> Message:
-    """A message, normalized (NFC) as the training text is: keyboards and files may use other forms."""
-    return {"role": role, "content": unicodedata.normalize("NFC", text)}
+    """A message with its text in the one form."""
+    return {"role": role, "content": normalized_text(text)}
+
+
+def normalized_conversation(messages: Conversation) -> list[dict[str, Any]]:
+    """The messages with their contents as `normalized_text` has them; an empty system message is left out."""
+    normalized = []
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, Mapping):
+            raise NotText(f"Message {number} must have a role and a content, but it is {type(message).__name__}")
+        content = normalized_text(message.get("content"), f"The content of message {number}")
+        if content or message.get("role") != "system":
+            normalized.append({**message, "content": content})
+    return normalized
 
 
 def max_source_tokens(tokenizer: Any) -> int | None:
@@ -60,7 +125,7 @@ def cut(tokenizer: Any, messages: Conversation, ids: list[int], max_tokens: int)
 def as_template(tokenizer: Any, conversations: Sequence[Conversation]) -> list[list[int]]:
     """The ids of each conversation, however long."""
     return tokenizer.apply_chat_template(
-        conversations,
+        [normalized_conversation(messages) for messages in conversations],
         tokenize=True,
         return_dict=False,
         tokenizer_kwargs={

@@ -9,5 +9,6 @@ In reading order, each file imports only those above it:
     writing       files and folders, complete or not at all
     model_folder  a stranger's model: data only, each claim checked
     run_folder    what a training recorded
+    printing      texts of users on a terminal of any encoding
     environment   the versions that a run and its figures depend on
 """

@@ -29,8 +29,10 @@ def main() -> int:
         problem = "is not installed" if folder is None else f"is installed from {folder.parent}, not from this checkout"
         print(f"error: chatformer {problem}: install it with `pip install -e {FOLDER.parent}`.", file=sys.stderr)
         return 2
+    from chatformer.storage.printing import print_in_any_encoding
     from chatformer.training.train import main as train
 
+    print_in_any_encoding()
     return train(program="python -m chatformer.training")
 
 

@@ -17,6 +17,7 @@ from chatformer.storage.names import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
 )
+from chatformer.storage.printing import plain_console
 
 from .planning import Facts, shortcomings
 from .progress import Progress
@@ -55,15 +56,15 @@ def has_shape_of_size(settings: TrainingSettings) -> bool:
 
 def print_dry_run(settings: TrainingSettings, figures: dict[str, Any]) -> None:
     """Print the settings and figures of a run."""
-    from rich.console import Console
     from rich.table import Table
 
+    console = plain_console()
     for title, entries in (("settings", settings.flat()), ("run", figures)):
         table = Table(title=title, title_justify="left", show_header=False)
         for name, value in entries.items():
             if value is not None:
                 table.add_row(name, " ".join(value) if isinstance(value, tuple) else str(value))
-        Console().print(table)
+        console.print(table)
 
 
 def evaluation_figures(evaluation: Evaluation) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from chatformer.evaluation.doctor.trial import FEW_QUESTIONS, different_question
 from chatformer.evaluation.doctor.verdict import verdict
 from chatformer.evaluation.figures import evaluate
 from chatformer.storage.names import BAD_ROWS_FILES, SETTINGS_FILE
+from chatformer.storage.printing import print_in_any_encoding
 
 from .building import chosen_precision
 from .distributed import from_main_process, is_only_one_of_several, keep_freed_memory, make_accelerator
@@ -211,4 +212,5 @@ def main(
 
 
 if __name__ == "__main__":
+    print_in_any_encoding()
     sys.exit(main())

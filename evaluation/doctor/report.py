@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from chatformer.storage.names import DOCTOR_FILE
+from chatformer.storage.printing import plain_console
 from chatformer.storage.writing import json_line, write_text
 from chatformer.training.settings import DoctorSettings
 
@@ -29,9 +29,9 @@ BAR_WIDTH = 24
 
 def show(diagnosis: Diagnosis) -> None:
     """Print the findings, the worst first, and a histogram of lengths."""
-    console = Console(highlight=False)
+    console = plain_console()
     for title, findings in diagnosis.sections.items():
-        console.print(f"\n[bold]{title}[/]")
+        console.print(f"\n{title}", style="bold")
         grid = Table.grid(padding=(0, 1))
         for severity, (mark, color) in MARKS.items():
             for finding in findings:
@@ -44,9 +44,8 @@ def show(diagnosis: Diagnosis) -> None:
     problems, hints = (
         f"{counts[name] or 'no'} {name}{'' if counts[name] == 1 else 's'}" for name in ("problem", "hint")
     )
-    console.print(
-        f"\n[bold]{problems[0].upper()}{problems[1:]}, {hints}[/]; {counts['good']} checks found nothing wrong."
-    )
+    summary = f"\n{problems[0].upper()}{problems[1:]}, {hints}"
+    console.print(Text.assemble((summary, "bold"), f"; {counts['good']} checks found nothing wrong."))
 
 
 def formatted(finding: Finding, color: str) -> Text:

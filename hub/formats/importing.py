@@ -2,6 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -49,7 +52,8 @@ def import_marian(settings: ImportSettings) -> None:
         model.save_pretrained(folder)
         model_folder = ModelFolder(str(folder), folder)
         if copy_tokenizer(settings.checkpoint, settings.revision, folder):
-            sources = encode_sentences(model_folder.tokenizer(vocab_size=vocab_size), sentences)
+            tokenizer = with_chat_template(model_folder.tokenizer(vocab_size=vocab_size), folder)
+            sources = encode_sentences(tokenizer, sentences)
         else:
             print(f"{settings.checkpoint} has no tokenizer: compared on random ids.", file=sys.stderr)
             sources = random_sources(vocab_size)
@@ -67,3 +71,13 @@ def import_marian(settings: ImportSettings) -> None:
         if getattr(marian.config, key):
             print(f"{key} ({getattr(marian.config, key)}), which matters to training only, is left out.")
     print(f"{comparison}.\nWritten: {settings.output_dir}")
+
+
+def with_chat_template(tokenizer: Any, folder: Path) -> Any:
+    """The tokenizer of `folder` with a chat template, by which `generate`, `chat` and `evaluate` encode text."""
+    from chatformer.storage.writing import write_text
+
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = resources.files("chatformer.hub").joinpath("text_template.jinja").read_text("utf-8")
+        write_text(folder / "chat_template.jinja", tokenizer.chat_template)
+    return tokenizer

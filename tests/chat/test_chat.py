@@ -19,7 +19,8 @@ from chatformer.chat.chatbot import Chatbot, Conversation
 from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.settings import ReplySettings
 from chatformer.chat.streaming import Pieces
-from chatformer.chat.terminal import main, run_command
+from chatformer.chat.terminal import main, run_command, talk
+from chatformer.cli.main import main as chatformer_main
 from chatformer.conversation import encode_conversation
 from chatformer.data.exchanges import encode_exchanges
 
@@ -238,7 +239,7 @@ def test_a_conversation_in_a_terminal(terminal, chatbot):
     assert "warm" in terminal.type("/set temperature warm")
     shown = terminal.type("/settings")
     assert "temperature = 0.5" in shown and "num_beams = 1" in shown
-    assert "There is no command /rest" in terminal.type("/rest")
+    assert "Unknown command: /rest" in terminal.type("/rest")
 
     terminal.type("/quit")
     assert terminal.process.wait(timeout=60) == 0
@@ -267,6 +268,45 @@ def test_what_no_search_could_do_is_told_at_once(chatbot, capsys, name, value):
     kept = run_command("set", [name, value], Conversation(chatbot, None), settings, Console(file=io.StringIO()))
     assert kept is settings
     assert f"{flag} must be" in capsys.readouterr().err
+
+
+def test_what_is_mistyped_is_no_reason_to_leave(chatbot, capsys, monkeypatch):
+    broken = UnicodeDecodeError("utf-8", b"\xb0", 0, 1, "invalid start byte")
+    said = unicodedata.normalize("NFD", " 따라 해 1 2\u200b")
+    typed = ["/", "/[/x]", "\udcb0\udca1", broken, "\u3164", said, EOFError()]
+
+    def next_input(prompt):
+        line = typed.pop(0)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", next_input)
+    conversation = Conversation(chatbot)
+    assert talk(conversation, GREEDY) == 0 and typed == []
+    shown = capsys.readouterr().out
+    assert "Unknown command: /\n" in shown and "Unknown command: /[/x]\n" in shown
+    assert shown.count("That is not text in ") == 2
+    # What looks empty is not said.
+    assert [message["content"] for message in conversation.messages[::2]] == ["따라 해 1 2"]
+
+
+@pytest.mark.parametrize("verb", ["chat", "generate"])
+def test_a_system_message_is_text(verb, trained, tmp_path, monkeypatch, capsys):
+    (tmp_path / "lines").write_text("a\n")
+    with (tmp_path / "lines").open("rb") as lines:
+        monkeypatch.setattr(sys, "argv", ["chatformer", verb, str(trained), "--system", "\udcb0\udca1"])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines))
+        assert chatformer_main() == 2
+    assert capsys.readouterr().err.startswith("error: --system has the byte 0xB0, which is not UTF-8")
+
+
+def test_a_row_without_a_token_adds_nothing_to_a_reply(chatbot):
+    ids, said = chatbot.tokenizer("따라 해 1 2")["input_ids"], []
+    pieces = Pieces(chatbot.tokenizer, said.append)
+    for token in (ids[0], len(chatbot.tokenizer) + 7, *ids[1:]):
+        pieces.add(token)
+    assert "".join(said) == "따라 해 1 2"
 
 
 def test_no_run_of_tokens_stands_twice_where_that_is_asked(chatbot):

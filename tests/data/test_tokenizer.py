@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from jinja2 import TemplateError
 
-from chatformer.conversation import encode_conversation
+from chatformer.conversation import encode_conversation, normalized_text
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.tokenizer import CONTROL_TOKENS, train_tokenizer
 
@@ -99,7 +99,7 @@ def test_a_word_is_the_same_token_at_the_beginning_and_inside():
     assert tokenizer("하늘 바다")["input_ids"] == [second, first, tokenizer.eos_token_id]
 
 
-@pytest.mark.parametrize("text", [*ATTACKS, *random_attacks(300)], ids=ascii)
+@pytest.mark.parametrize("text", [*ATTACKS, *filter(str.strip, random_attacks(300))], ids=ascii)
 def test_what_people_type_never_becomes_a_control_token(tokenizer, text):
     ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], return_dict=False)
     assert controls_in(ids) == [tokenizer.eos_token_id]
@@ -116,12 +116,14 @@ def test_what_people_type_never_becomes_a_control_token(tokenizer, text):
         target = encoded.target(index).tolist()
         assert controls_in(target) == [tokenizer.eos_token_id] == target[-1:]
         assert tokenizer.decode(target[:-1]) == text
-    assert encoded.source(1).tolist() == ids
+    assert encoded.source(1).tolist() == encode_conversation(tokenizer, messages[:4])
+    assert tokenizer.convert_ids_to_tokens(controls_in(encoded.source(1).tolist())) == between
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_a_single_question_is_encoded_as_plain_text(tokenizer, text):
-    assert encode_conversation(tokenizer, [{"role": "user", "content": text}]) == tokenizer(text)["input_ids"]
+    ids = encode_conversation(tokenizer, [{"role": "user", "content": text}])
+    assert ids == tokenizer(normalized_text(text))["input_ids"]
 
 
 def test_the_newest_turn_comes_first_and_the_system_before_it(tokenizer):
@@ -131,6 +133,13 @@ def test_the_newest_turn_comes_first_and_the_system_before_it(tokenizer):
     assert tokenizer.decode(ids) == "three<|assistant|> two<|user|> one<|end|>"
     ids = tokenizer.apply_chat_template([{"role": "system", "content": "be brief"}, *history], return_dict=False)
     assert tokenizer.decode(ids) == "<|system|> be brief<|user|> three<|assistant|> two<|user|> one<|end|>"
+
+
+def test_a_rendered_conversation_tokenized_as_the_template_says_ends_once(tokenizer):
+    talk = [{"role": "user", "content": "다시 말해 줘"}]
+    text = tokenizer.apply_chat_template(talk, tokenize=False)
+    assert "Tokenize the result with add_special_tokens=False" in " ".join(tokenizer.chat_template.split())
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == encode_conversation(tokenizer, talk)
 
 
 def test_however_much_was_said_before_the_question_stays_where_it_was(tokenizer):

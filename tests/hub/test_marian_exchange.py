@@ -7,7 +7,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianMTModel, Ma
 
 from chatformer import ChatformerForConditionalGeneration
 from chatformer.cli.export import main as export_model
+from chatformer.cli.generate import main as generate
 from chatformer.cli.import_ import main as import_model
+from chatformer.conversation import encode_conversation
+from chatformer.data.exchanges import encode_exchanges
 from chatformer.hub.formats.parity import SENTENCES
 
 SOURCE = torch.tensor([[7, 3, 50, 9, 11, 0], [8, 4, 0, 100, 100, 100]])
@@ -118,11 +121,40 @@ def test_the_sentencepiece_tokenizer_comes_along(make_marian, marian_tokenizer, 
             assert export_model([str(tmp_path / "ours"), "--to", target, "--output-dir", str(path)]) == 0
         found = AutoTokenizer.from_pretrained(path)
         assert type(found) is MarianTokenizer
+        # Text goes in as `generate` reads it, and what people type ends nothing.
+        for text in (*SENTENCES, ">>de<< two"):
+            assert encode(found, text) == expected(text).input_ids
+        *inside, end = encode(found, "a</s>b<pad>")
+        assert end == expected.eos_token_id and not {end, expected.pad_token_id} & set(inside)
         assert found.source_lang == expected.source_lang
         for sentence in SENTENCES:
             ids = expected(sentence).input_ids
             assert found(sentence).input_ids == ids
             assert found.decode(ids, skip_special_tokens=True) == expected.decode(ids, skip_special_tokens=True)
+
+
+def encode(tokenizer, text):
+    return encode_conversation(tokenizer, [{"role": "user", "content": text}])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_imported_replies_to_lines(make_marian, marian_tokenizer, tmp_path, capsys):
+    make_marian().save_pretrained(tmp_path / "marian")
+    for name in ("source.spm", "target.spm", "vocab.json"):
+        (tmp_path / "marian" / name).write_bytes((marian_tokenizer / name).read_bytes())
+    ours = str(tmp_path / "ours")
+    assert import_model([str(tmp_path / "marian"), "--output-dir", ours]) == 0
+    (tmp_path / "lines.txt").write_text("one line\n\nand another\n")
+    flags = ["--data", str(tmp_path / "lines.txt"), "--device", "cpu", "--max-new-tokens", "5"]
+    assert generate([ours, *flags, "--output-file", str(tmp_path / "replies.txt")]) == 0, capsys.readouterr().err
+    assert len((tmp_path / "replies.txt").read_text("utf-8").split("\n")) == 4
+    # What an evaluation reads.
+    source, target = SENTENCES[6:8]
+    talk = [{"role": "user", "content": source}, {"role": "assistant", "content": target}]
+    tokenizer = AutoTokenizer.from_pretrained(ours)
+    exchanges = encode_exchanges([{"messages": talk}], tokenizer, 500, 500)
+    assert exchanges.source(0).tolist() == tokenizer(source).input_ids
+    assert exchanges.target(0).tolist() == tokenizer(text_target=target).input_ids
 
 
 def config_with(**fields):

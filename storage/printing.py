@@ -1,0 +1,26 @@
+"""How commands print: texts and names of users as they are, on a terminal of any encoding."""
+
+import io
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_in_any_encoding() -> None:
+    """Let standard output print "?" for what its encoding does not have, rather than stop, as standard error does."""
+    # A process without a terminal may have none, and a notebook has another object there.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def plain_console(*, stderr: bool = False, soft_wrap: bool = False) -> "Console":
+    """
+    A console of rich on standard output, or on `stderr`, which prints texts as they are.
+
+    Neither [brackets] nor :names: of emoji are markup for it: styles come as `style=` or as a `rich.text.Text`.
+    """
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
