@@ -3,10 +3,13 @@ What it learns from: the way of the data, from a file to batches. In reading ord
 
     messages        a conversation's messages, checked and brought to one form; `DataError`
     arrow           datasets of conversations, in memory or in a file
+    rows            one record of the data, as all formats give it
+    columns         which columns of the rows are read
     fetching        a path, a URL or a Hub dataset -> bytes
     text            bytes -> text
-    formats         text, or a table -> rows
-    columns         which columns of the rows are read
+    tables          text with separators -> rows
+    spreadsheets    an Excel file -> the records of one sheet
+    formats         a file, or a dataset -> rows
     bad_rows        the rows that are no conversation
     conversations   rows -> conversations
     splitting       conversations -> those to train on and those to validate on

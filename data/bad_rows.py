@@ -10,8 +10,8 @@ from pathlib import Path
 
 from chatformer.storage.writing import json_line, write_text
 
-from .formats import Row
 from .messages import DataError
+from .rows import Row
 
 logger = logging.getLogger(__name__)
 

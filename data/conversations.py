@@ -9,23 +9,27 @@ stops the loading, or is returned among the bad rows.
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chatformer.conversation import Message
 
-from .arrow import as_dataset
+from .arrow import CONVERSATIONS_AT_ONCE, as_dataset
 from .bad_rows import BadRow, BadRows
-from .columns import Columns, choose_columns
+from .columns import Columns, choose_columns, translation_column
 from .fetching import TABLE_SUFFIXES, is_hub_id, load_from_hub, local_path, suffix_of
-from .formats import Row, dataset_rows, parallel_rows, parquet_dataset, text_rows
-from .messages import DataError, NotAConversation, clean_messages, clean_text
+from .formats import dataset_rows, file_rows, parallel_rows, parquet_dataset
+from .messages import DataError, NotAConversation, clean_messages, clean_text, optional_text, with_system
+from .rows import Row
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
+
+_ROWS_TRIED = 100
+"""The first rows, in which the languages of a translation are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,29 @@ class _Source:
         # Other columns may hold images or sound, which need not be decoded, or cannot be.
         return dataset_rows(self.name, self.dataset.select_columns(columns.names()))
 
+    def translation_keys(self) -> Sequence[str]:
+        """The languages of a column `translation`, in the order of the first row."""
+        column = translation_column(self.columns)
+        rows = () if column is None else itertools.islice(self.read(Columns(messages=column)), _ROWS_TRIED)
+        values = (row.fields.get(column) for row in rows)
+        return list(next((value for value in values if isinstance(value, Mapping)), {}))
+
+    def num_unread(self, columns: Columns) -> dict[str, int | None]:
+        """In how many rows each of the unread columns holds something; None where only reading on would tell."""
+        if self.dataset is None:
+            return {name: sum(bool(row.fields.get(name)) for row in self.rows) for name in columns.unread}
+        return {name: _num_filled(self.dataset, name) for name in columns.unread}
+
+
+def _num_filled(dataset: "datasets.Dataset | datasets.IterableDataset", column: str) -> int | None:
+    import datasets
+
+    if isinstance(dataset, datasets.IterableDataset):
+        return None
+    # As Arrow, so that nothing is decoded.
+    tables = dataset.select_columns([column]).with_format("arrow").iter(batch_size=CONVERSATIONS_AT_ONCE)
+    return sum(bool(value.as_py()) for table in tables for value in table[column])
+
 
 def _open_dataset(
     name: str, dataset: "datasets.Dataset | datasets.IterableDataset", files: Sequence[str] = ()
@@ -61,17 +88,18 @@ def _open_dataset(
     return _Source(name=name, columns=columns, files=files, dataset=dataset)
 
 
-def _open_file(file: str, *, encoding: str | None, sha256: str | None) -> _Source:
+def _open_file(file: str, *, encoding: str | None, sheet: str | None, sha256: str | None) -> _Source:
     path = local_path(file, sha256=sha256)
     suffix = suffix_of(file)
-    if suffix not in TABLE_SUFFIXES:
+    if suffix not in (*TABLE_SUFFIXES, ".txt"):
         raise DataError(
             f"{file}: files that can be read end in {', '.join(TABLE_SUFFIXES)}, or have .gz behind it. Save it as "
-            "one of these, or pass two files of plain text, whose lines are questions and answers."
+            "one of these, or as .txt with a tab between question and answer, or pass two files of plain text, whose "
+            "lines are questions and answers."
         )
     if suffix == ".parquet":
         return _open_dataset(file, parquet_dataset(file, path), [file])
-    columns, rows = text_rows(file, path, encoding)
+    columns, rows = file_rows(file, path, encoding=encoding, sheet=sheet)
     return _Source(name=file, columns=columns, files=[file], rows=rows)
 
 
@@ -88,7 +116,14 @@ def _open_parallel_files(files: Sequence[str], *, encoding: str | None, sha256: 
 
 
 def _open_source(
-    data: Any, *, encoding: str | None, split: str, revision: str | None, sha256: str | None, streaming: bool
+    data: Any,
+    *,
+    encoding: str | None,
+    sheet: str | None,
+    split: str,
+    revision: str | None,
+    sha256: str | None,
+    streaming: bool,
 ) -> _Source:
     import datasets
 
@@ -107,8 +142,13 @@ def _open_source(
         return _open_dataset(files[0], load_from_hub(files[0], split=split, revision=revision, streaming=streaming))
     if revision is not None:
         logger.warning("The revision %s is not used: only datasets of the Hub have revisions.", revision)
+    suffixes = {suffix_of(file) for file in files}
+    if sheet is not None and ".xlsx" not in suffixes:
+        logger.warning("The sheet %s is not used: only Excel files have sheets.", sheet)
+    if encoding is not None and suffixes & {".xlsx", ".parquet"}:
+        logger.warning("The encoding %s is not used: only text has an encoding.", encoding)
     if len(files) == 1:
-        return _open_file(files[0], encoding=encoding, sha256=sha256)
+        return _open_file(files[0], encoding=encoding, sheet=sheet, sha256=sha256)
     return _open_parallel_files(files, encoding=encoding, sha256=sha256)
 
 
@@ -119,13 +159,31 @@ def _no_conversations(name: str) -> DataError:
 def _conversation(row: Row, columns: Columns) -> list[Message]:
     if row.problem is not None:
         raise NotAConversation(row.problem)
+    system = None if columns.system is None else row.fields.get(columns.system)
     if columns.messages is not None:
-        return clean_messages(row.fields.get(columns.messages))
-    assert columns.question is not None and columns.answer is not None
-    return [
-        {"role": "user", "content": clean_text(row.fields.get(columns.question), "the question")},
-        {"role": "assistant", "content": clean_text(row.fields.get(columns.answer), "the answer")},
+        return clean_messages(row.fields.get(columns.messages), system)
+    fields = row.fields
+    if columns.translation is not None:
+        fields = row.fields.get(columns.translation)
+        if not isinstance(fields, Mapping):
+            raise NotAConversation(f"the {columns.translation} is no object with a text in each language")
+    question = clean_text(fields.get(columns.question), "the question")
+    if columns.context is not None:
+        context = optional_text(row.fields.get(columns.context), f"the {columns.context}")
+        question = f"{question}\n\n{context}" if context else question
+    answer = clean_text(fields.get(columns.answer), "the answer")
+    return with_system([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], system)
+
+
+def _warn_of_unread(name: str, num_unread: Mapping[str, int | None]) -> None:
+    """Warn of columns that hold something, which is not read, although an answer may mean something else without it."""
+    filled = [
+        f"{column} (not counted in a stream)" if count is None else f"{column} ({count:,} rows)"
+        for column, count in num_unread.items()
+        if count != 0
     ]
+    if filled:
+        logger.warning("%s: not read, although answers may depend on it: the columns %s.", name, ", ".join(filled))
 
 
 def load_conversations(
@@ -135,7 +193,10 @@ def load_conversations(
     question_column: str | None = None,
     answer_column: str | None = None,
     messages_column: str | None = None,
+    system_column: str | None = None,
+    context_column: str | None = None,
     encoding: str | None = None,
+    sheet: str | None = None,
     split: str = "train",
     revision: str | None = None,
     sha256: str | None = None,
@@ -146,16 +207,21 @@ def load_conversations(
     """
     Load the conversations of `data`.
 
-    `data` is a CSV, TSV, JSON, JSON Lines (each also with .gz) or Parquet file, a URL of one, the id of a dataset on
-    the Hub, a dataset, or two files of plain text, where each line of the second answers that line of the first.
+    `data` is a CSV, TSV, JSON, JSON Lines (each also with .gz), Excel or Parquet file, a .txt with a tab between
+    question and answer, a URL of one, the id of a dataset on the Hub, a dataset, or two files of plain text, where each
+    line of the second answers that line of the first.
     `split` picks from a Hub dataset or a DatasetDict, `revision` from a Hub dataset's versions. With `streaming` a Hub
-    dataset is read row by row, without a copy of its files. Columns are found by their usual names unless named; the
-    encoding of text is detected unless given. At most the first `max_rows` rows are read.
+    dataset is read row by row, without a copy of its files. Columns are found by their usual names unless named; a
+    system message becomes the first message, and a context, such as the input of an instruction, the end of the
+    question. The encoding of text is detected unless given, and of an Excel file the first sheet is read unless `sheet`
+    names another. At most the first `max_rows` rows are read.
 
     Raises a `DataError` if the data is not available or cannot be read, and for rows that are no conversation. With
     `skip_bad_rows` those are returned beside the conversations; if no row is left, it is an error all the same.
     """
-    source = _open_source(data, encoding=encoding, split=split, revision=revision, sha256=sha256, streaming=streaming)
+    source = _open_source(
+        data, encoding=encoding, sheet=sheet, split=split, revision=revision, sha256=sha256, streaming=streaming
+    )
     if not source.columns and not source.rows:
         raise _no_conversations(source.name)
     broken = [BadRow.of(row, row.problem) for row in source.rows if row.problem is not None]
@@ -167,8 +233,12 @@ def load_conversations(
         question_column=question_column,
         answer_column=answer_column,
         messages_column=messages_column,
+        system_column=system_column,
+        context_column=context_column,
+        translation_keys=source.translation_keys(),
     )
     logger.info("%s: reading %s of the columns %s.", source.name, columns.names(), list(source.columns))
+    _warn_of_unread(source.name, source.num_unread(columns))
 
     bad_rows: list[BadRow] = []
 

@@ -1,5 +1,6 @@
 """Where data comes from: a path, a URL or a dataset of the Hugging Face Hub, and what is wrong if it does not come."""
 
+import codecs
 import difflib
 import gzip
 import hashlib
@@ -14,7 +15,23 @@ from .messages import DataError
 if TYPE_CHECKING:
     import datasets
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet")
+_SIGNATURES = (
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the data: run `git lfs pull` in its folder"),
+    (
+        b"<!doctype html",
+        "a web page, not the data: get the file that the page shows, often by its link Raw or Download",
+    ),
+    (b"<html", "a web page, not the data: get the file that the page shows, often by its link Raw or Download"),
+    (b"<?xml", "XML, not the data: it may be the error that a server answered with; look into it"),
+    (b"404: not found", "the answer of a server that did not find the file: check the address that it came from"),
+    (b"%PDF-", "a PDF: save what it shows as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel file, or one with a password: save it as .xlsx without a password"),
+    (b"PAR1", "Parquet: let its name end in .parquet"),
+    (b"PK\x03\x04", "a ZIP archive: unpack it, or let its name end in .xlsx if it is an Excel file"),
+)
+"""How files begin that are saved under a wrong name, and what they are; small letters mean capital ones too."""
+_OWN_SIGNATURES = {".parquet": b"PAR1", ".xlsx": b"PK\x03\x04"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -33,7 +50,7 @@ def is_hub_id(file: str) -> bool:
         _HUB_ID.fullmatch(file) is not None
         and not Path(file).exists()
         and not Path(file).parent.is_dir()
-        and suffix_of(file) not in TABLE_SUFFIXES
+        and suffix_of(file) not in (*TABLE_SUFFIXES, ".txt")
     )
 
 
@@ -97,8 +114,33 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path} is empty. Pass a file with at least one conversation.")
 
 
+def _check_signature(file: str, path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            beginning = stream.read(1000)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    beginning = beginning.removeprefix(codecs.BOM_UTF8).lstrip()
+    for signature, kind in _SIGNATURES:
+        if (
+            signature in (beginning[: len(signature)], beginning[: len(signature)].lower())
+            and _OWN_SIGNATURES.get(suffix_of(file)) != signature
+        ):
+            raise DataError(f"{file} is {kind}.")
+
+
+def _unreadable(file: str, error: OSError) -> DataError:
+    return DataError(f"{file} cannot be read ({error.strerror}). Check its permissions.")
+
+
 def local_path(file: str, *, sha256: str | None) -> Path:
     """The path on this machine of a file or URL, downloaded and checked."""
+    path = _fetched(file, sha256=sha256)
+    _check_signature(file, path)
+    return path
+
+
+def _fetched(file: str, *, sha256: str | None) -> Path:
     if not _is_url(file):
         path = Path(file).expanduser()
         _check_file(path)
@@ -125,7 +167,7 @@ def read_bytes(file: str, path: Path) -> bytes:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{file} is a broken gzip file ({error}). Get it again or compress it again.") from error
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}). Check its permissions.") from error
+        raise _unreadable(file, error) from error
     if not data.strip():
         raise DataError(f"{file} is empty. Pass a file with at least one conversation.")
     return data

@@ -1,90 +1,21 @@
-"""From text, or an Arrow table, to rows: CSV, TSV, JSON, JSON Lines, Parquet, datasets and parallel text files."""
+"""From a file, or an Arrow table, to rows: tables, Excel, JSON, JSON Lines, Parquet, datasets and plain text."""
 
-import csv
-import io
 import json
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arrow import CONVERSATIONS_AT_ONCE, are_few
+from .columns import PAIR
 from .fetching import local_path, read_bytes, suffix_of
 from .messages import DataError
+from .rows import Row
+from .spreadsheets import spreadsheet_records
+from .tables import SEPARATORS, csv_rows, tabbed_rows, table_rows
 from .text import decode, undecodable
 
 if TYPE_CHECKING:
     import datasets
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """
-    One record of the data.
-
-    `number` is what an editor or a spreadsheet shows: the line a record starts on, or its place in a list, from 1.
-    `content` is the record as the file has it; with a `problem` there are no `fields`.
-    """
-
-    file: str
-    number: int
-    content: Any
-    fields: Mapping[str, Any]
-    problem: str | None = None
-
-
-def _csv_records(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, int, list[str], str | None]]:
-    """
-    Yield the index of a record's first line, the index after its last line, its fields, and its problem if it has one.
-
-    A broken quote costs one line, not everything up to the next quote.
-    """
-    begin = 0
-    while begin < len(lines):
-        reader = csv.reader(map(lines.__getitem__, range(begin, len(lines))), delimiter=delimiter, strict=True)
-        opened = begin
-        try:
-            for fields in reader:
-                end = opened + reader.line_num
-                yield begin, end, fields, None
-                begin = end
-        except csv.Error:
-            problem = (
-                "a quotation mark is not closed, or one inside a quoted field is not written twice, as it has to be"
-            )
-            yield begin, begin + 1, [], problem
-            begin += 1
-
-
-def _csv_rows(file: str, text: str, encoding: str, delimiter: str) -> tuple[list[str], list[Row]]:
-    lines = list(io.StringIO(text, newline=""))
-    rows: list[Row] = []
-    columns: list[str] | None = None
-    field_size_limit = csv.field_size_limit()
-    csv.field_size_limit(max(field_size_limit, len(text)))
-    try:
-        for begin, end, fields, problem in _csv_records(lines, delimiter):
-            content = "".join(lines[begin:end]).rstrip("\r\n")
-            problem = undecodable(content, encoding) or problem
-            if not fields and problem is None:
-                continue
-            if columns is None:
-                columns = [unicodedata.normalize("NFC", field).strip() for field in fields]
-                # Spreadsheets leave empty columns without a name; only a name may not occur twice.
-                names = [column for column in columns if column]
-                if problem is None and len(set(names)) < len(names):
-                    problem = "two columns have the same name"
-                if problem is not None:
-                    raise DataError(f"{file}, row {begin + 1}, the header: {problem}. Fix it.")
-                continue
-            if problem is None and len(fields) != len(columns):
-                problem = f"there are {len(fields)} fields, and the header names {len(columns)}"
-            row_fields = {} if problem else dict(zip(columns, fields, strict=True))
-            rows.append(Row(file=file, number=begin + 1, content=content, fields=row_fields, problem=problem))
-    finally:
-        csv.field_size_limit(field_size_limit)
-    return columns or [], rows
 
 
 def _json_row(file: str, number: int, content: Any, record: Any) -> Row:
@@ -104,7 +35,9 @@ def _json_rows(file: str, text: str, encoding: str) -> tuple[list[str], list[Row
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
-        hint = " If it has one record a line, name it .jsonl." if error.msg == "Extra data" else " Fix it."
+        hint = " Fix it."
+        if error.msg == "Extra data":
+            hint = " If it has one record a line, name it .jsonl; if files were joined, make one list of theirs."
         raise DataError(
             f"{file}, row {error.lineno}, column {error.colno}: no valid JSON ({error.msg}).{hint}"
         ) from error
@@ -145,26 +78,51 @@ def _json_lines_rows(file: str, text: str, encoding: str) -> tuple[list[str], li
             except (ValueError, RecursionError) as error:
                 problem = f"no valid JSON ({error})"
         rows.append(Row(file=file, number=number, content=content, fields={}, problem=problem))
+    if all(row.problem is not None for row in rows) and _is_json(text):
+        raise DataError(f"{file} is one JSON document, not one record a line. Name it .json.")
     return _json_columns(rows), rows
 
 
-def text_rows(file: str, path: Path, encoding: str | None) -> tuple[list[str], list[Row]]:
-    """The column names and the rows of a CSV, TSV, JSON or JSON Lines file."""
-    text, encoding = decode(file, read_bytes(file, path), encoding)
-    match suffix_of(file):
-        case ".csv":
-            return _csv_rows(file, text, encoding, ",")
-        case ".tsv":
-            return _csv_rows(file, text, encoding, "\t")
+def file_rows(file: str, path: Path, *, encoding: str | None, sheet: str | None) -> tuple[list[str], list[Row]]:
+    """The column names and the rows of a file, unless it is Parquet."""
+    suffix = suffix_of(file)
+    content = read_bytes(file, path)
+    if suffix == ".xlsx":
+        return table_rows(file, spreadsheet_records(file, content, sheet))
+    text, encoding = decode(file, content, encoding)
+    match suffix:
+        case ".csv" | ".tsv":
+            _check_that_it_is_no_json(file, text)
+            return csv_rows(file, text, encoding, SEPARATORS[suffix])
+        case ".txt":
+            return tabbed_rows(file, text, encoding)
         case ".json":
             return _json_rows(file, text, encoding)
         case _:
             return _json_lines_rows(file, text, encoding)
 
 
+def _check_that_it_is_no_json(file: str, text: str) -> None:
+    beginning = text.lstrip()
+    if not beginning.startswith(("{", "[")):
+        return
+    for name, part in ((".json", text), (".jsonl", beginning.partition("\n")[0])):
+        if _is_json(part):
+            raise DataError(f"{file} is JSON, not a table. Name it {name}.")
+
+
+def _is_json(text: str) -> bool:
+    """True if the text is one JSON document."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def parallel_rows(files: Sequence[str], encoding: str | None) -> tuple[list[str], list[Row]]:
     """The column names, and rows of a question from the first file and the answer in the same line of the second."""
-    columns = ["question", "answer"]
+    columns = list(PAIR)
     sides = []
     for file in files:
         text, used = decode(file, read_bytes(file, local_path(file, sha256=None)), encoding)

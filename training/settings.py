@@ -46,14 +46,22 @@ class ReadingSettings:
     """Which conversations are read, and how."""
 
     data: tuple[str, ...] = ()
-    """The conversations: a CSV, TSV, JSON, JSON Lines or Parquet file, a URL, a Hub dataset id, or two text
-    files, line by line question and answer; "starter" is the corpus that comes with chatformer."""
+    """The conversations: a CSV, TSV, Excel, JSON, JSON Lines or Parquet file, a .txt with a tab between question and
+    answer, a URL, a Hub dataset id, or two text files, line by line question and answer; "starter" is the corpus that
+    comes with chatformer."""
     question_column: str | None = None
     """Column of the question; found by the usual names unless given."""
     answer_column: str | None = None
     """Column of the answer; found by the usual names unless given."""
     messages_column: str | None = None
     """Column of whole conversations, lists of role and content."""
+    system_column: str | None = None
+    """Column of system messages; found by the usual names unless given."""
+    context_column: str | None = None
+    """Column of what a question is about, such as the input of an instruction, which is read behind it; found by the
+    usual names unless given."""
+    sheet: str | None = None
+    """Sheet of an Excel file; the first unless given."""
     encoding: str | None = None
     """Encoding of text files, such as cp949; found out unless given."""
     dataset_split: str = "train"

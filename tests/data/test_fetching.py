@@ -45,11 +45,36 @@ def test_files_that_are_none(error_of, written, tmp_path):
     assert "empty.csv.gz is empty" in error_of(written(tmp_path / "empty.csv.gz", gzip.compress(b"")))
     assert "no conversations" in error_of(written(tmp_path / "header.csv", "Q,A\n"))
     assert "no conversations" in error_of(datasets.Dataset.from_dict({"Q": [], "A": []}))
-    assert "files that can be read" in error_of(written(tmp_path / "chats.xlsx", b"PK\x03\x04"))
+    assert "files that can be read" in error_of(written(tmp_path / "chats.docm", b"Q,A\n"))
     assert "row 2: a NUL byte" in error_of(written(tmp_path / "binary.csv", b"Q,A\n\x00\x01"))
     packed = gzip.compress(TABLE.encode())
     assert "broken gzip" in error_of(written(tmp_path / "cut.csv.gz", packed[:-9]))
     assert "broken gzip" in error_of(written(tmp_path / "turned.csv.gz", packed[:20] + packed[20:][::-1]))
+
+
+@pytest.mark.parametrize("name", ["chats.csv", "chats.jsonl", "chats.parquet", "chats.xlsx", "chats.txt"])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\n\n<!DOCTYPE html>\n<html><body>Q,A</body></html>", "is a web page"),
+        (b"\xef\xbb\xbf<HTML><body>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "is a Git LFS pointer"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is XML"),
+        (b"404: Not Found", "did not find the file"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Excel file, or one with a password"),
+    ],
+)
+def test_what_is_saved_under_the_name_of_data(error_of, written, tmp_path, name, content, kind):
+    message = error_of(written(tmp_path / name, content))
+    assert f"{name} is " in message and kind in message
+    other = written(tmp_path / "answers.txt", "네\n")
+    assert kind in error_of([written(tmp_path / "questions.txt", content), other])
+
+
+def test_tables_under_the_name_of_text(error_of, written, tmp_path):
+    datasets.Dataset.from_list(RECORDS).to_parquet(tmp_path / "chats.csv")
+    assert "chats.csv is Parquet: let its name end in .parquet" in error_of(tmp_path / "chats.csv")
+    assert "end in .xlsx" in error_of(written(tmp_path / "chats.tsv", b"PK\x03\x04\x00"))
 
 
 def test_the_checksum_of_a_file(pairs, error_of, written, tmp_path):

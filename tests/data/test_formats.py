@@ -70,7 +70,8 @@ def test_parallel_files_of_different_lengths_or_kinds(error_of, written, tmp_pat
     assert "Found 2 files" in error_of([table, table])
     assert "Found 3 files" in error_of([two, two, two])
     assert "Found 0 files" in error_of([])
-    assert "two files of plain text" in error_of(two)
+    assert "pass two files" in error_of(two)
+    assert "two files of plain text" in error_of(written(tmp_path / "train.question", "a\n"))
     assert "sha256 is of one file" in error_of([two, two], sha256="0" * 64)
 
 
@@ -108,6 +109,9 @@ def test_json_without_one_list_of_records(error_of, written, tmp_path, document)
 def test_broken_json_names_the_line(error_of, written, tmp_path):
     assert "row 3, column" in error_of(written(tmp_path / "a.json", '[\n{"Q": "a", "A": "b"},\n{"Q": "c" "A": "d"}\n]'))
     assert "name it .jsonl" in error_of(written(tmp_path / "b.json", TEXTS["chats.jsonl"]))
+    assert "make one list" in error_of(written(tmp_path / "joined.json", json.dumps(RECORDS) * 2))
+    document = json.dumps(RECORDS, indent=1)
+    assert "Name it .json." in error_of(written(tmp_path / "chats.jsonl", document))
     assert "deep.json" in error_of(written(tmp_path / "deep.json", "[" * 200_000))
 
 

@@ -49,7 +49,7 @@ def turns(*names: str) -> list[dict[str, str]]:
             "message 3 is of the system, where the user speaks",
         ),
         (turns("user", "tool", "assistant"), "message 2 has the role 'tool'"),
-        (turns("human", "gpt"), "message 1 has the role 'human'"),
+        (turns("user", "narrator"), "message 2 has the role 'narrator'"),
         ([{"from": "human", "value": "글"}, {"from": "narrator", "value": "글"}], "message 2 has the from 'narrator'"),
         ([*turns("user"), {"role": "assistant", "content": " \n"}], "message 2, of the assistant, is empty"),
         ([*turns("user"), {"role": "assistant", "content": None}], "message 2, of the assistant, is missing"),
@@ -61,6 +61,17 @@ def turns(*names: str) -> list[dict[str, str]]:
         ([{"role": ["user"], "content": "글"}], "message 1 has the role ['user']"),
         ([*turns("user"), "글"], "message 2 is not an object"),
         ([{"content": "글"}], "message 1 has the role None"),
+        (
+            [*turns("user"), {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}],
+            "message 2, of the assistant, has tool_calls, which cannot be read",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, *turns("assistant")],
+            "message 1, of the user, has a part that is not text but 'image_url'",
+        ),
+        (["글", "글", "글"], "the last message, of the user, has no answer"),
+        (["글", " "], "message 2, of the assistant, is empty"),
+        ([{"speaker": name, "utterance": "글"} for name in "ABC"], "message 1 has the speaker 'A'"),
         ([], "the messages are missing"),
         (None, "the messages are missing"),
         ({"role": "user"}, "the messages are no list but dict"),
@@ -95,3 +106,60 @@ def test_questions_and_answers_must_be_text(error_of, written, tmp_path, column,
 def test_exchanges():
     assert list(exchanges(TWO_TURNS)) == [(TWO_TURNS[:2], "네"), (TWO_TURNS[:4], "쉬어요")]
     assert list(exchanges(GREETING)) == [(GREETING[:1], "반가워요")]
+
+
+@pytest.mark.parametrize(
+    ("names", "roles"),
+    [
+        (["user", "system"], ["user", "assistant"]),
+        (["Human", "Bot"], ["user", "assistant"]),
+        (["고객", "상담사"], ["user", "assistant"]),
+        (["민지", "현우", "민지", "현우"], ["user", "assistant", "user", "assistant"]),
+        ([2, 1], ["user", "assistant"]),
+        (["system", "user", "assistant"], ["system", "user", "assistant"]),
+    ],
+)
+@pytest.mark.parametrize("text_key", ["utterance", "text"])
+def test_speakers_and_their_utterances(written, tmp_path, names, roles, text_key):
+    talk = [{"speaker": name, text_key: "글"} for name in names]
+    path = written(tmp_path / "talks.json", json.dumps({"dialogs": [{"id": 1, "conversation": talk}]}))
+    (messages,) = load_conversations(path).conversations["messages"]
+    assert messages == [{"role": role, "content": "글"} for role in roles]
+
+
+def test_lists_of_texts_are_turns(written, tmp_path):
+    talks = [["안녕", "반가워요"], ["안녕", "네", "뭐 해?", "쉬어요"]]
+    expected = [GREETING, TWO_TURNS[1:]]
+    for name, content in {
+        "talks.jsonl": "\n".join(json.dumps({"dialog": talk}) for talk in talks),
+        "talks.json": json.dumps(talks),
+    }.items():
+        assert list(load_conversations(written(tmp_path / name, content)).conversations["messages"]) == expected
+
+
+def test_parts_of_a_content_are_joined():
+    parts = [[{"type": "text", "text": "안"}, {"type": "text", "text": "녕"}], [{"type": "text", "text": "반가워요"}]]
+    talk = [{"role": role, "content": content} for role, content in zip(("user", "assistant"), parts, strict=True)]
+    assert list(load_conversations(datasets.Dataset.from_dict({"messages": [talk]})).conversations["messages"]) == [GREETING]
+
+
+@pytest.mark.parametrize("content", ["", " ", "\u200b", None])
+def test_an_empty_system_message_is_none(written, tmp_path, content):
+    talk = [{"role": "system", "content": content}, *GREETING]
+    path = written(tmp_path / "chats.jsonl", json.dumps({"messages": talk}))
+    assert list(load_conversations(path).conversations["messages"]) == [GREETING]
+
+
+@pytest.mark.parametrize("answer", ["\u3164", "\u200b\u200b", "\u2060", "\u2800", "\u00ad", "\ufe0f", "\ufeff"], ids=ascii)
+def test_what_only_looks_empty_is_empty(error_of, written, tmp_path, answer):
+    good = {"Q": "안녕", "A": "네"}
+    path = written(tmp_path / "chats.jsonl", "\n".join(map(json.dumps, (good, {"Q": "안녕", "A": answer}))))
+    assert "row 2: the answer is empty" in error_of(path)
+    talk = [{"role": "user", "content": answer}, {"role": "assistant", "content": "네"}]
+    path = written(tmp_path / "talks.json", json.dumps([GREETING, talk]))
+    assert "row 2: message 1, of the user, is empty" in error_of(path)
+
+
+def test_several_right_answers_are_not_joined(error_of):
+    data = datasets.Dataset.from_dict({"Q": ["안녕", "뭐 해?"], "A": [["네"], ["네", "아니요"]]})
+    assert "row 2: the answer is not text but list" in error_of(data)

@@ -9,7 +9,7 @@ KOREAN_PAIRS = [("오늘 날씨가 참 좋네요", "산책하기 좋은 날이�
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["found", "named"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp949", "johab", "iso2022_kr"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp949", "johab", "iso2022_kr"])
 def test_encodings(pairs, written, tmp_path, caplog, encoding, named):
     path = written(tmp_path / "chats.csv", KOREAN.encode(encoding))
     with caplog.at_level(logging.INFO):
@@ -51,12 +51,40 @@ def test_one_broken_byte_is_one_broken_row(pairs, error_of, written, tmp_path, e
     assert pairs(path, skip_bad_rows=True) == KOREAN_PAIRS
 
 
-def test_text_in_another_encoding(pairs, error_of, written, tmp_path):
-    path = written(tmp_path / "chats.csv", "Q,A\nGrüße,Schöne Grüße\nÜber Größe?,Müßig\n".encode("latin-1"))
+JAPANESE = "Q,A\n今日はいい天気ですね,散歩に行きましょう\n何を食べますか,うどんにします\n"
+CHINESE = "Q,A\n今天天气真好,我们去散步吧\n你想吃什么,我想吃面条\n"
+OTHERS = {
+    "curly": ("cp1252", "Q,A\nI don’t know what to do,That’s all right\nIt’s late,“Good” night\n"),
+    "german": ("cp1252", "Q,A\nGrüße,Schöne Grüße\nÜber Größe?,Müßig\n"),
+    "japanese": ("euc_jp", JAPANESE),
+    "japanese-windows": ("shift_jis", JAPANESE),
+    "chinese": ("gb18030", CHINESE),
+    "russian": ("cp1251", "Q,A\nПривет,Как дела?\nЧто ты делаешь?,Ничего\n"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_no_korean_is_not_read_as_korean(pairs, error_of, written, tmp_path, kind):
+    encoding, text = OTHERS[kind]
+    path = written(tmp_path / "chats.csv", text.encode(encoding))
     message = error_of(path)
-    assert "chats.csv, row 2: the text is not UTF-8, nor any Korean encoding" in message and "--encoding" in message
-    assert pairs(path, encoding="latin-1")[0] == ("Grüße", "Schöne Grüße")
+    question, answer = text.splitlines()[1].split(",")
+    assert "chats.csv, row 2: the text is not UTF-8" in message and "--encoding" in message
+    assert f"\n  {encoding}: {question},{answer}"[:40] in message
+    assert pairs(path, encoding=encoding)[0] == (question, answer)
+    # Not even one Korean encoding among the others is chosen if the bytes are valid in it.
     assert "2 of 2 rows" in error_of(path, encoding="ascii")
+
+
+@pytest.mark.parametrize("text", ["Q,A\nwhere is the café?,here\n", "Q,A\n뚱딴지,ㅋㅋ\n"], ids=["one-letter", "two-syllables"])
+def test_too_little_to_judge_by_is_not_guessed(error_of, written, tmp_path, text):
+    encoding = "cp949" if "ㅋ" in text else "cp1252"
+    assert f"\n  {encoding}: " in error_of(written(tmp_path / "chats.csv", text.encode(encoding)))
+
+
+def test_japanese_of_seven_bits(pairs, written, tmp_path, caplog):
+    assert pairs(written(tmp_path / "chats.csv", JAPANESE.encode("iso2022_jp")))[0][0] == "今日はいい天気ですね"
+    assert "read as iso2022_jp" in caplog.text
 
 
 @pytest.mark.parametrize("encoding", ["cp994", "rot13", "hex", ""])
