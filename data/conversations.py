@@ -59,7 +59,9 @@ class _Source:
     def translation_keys(self) -> Sequence[str]:
         """The languages of a column `translation`, in the order of the first row."""
         column = translation_column(self.columns)
-        rows = () if column is None else itertools.islice(self.read(Columns(messages=column)), _ROWS_TRIED)
+        if column is None:
+            return ()
+        rows = itertools.islice(self.read(Columns(messages=column)), _ROWS_TRIED)
         values = (row.fields.get(column) for row in rows)
         return list(next((value for value in values if isinstance(value, Mapping)), {}))
 
@@ -162,17 +164,20 @@ def _conversation(row: Row, columns: Columns) -> list[Message]:
     system = None if columns.system is None else row.fields.get(columns.system)
     if columns.messages is not None:
         return clean_messages(row.fields.get(columns.messages), system)
-    fields = row.fields
-    if columns.translation is not None:
-        fields = row.fields.get(columns.translation)
-        if not isinstance(fields, Mapping):
-            raise NotAConversation(f"the {columns.translation} is no object with a text in each language")
-    question = clean_text(fields.get(columns.question), "the question")
+    return with_system(_pair(row.fields, columns), system)
+
+
+def _pair(fields: Mapping[str, Any], columns: Columns) -> list[Message]:
+    texts = fields if columns.translation is None else fields.get(columns.translation)
+    if not isinstance(texts, Mapping):
+        raise NotAConversation(f"the {columns.translation} is no object with a text in each language")
+    assert columns.question is not None and columns.answer is not None
+    question = clean_text(texts.get(columns.question), "the question")
     if columns.context is not None:
-        context = optional_text(row.fields.get(columns.context), f"the {columns.context}")
+        context = optional_text(fields.get(columns.context), f"the {columns.context}")
         question = f"{question}\n\n{context}" if context else question
-    answer = clean_text(fields.get(columns.answer), "the answer")
-    return with_system([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], system)
+    answer = clean_text(texts.get(columns.answer), "the answer")
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def _warn_of_unread(name: str, num_unread: Mapping[str, int | None]) -> None:
