@@ -61,6 +61,7 @@ from text import TextSettings, training_settings
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from chatformer.configuration.training import check_settings
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import conversations_of, message_texts
 from chatformer.data.tokenizer import train_tokenizer
@@ -69,7 +70,6 @@ from chatformer.hub.formats.limits import check_one_embedding
 from chatformer.hub.formats.marian_format import to_marian
 from chatformer.storage.model_folder import ModelFolder
 from chatformer.training.building import new_model
-from chatformer.training.settings import check_settings
 
 Name = Literal[
     "chatformer",

@@ -101,10 +101,10 @@ def train(case: Case, folder: Path) -> float:
 def figures(case: Case, folder: Path) -> dict[str, Any]:
     """The trained model's figures on its own questions, on the validation data and on the test data."""
     from chatformer.chat.chatbot import Chatbot
+    from chatformer.configuration.recipes import read_recipe
     from chatformer.data.exchanges import encode_exchanges
     from chatformer.data.preparation import conversations_of, read_conversations
     from chatformer.evaluation.figures import evaluate
-    from chatformer.training.settings import read_recipe
 
     settings = read_recipe(str(folder / "training_settings.yaml"))
     chatbot = Chatbot.from_pretrained(str(folder))

@@ -28,13 +28,13 @@ import pyarrow.parquet
 from machine import print_table, run, write_figures
 from text import TextSettings, training_settings
 
+from chatformer.configuration.training import check_settings
 from chatformer.data.batches import collate, plan_epoch
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import conversations_of, message_texts
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.fast_training import speed_up
 from chatformer.training.building import new_model
-from chatformer.training.settings import check_settings
 
 PAIRS_AT_ONCE = 100_000
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from chatformer.training.settings import TrainingSettings
+from chatformer.configuration.training import TrainingSettings
 
 SIZES = {"tiny": "tiny", "2x256": "mini", "4x256": "small", "base": "base"}
 """The benchmarks' sizes, by layers and width, and what `chatformer train --size` calls them."""

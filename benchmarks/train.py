@@ -68,6 +68,8 @@ from transformers import (
     TrainerCallback,
 )
 
+from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.training import OptimizationSettings, TrainingSettings, check_settings
 from chatformer.data.batches import collate
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.preparation import PreparedData, prepare_data
@@ -77,7 +79,6 @@ from chatformer.modeling_chatformer import shift_right
 from chatformer.training.building import EpochPlans, chosen_precision, make_optimizer, new_model
 from chatformer.training.distributed import make_accelerator
 from chatformer.training.run import Run
-from chatformer.training.settings import OptimizationSettings, SettingsError, TrainingSettings, check_settings
 
 Name = Literal[
     "chatformer",

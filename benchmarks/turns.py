@@ -21,12 +21,12 @@ import tyro
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.errors import ChatError
+from chatformer.configuration.data import ReadingSettings
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.preparation import read_conversations
 from chatformer.evaluation.own_data import own_data, run_settings
 from chatformer.evaluation.turns import Histories, OtherTopics, ask_behind_other_topics, ask_with_histories
 from chatformer.reading import reads_history
-from chatformer.training.settings import ReadingSettings
 
 
 @dataclass(frozen=True, kw_only=True)

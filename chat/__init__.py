@@ -4,7 +4,6 @@ How it talks: conversations with a model.
 In reading order, each file imports only those above it:
 
     errors     what a user can correct
-    settings   the flags of chat and generate
     engines    sources -> replies and scores
     streaming  tokens -> pieces of text, while a reply grows
     chatbot    an engine and a tokenizer; a conversation with them

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from chatformer.configuration.replies import EngineName, ReplySettings
 from chatformer.conversation import Message, encode_conversation, max_source_tokens, normalized_text, turn
 from chatformer.storage.explaining import StorageError
 from chatformer.storage.model_folder import ModelFolder
@@ -11,7 +12,6 @@ from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
 
 from .engines import CTranslate2Engine, Engine, TransformersEngine
 from .errors import ModelNotFound
-from .settings import EngineName, ReplySettings
 from .streaming import Pieces
 
 

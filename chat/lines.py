@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import tyro
-
+from chatformer.configuration.replies import GenerationSettings
 from chatformer.conversation import normalized_text
 from chatformer.storage.writing import whole_file
 
 from .errors import ChatError, InputError
 from .loading import load_chatbot
-from .settings import GenerationSettings
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -29,17 +27,6 @@ if TYPE_CHECKING:
 
 LINES_AT_ONCE = 10_000
 """Lines that are read, sorted by length and answered before the next are read."""
-
-
-def main(arguments: Sequence[str], program: str = "chatformer generate") -> int:
-    """Reply to lines as a command line says; return the exit status."""
-    settings = tyro.cli(GenerationSettings, args=list(arguments), prog=program)
-    try:
-        generate(settings)
-    except ChatError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def generate(settings: GenerationSettings) -> None:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from chatformer.configuration.replies import ChatbotSettings
 from chatformer.conversation import NotText, normalized_text
 from chatformer.reading import reads_system
 
 from .errors import InputError
-from .settings import ChatbotSettings
 
 if TYPE_CHECKING:
     from .chatbot import Chatbot
@@ -24,11 +24,8 @@ def load_chatbot(settings: ChatbotSettings) -> "Chatbot":
         raise InputError(f"{error}. Pass text in UTF-8.") from error
     with collecting_no_garbage():
         # Only now, with correct flags: these take seconds to import.
-        import transformers
-
         from .chatbot import Chatbot
 
-        transformers.utils.logging.disable_progress_bar()
         chatbot = Chatbot.from_pretrained(
             settings.model, engine=settings.engine, revision=settings.revision, device=settings.device
         )

@@ -3,19 +3,17 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import tyro
 
+from chatformer.configuration.replies import ChatSettings, ReplySettings
 from chatformer.conversation import NotText, normalized_text
 from chatformer.reading import reads_history
 from chatformer.storage.printing import plain_console
 
-from .errors import ChatError, InputError
 from .lines import in_one_line, lines_of
 from .loading import load_chatbot
-from .settings import ChatSettings, ReplySettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,31 +27,22 @@ HELP = """/reset            begin a new conversation
 /quit             leave (so does Ctrl-D); Ctrl-C stops a reply"""
 
 
-def main(arguments: Sequence[str], program: str = "chatformer chat") -> int:
-    """Chat as the command line says; return the exit status."""
-    settings = tyro.cli(ChatSettings, args=list(arguments), prog=program)
-    try:
-        chatbot = load_chatbot(settings)
-    except ChatError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def chat(settings: ChatSettings) -> int:
+    """Converse in a terminal, or answer the lines of a pipe; return the exit status."""
+    chatbot = load_chatbot(settings)
     from .chatbot import Conversation
 
     conversation = Conversation(chatbot, settings.system)
     if sys.stdin.isatty():
         return talk(conversation, settings.reply)
-    return answer_lines(conversation, settings.reply)
-
-
-def answer_lines(conversation: "Conversation", settings: ReplySettings) -> int:
-    """Answer each line of standard input with one line of standard output; a blank line with a blank line."""
-    try:
-        for text in lines_of(sys.stdin.buffer, "standard input"):
-            print(in_one_line(conversation.say(text, settings)) if text else "", flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    answer_lines(conversation, settings.reply)
     return 0
+
+
+def answer_lines(conversation: "Conversation", settings: ReplySettings) -> None:
+    """Answer each line of standard input with one line of standard output; a blank line with a blank line."""
+    for text in lines_of(sys.stdin.buffer, "standard input"):
+        print(in_one_line(conversation.say(text, settings)) if text else "", flush=True)
 
 
 def talk(conversation: "Conversation", settings: ReplySettings) -> int:

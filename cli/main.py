@@ -1,29 +1,84 @@
-"""The command `chatformer`: a verb, and what is behind it."""
+"""The command `chatformer`: its verbs, and the way from a command line to an exit status."""
 
-import difflib
-import importlib
+import pkgutil
 import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import wrapt
+
+from chatformer.configuration.declaring import check, did_you_mean, parsed
 from chatformer.storage.printing import print_in_any_encoding
 
+
+class Verb(NamedTuple):
+    """What a verb does. Nothing is imported before the verb is used: torch alone takes seconds."""
+
+    settings: str
+    """The class of its settings, or a function that makes them of a command line."""
+    function: str
+    """What it calls with its settings; it returns an exit status, or None for 0."""
+    purpose: str
+
+
 VERBS = {
-    "quickstart": ("chatformer.cli.quickstart", "train a small chatbot on the starter corpus, then talk to it"),
-    "train": ("chatformer.cli.train", "train a model on your conversations"),
-    "evaluate": ("chatformer.cli.evaluate", "measure a trained model on conversations"),
-    "doctor": ("chatformer.cli.doctor", "say what is wrong with data or a model, and what to do"),
-    "chat": ("chatformer.cli.chat", "talk to a trained model"),
-    "generate": ("chatformer.cli.generate", "reply to each line of a text, or translate it"),
-    "import": ("chatformer.cli.import_", "turn a MarianMT checkpoint into a Chatformer model"),
-    "push": ("chatformer.cli.push", "publish a model on the Hugging Face Hub"),
-    "space": ("chatformer.cli.space", "write a web page to talk to a model, for Hugging Face Spaces"),
-    "export": ("chatformer.cli.export", "write a model for Marian, CTranslate2 or ONNX"),
+    "quickstart": Verb(
+        "chatformer.configuration.training:QuickstartSettings",
+        "chatformer.cli.quickstart:quickstart",
+        "train a small chatbot on the starter corpus, then talk to it",
+    ),
+    "train": Verb(
+        "chatformer.configuration.recipes:parse_settings",
+        "chatformer.cli.train:train",
+        "train a model on your conversations",
+    ),
+    "evaluate": Verb(
+        "chatformer.configuration.evaluation:EvaluationSettings",
+        "chatformer.evaluation.evaluating:evaluate_in_all_processes",
+        "measure a trained model on conversations",
+    ),
+    "doctor": Verb(
+        "chatformer.configuration.evaluation:DoctorSettings",
+        "chatformer.evaluation.doctor.examination:examine",
+        "say what is wrong with data or a model, and what to do",
+    ),
+    "chat": Verb(
+        "chatformer.configuration.replies:ChatSettings",
+        "chatformer.chat.terminal:chat",
+        "talk to a trained model",
+    ),
+    "generate": Verb(
+        "chatformer.configuration.replies:GenerationSettings",
+        "chatformer.chat.lines:generate",
+        "reply to each line of a text, or translate it",
+    ),
+    "import": Verb(
+        "chatformer.configuration.sharing:ImportSettings",
+        "chatformer.hub.formats.importing:import_marian",
+        "turn a MarianMT checkpoint into a Chatformer model",
+    ),
+    "push": Verb(
+        "chatformer.configuration.sharing:PushSettings",
+        "chatformer.hub.pushing:publish",
+        "publish a model on the Hugging Face Hub",
+    ),
+    "space": Verb(
+        "chatformer.configuration.sharing:SpaceSettings",
+        "chatformer.hub.spaces:space",
+        "write a web page to talk to a model, for Hugging Face Spaces",
+    ),
+    "export": Verb(
+        "chatformer.configuration.sharing:ExportSettings",
+        "chatformer.hub.formats.exporting:export",
+        "write a model for Marian, CTranslate2 or ONNX",
+    ),
 }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the verb that the command line names; return the exit status."""
     print_in_any_encoding()
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -32,26 +87,50 @@ def main() -> int:
 
         print(f"chatformer {__version__}")
         return 0
-    verb, rest = arguments[0], arguments[1:]
-    if verb not in VERBS:
-        nearest = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f" Did you mean `chatformer {nearest[0]}`?" if nearest else ""
-        print(f"error: there is no verb {verb!r}.{hint}\n\n{usage()}", file=sys.stderr)
+    name = arguments[0]
+    if name not in VERBS:
+        hint = did_you_mean(name, VERBS, shown_as="`chatformer {}`")
+        print(f"error: there is no verb {name!r}.{hint}\n\n{usage()}", file=sys.stderr)
         return 2
+    return run(VERBS[name], arguments[1:], program=f"chatformer {name}")
+
+
+def run(verb: Verb, arguments: Sequence[str], *, program: str) -> int:
+    """Run a verb with the settings of a command line; return the exit status."""
     try:
-        return importlib.import_module(VERBS[verb][0]).main(rest)
+        settings = settings_of(verb, arguments, program)
+        check(settings)
+        mute_transformers()
+        return pkgutil.resolve_name(verb.function)(settings) or 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the output has gone, as `head` does; nobody is left to tell.
+        # The reader of the output has gone, as `head` does, and may have been the reader of the errors too.
         sys.stderr.close()
         return 141
+    # All errors for people are of these classes.
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def settings_of(verb: Verb, arguments: Sequence[str], program: str) -> Any:
+    """The settings of a command line; flags that are unknown or incomplete end the process with status 2."""
+    made_by = pkgutil.resolve_name(verb.settings)
+    if isinstance(made_by, type):
+        return parsed(made_by, arguments, program=program)
+    return made_by(arguments, program=program)
+
+
+def mute_transformers() -> None:
+    """Switch off the bars of transformers, whenever it is imported: commands show their own."""
+    wrapt.when_imported("transformers.utils.logging")(lambda logging: logging.disable_progress_bar())
 
 
 def usage() -> str:
     width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:<{width}}  {purpose}" for verb, (_, purpose) in VERBS.items())
+    verbs = "\n".join(f"  {name:<{width}}  {verb.purpose}" for name, verb in VERBS.items())
     return (
         "usage: chatformer VERB ...\n\n"
         "The original Transformer as a chatbot you train yourself.\n\n"

@@ -1,38 +1,41 @@
-"""`chatformer train`."""
+"""`chatformer train`: check what is asked, make sure that a model can be published, train, publish."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chatformer.configuration.training import TrainingSettings, check_settings
+
+if TYPE_CHECKING:
+    from chatformer.hub.publisher import Publisher
 
 
-def main(arguments: Sequence[str]) -> int:
-    from chatformer.hub.errors import HubError
-    from chatformer.training.settings import SettingsError, check_settings, parse_settings
+def train(settings: TrainingSettings) -> int:
+    """Train, and publish if the settings say so; return the exit status."""
+    # Before the seconds that it takes to import torch, and before anything is trained that could not be published.
+    check_settings(settings)
+    publisher = publisher_of(settings)
+    from chatformer.training.train import run_command
 
-    program = "chatformer train"
-    publisher = None
-    try:
-        # Check the flags before spending seconds on importing torch.
-        settings = parse_settings(arguments, program=program)
-        check_settings(settings)
-        run = settings.run
-        if run.push_to_hub and not (run.dry_run or run.verify_resume):
-            from chatformer.hub.publisher import Publisher
-
-            assert run.output_dir is not None
-            repo = run.hub_model_id or Path(run.output_dir).absolute().name
-            publisher = Publisher(repo, private=run.hub_private_repo, samples=run.hub_samples)
-    except (SettingsError, HubError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    from chatformer.training.train import main as train
-
-    status = train(arguments, program, publisher)
+    status = run_command(settings, publisher)
     if status == 0 and publisher is not None and publisher.problem is not None:
+        folder = settings.run.output_dir
         print(
-            f"error: The model in {run.output_dir} is complete, but not on the Hub: {publisher.problem} Later, "
-            f"`chatformer push {run.output_dir} --repo {publisher.repo}` publishes it.",
+            f"error: The model in {folder} is complete, but not on the Hub: {publisher.problem} Later, "
+            f"`chatformer push {folder} --hub-model-id {publisher.repo}` publishes it.",
             file=sys.stderr,
         )
         return 2
     return status
+
+
+def publisher_of(settings: TrainingSettings) -> "Publisher | None":
+    """What publishes the run's folder, or None if it stays here; raise a `HubError` if it cannot be published."""
+    run = settings.run
+    if not run.push_to_hub or run.dry_run or run.verify_resume:
+        return None
+    from chatformer.hub.publisher import Publisher
+
+    assert run.output_dir is not None
+    repo = run.hub_model_id or Path(run.output_dir).absolute().name
+    return Publisher(repo, private=run.hub_private_repo, samples=run.hub_samples)

@@ -1,6 +1,35 @@
-"""What a model is: the configuration and the named sizes."""
+"""
+What it is: the configuration of a model, and the settings of every command. In reading order:
 
-from .configuration_chatformer import ChatformerConfig
-from .sizes import SIZES, sized_config
+    configuration_chatformer  the configuration of a model, in the paper's symbols
+    declaring                 bounds next to the defaults, their check, the names of flags
+    sizes                     the named sizes
+    data                      which conversations are read, and how text becomes tokens
+    training                  what is trained, how, and what a run writes
+    recipes                   files that give some settings: defaults < recipe < flags
+    replies                   which model replies, and how: `chat`, `generate`
+    evaluation                `evaluate`, `doctor`
+    sharing                   `import`, `export`, `push`, `space`
+
+Settings import neither torch nor transformers, so that `--help` is quick; the names below load them when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configuration_chatformer import ChatformerConfig
+    from .sizes import SIZES, sized_config
 
 __all__ = ["SIZES", "ChatformerConfig", "sized_config"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        # It imports the configuration as well.
+        return getattr(importlib.import_module(f"{__name__}.sizes"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,11 +1,11 @@
 """The named sizes: the paper's base and big (Table 3), and smaller ones that a laptop trains."""
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from .configuration_chatformer import ChatformerConfig
+from .declaring import did_you_mean
 
 SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -33,9 +33,7 @@ def sized_config(size: str, **changes: Any) -> ChatformerConfig:
     A change of `None` means "as the size has it". Raises a `ValueError` that lists the sizes for an unknown name.
     """
     if size not in SIZES:
-        nearest = difflib.get_close_matches(size, SIZES, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"There is no size {size!r}; the sizes are {', '.join(SIZES)}.{hint}")
+        raise ValueError(f"There is no size {size!r}; the sizes are {', '.join(SIZES)}.{did_you_mean(size, SIZES)}")
     given = {name: value for name, value in changes.items() if value is not None}
     if "d_model" in given and "d_ff" not in given:
         # A changed width takes the paper's ratio along, not the inner width of a model of another width.

@@ -19,7 +19,8 @@ from .topics import SHARE_OF_OTHER_TOPICS, behind_other_topics
 if TYPE_CHECKING:
     import datasets
 
-    from chatformer.training.settings import ReadingSettings, TrainingSettings
+    from chatformer.configuration.data import ReadingSettings
+    from chatformer.configuration.training import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.training.settings import EvaluationSettings
 
 from .figures import Evaluation, ReplyFigures, figures_of, has_metrics, reply_figures
 from .scoring import Outcome

@@ -5,16 +5,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from chatformer.chat.chatbot import Chatbot
-from chatformer.chat.settings import ReplySettings
+from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.evaluation import EvaluationSettings
+from chatformer.configuration.replies import ReplySettings
+from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
 from chatformer.data.preparation import read_conversations
 from chatformer.data.unread import unread_part
 from chatformer.storage.names import EVALUATION_BAD_ROWS_FILE, EVALUATION_FILE
-from chatformer.training.settings import EvaluationSettings, SettingsError, TrainingSettings
 
 from .baselines import WHAT_TO_DO, better_baselines, compare, sentences_about
 from .by_turns import figures_by_turns
@@ -26,9 +30,25 @@ from .scoring import outcome_of
 BAD_TRAINING_ROWS_FILE = "bad_training_rows.jsonl"
 
 
+def evaluate_in_all_processes(settings: EvaluationSettings) -> int:
+    """Evaluate with as many processes as were launched; return the exit status."""
+    # Otherwise accelerate connects only processes that have GPUs.
+    on_cpu = settings.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu)
+    try:
+        evaluate(settings)
+    except (OSError, ValueError):
+        if state.is_main_process:
+            raise
+        # The main process says what is wrong.
+        return 2
+    finally:
+        state.destroy_process_group()
+    return 0
+
+
 def evaluate(settings: EvaluationSettings) -> None:
     """Measure the model, print the figures and write them into a file."""
-    check(settings)
     output_file = output_file_of(settings)
     if not output_file.parent.is_dir():
         raise SettingsError(f"There is no directory {output_file.parent} for --output-file {output_file}.")
@@ -127,22 +147,6 @@ def exchanges_of(
     if not len(exchanges):
         raise SettingsError("Every reference is too long to measure the model on. Raise --max-target-tokens.")
     return exchanges
-
-
-def check(settings: EvaluationSettings) -> None:
-    """Raise a `SettingsError` for a number that is not possible."""
-    least = {
-        "max_target_tokens": 1,
-        "max_replies": 0,
-        "num_beams": 1,
-        "no_repeat_ngram_size": 0,
-        "max_new_tokens": 1,
-        "batch_tokens": 1,
-    }
-    for name, minimum in least.items():
-        value = getattr(settings, name)
-        if value is not None and value < minimum:
-            raise SettingsError(f"--{name.replace('_', '-')} ({value}) must be at least {minimum}.")
 
 
 def output_file_of(settings: EvaluationSettings) -> Path:

@@ -11,8 +11,8 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from chatformer.chat.engines import TransformersEngine
+from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.training.settings import EvaluationSettings
 
 from .repetition import repeats_itself
 from .scoring import Outcome, outcome_of

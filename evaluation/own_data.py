@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.recipes import read_recipe
+from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import content_digest
 from chatformer.data.messages import exchanges
 from chatformer.data.preparation import conversations_of
 from chatformer.storage.names import RECORD_FILE, SETTINGS_FILE
 from chatformer.storage.reading import read_structure
-from chatformer.training.settings import SettingsError, TrainingSettings, read_recipe
 
 
 def run_settings(folder: Path) -> TrainingSettings | None:

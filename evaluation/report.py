@@ -9,11 +9,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from chatformer.configuration.declaring import SettingsError
 from chatformer.data.exchanges import EncodedExchanges, content_digest
 from chatformer.storage.environment import environment
 from chatformer.storage.printing import plain_console
 from chatformer.storage.writing import write_text
-from chatformer.training.settings import SettingsError
 
 from .baselines import Comparison
 from .figures import Evaluation, ReplyFigures

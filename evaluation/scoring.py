@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from chatformer.chat.engines import GREEDY, Engine
+from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.conversation import Message, encode_conversation
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.training.settings import EvaluationSettings
 
 Result = TypeVar("Result")
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from chatformer.chat.engines import GREEDY, Engine
+from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.conversation import Message, encode_conversation, encode_conversations
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.training.settings import EvaluationSettings
 
 from .scoring import batches_of_like_length, sources_with_other_histories, turns_of
 

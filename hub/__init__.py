@@ -4,7 +4,6 @@ How it is shared: bundle, card, push, Space, and models of other formats.
 In reading order, each file imports only those above it:
 
     errors        what can go wrong, for people
-    settings      the flags of import, export, push and space
     privacy       removes paths, credentials and tokens
     known_data    the training data: names, languages, licence
     samples       real replies of the model

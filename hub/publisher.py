@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
+from chatformer.configuration.sharing import PushSettings
+
 from .errors import HubError
 from .pushing import push
 from .repositories import Repository, check_name
-from .settings import PushSettings
 
 
 class Publisher:
@@ -18,7 +19,7 @@ class Publisher:
         self.problem: str | None = None
         """Why the last push failed."""
         try:
-            check_name(repo, flag="--hub-model-id")
+            check_name(repo)
             repository = Repository(repo)
             repository.prepare(private=private, revision="main")
             repository.check_may_write()
@@ -28,7 +29,14 @@ class Publisher:
     def __call__(self, folder: Path) -> None:
         self.problem = None
         try:
-            url = push(PushSettings(model=str(folder), repo=self.repo, private=self.private, samples=self.samples))
+            url = push(
+                PushSettings(
+                    model=str(folder),
+                    hub_model_id=self.repo,
+                    hub_private_repo=self.private,
+                    hub_samples=self.samples,
+                )
+            )
         except HubError as error:
             self.problem = str(error)
             print(f"\nNot pushed: {error}", file=sys.stderr)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import tyro
+from chatformer.configuration.sharing import PushSettings
 
 from .errors import HubError, as_hub_error
-from .settings import PushSettings
 
 if TYPE_CHECKING:
     from chatformer.storage.run_folder import Records
@@ -20,15 +19,9 @@ if TYPE_CHECKING:
     from .samples import Sample
 
 
-def main(arguments: Sequence[str], program: str = "chatformer push") -> int:
-    """Push as the command line says; return the exit status."""
-    settings = tyro.cli(PushSettings, args=list(arguments), prog=program)
-    try:
-        print(push(settings))
-    except HubError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def publish(settings: PushSettings) -> None:
+    """Publish a model's folder, and print its URL; raise a `HubError` if it cannot be published."""
+    print(push(settings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +58,7 @@ class Publication:
                 file=sys.stderr,
             )
             records = replace(records, evaluation={})
-        questions = questions_of(records) if settings.samples and kept_card is None else []
+        questions = questions_of(records) if settings.hub_samples and kept_card is None else []
         languages = settings.language or languages_of(records)
         return cls(
             bundle=gather(settings.model, questions),
@@ -115,7 +108,9 @@ class Publication:
         notes = {
             "The card names no language: say it with --language.": not self.languages,
             "The card names no licence: say it with --license.": self.license is None,
-            f"The card shows {num_shown} questions of the validation data: --no-samples leaves them out.": num_shown,
+            (
+                f"The card shows {num_shown} questions of the validation data: --no-hub-samples leaves them out."
+            ): num_shown,
         }
         return [note for note, applies in notes.items() if applies]
 
@@ -129,25 +124,22 @@ def push(settings: PushSettings) -> str:
     afterwards, so a second commit writes it into the card, which loads the branch until then. Raises a `HubError` if
     the model cannot be published.
     """
-    import transformers
-
     from chatformer.storage.names import CARD_FILE
 
     from .bundle import REPLACED, gather
     from .repositories import Repository, changed, check_name, is_equal_at, outdated
     from .seal import is_ours, pinned_commit
 
-    transformers.utils.logging.disable_progress_bar()
     if settings.create_pr and settings.revision is not None:
         raise HubError("--create-pr proposes a change of main; it does not go with --revision.")
-    check_name(settings.repo)
+    check_name(settings.hub_model_id)
     publication = Publication.prepare(settings)
     branch = settings.revision or "main"
     if settings.dry_run or settings.output_dir is not None:
         return preview(publication, settings, branch)
     bundle = publication.bundle
-    repository = Repository(settings.repo)
-    repository.prepare(private=settings.private, revision=branch)
+    repository = Repository(settings.hub_model_id)
+    repository.prepare(private=settings.hub_private_repo, revision=branch)
     head, remote = repository.files(branch)
     remote_card = repository.read(CARD_FILE, head) if CARD_FILE in remote else None
     if not (remote_card is None or is_ours(remote_card) or publication.kept_card or settings.replace_card):
@@ -199,7 +191,7 @@ def preview(publication: Publication, settings: PushSettings, branch: str) -> st
 
     from .bundle import size_of, write_bundle
 
-    bundle = publication.bundle | {CARD_FILE: publication.card(settings.repo, branch)}
+    bundle = publication.bundle | {CARD_FILE: publication.card(settings.hub_model_id, branch)}
     if settings.output_dir is not None:
         with whole_folder(settings.output_dir) as folder:
             write_bundle(bundle, folder)
@@ -207,7 +199,7 @@ def preview(publication: Publication, settings: PushSettings, branch: str) -> st
         print(f"{size_of(content):>12,}  {name}")
     for note in publication.notes():
         print(note, file=sys.stderr)
-    where = f"Written to {settings.output_dir}" if settings.output_dir else f"Would go to {settings.repo}"
+    where = f"Written to {settings.output_dir}" if settings.output_dir else f"Would go to {settings.hub_model_id}"
     return f"{where}: {sum(map(size_of, bundle.values())):,} bytes. Nothing was pushed."
 
 

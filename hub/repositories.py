@@ -68,7 +68,7 @@ class Repository:
                 if private and not repository.private:
                     raise HubError(
                         f"{self.id} exists already, and everybody can read it. Make it private in its settings "
-                        f"({self.url}/settings), choose another name, or leave out --private."
+                        f"({self.url}/settings), choose another name, or leave out --hub-private-repo."
                     )
             if revision.startswith(PULL_REQUEST) or revision == constants.DEFAULT_REVISION:
                 return
@@ -185,7 +185,7 @@ class Repository:
 UNTOUCHED = "Nothing half pushed shows; push again, and only what is missing is sent."
 
 
-def check_name(name: str, *, flag: str = "--repo") -> None:
+def check_name(name: str, *, flag: str = "--hub-model-id") -> None:
     """Raise a `HubError` if a repository cannot have this name."""
     try:
         validate_repo_id(name)

@@ -1,16 +1,14 @@
 """`chatformer space`: a web page to talk to a model, on Hugging Face Spaces or at home."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
+from chatformer.configuration.sharing import SpaceSettings
 
 from .errors import HubError, as_hub_error
-from .settings import SpaceSettings
 
 if TYPE_CHECKING:
     from chatformer.storage.run_folder import Records
@@ -35,17 +33,6 @@ DESCRIPTIONS = {
 PLACEHOLDERS = {"en": "Say something…", "ko": "말을 걸어 보세요…"}
 
 
-def main(arguments: Sequence[str], program: str = "chatformer space") -> int:
-    """Write a Space as the command line says; return the exit status."""
-    settings = tyro.cli(SpaceSettings, args=list(arguments), prog=program)
-    try:
-        space(settings)
-    except HubError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 @dataclass(frozen=True, kw_only=True)
 class SpaceModel:
     """The model of a Space: copied into it as `files`, or loaded from the Hub at a commit."""
@@ -67,12 +54,12 @@ def space(settings: SpaceSettings) -> None:
 
     check_new_or_empty(settings.output_dir)
     if settings.repo is not None:
-        check_name(settings.repo)
+        check_name(settings.repo, flag="--repo")
     if Path(settings.model).is_dir():
         model = local_model(settings.model)
     else:
         model = hub_model(settings.model, settings.revision)
-    bundle = space_files(model, settings.title or model.name, samples=settings.samples)
+    bundle = space_files(model, settings.title or model.name, samples=settings.hub_samples)
     with whole_folder(settings.output_dir) as folder:
         write_bundle(bundle, folder)
     print(f"Written: {settings.output_dir}", file=sys.stderr)
@@ -82,7 +69,7 @@ def space(settings: SpaceSettings) -> None:
             file=sys.stderr,
         )
         return
-    print(push_space(Repository(settings.repo, kind="space"), bundle, private=settings.private))
+    print(push_space(Repository(settings.repo, kind="space"), bundle, private=settings.hub_private_repo))
 
 
 def local_model(folder: str) -> SpaceModel:

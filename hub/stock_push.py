@@ -11,6 +11,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils.hub import create_and_tag_model_card
 
+from chatformer.configuration.sharing import PushSettings
 from chatformer.storage.names import (
     CARD_FILE,
     CONFIG_FILE,
@@ -28,7 +29,6 @@ from .privacy import check_no_token
 from .pushing import Publication
 from .repositories import PULL_REQUEST
 from .seal import is_ours
-from .settings import PushSettings
 
 
 def push_to_hub(
@@ -88,7 +88,7 @@ def add_card_and_records(
         # An adapter, whose card is of another library.
         return
     if has_record(source) and have_the_same_weights(source, root):
-        publication = Publication.prepare(PushSettings(model=origin, repo=repo_id, samples=False))
+        publication = Publication.prepare(PushSettings(model=origin, hub_model_id=repo_id, hub_samples=False))
     else:
         publication = Publication(
             bundle={}, records=Records.read(root), samples=(), languages=(), license=None, kept_card=None

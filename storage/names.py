@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from chatformer.configuration.recipes import SETTINGS_FILE
+
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -26,7 +28,6 @@ TOKENIZER_FILES = (
     "target.spm",
 )
 
-SETTINGS_FILE = "training_settings.yaml"
 RECORD_FILE = "training_record.json"
 LOG_FILE = "training_log.jsonl"
 CURVES_FILE = "training_curves.png"

@@ -19,17 +19,12 @@ MAY_IMPORT = {
     "cli": {"configuration", "modeling_chatformer", "storage", "data", "chat", "evaluation", "training", "hub"},
 }
 
-# They move to `configuration`, which every room may import. Until then data imports them as types alone, and evaluation
-# reads the settings of a run with them.
-SETTINGS_OF_TRAINING = "chatformer.training.settings"
-MAY_IMPORT_SETTINGS = {"data", "evaluation"}
-
 # The installed model's `push_to_hub` asks the hub, by name and only when it is called. Nothing else points up.
 POINTS_UP = ("modeling_chatformer/registration.py", "chatformer.hub.stock_push.push_to_hub")
 
 IN_READING_ORDER = [
-    *("storage", "modeling_chatformer", "data", "chat", "chat/engines"),
-    *("evaluation", "evaluation/doctor", "training", "hub", "hub/formats"),
+    *("configuration", "modeling_chatformer", "storage", "data", "chat", "chat/engines"),
+    *("evaluation", "evaluation/doctor", "training", "hub", "hub/formats", "cli"),
 ]
 
 SOURCES = [path.relative_to(ROOT) for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -66,8 +61,6 @@ def modules_named_by(path):
 def rooms_of(names, folder):
     """Yield the rooms of the modules that a file in `folder`, such as hub or hub/formats, names."""
     for name in names:
-        if Path(folder).parts[0] in MAY_IMPORT_SETTINGS and name.startswith(f"{SETTINGS_OF_TRAINING}."):
-            continue
         top, _, rest = name.partition(".")
         if top == "chatformer":
             inner = rest.split(".")[0]
@@ -185,13 +178,12 @@ def test_a_room_lists_its_files_and_their_imports_point_up(folder):
         ("modeling_chatformer", "from .training import x", {"training"}),
         ("modeling_chatformer", "from . import attention", {"modeling_chatformer"}),
         ("configuration", "from chatformer import sized_config", {"modeling_chatformer"}),
-        ("data", "from chatformer.training.settings import TrainingSettings", set()),
-        ("data", "from chatformer.training.settings_of_mine import x", {"training"}),
+        ("data", "from chatformer.configuration.training import TrainingSettings", {"configuration"}),
         ("data", "from chatformer.training import records", {"training"}),
         ("training", "from chatformer.data.batches import x", {"data"}),
-        ("evaluation/doctor", "from chatformer.training.settings import read_recipe", set()),
+        ("evaluation/doctor", "from chatformer.training.train import train", {"training"}),
         ("evaluation/doctor", "from ..scoring import x", {"evaluation"}),
-        ("chat", "from chatformer.training.settings import read_recipe", {"training"}),
+        ("chat", "from chatformer.training.train import train", {"training"}),
         ("chat", "import torch, os.path\nfrom transformers import x", set()),
     ],
 )

@@ -73,7 +73,7 @@ def answered():
 @pytest.mark.parametrize("name", ["run", "repository"])
 def test_a_chatbot_replies_as_before(folder, name, answered):
     from chatformer.chat.chatbot import Chatbot
-    from chatformer.chat.settings import ReplySettings
+    from chatformer.configuration.replies import ReplySettings
 
     chatbot = Chatbot.from_pretrained(str(folder / name))
     histories, replies = answered

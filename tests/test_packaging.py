@@ -15,7 +15,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import chatformer
 from importlib import resources
-from chatformer.training.settings import read_recipe, recipe_names
+from chatformer.configuration.recipes import read_recipe, recipe_names
 starter = resources.files("chatformer.data").joinpath("starter")
 print(json.dumps({
     "home": chatformer.__file__,
@@ -58,7 +58,7 @@ def test_every_source_and_data_file_gets_installed(wheel):
                 assert f"{inside}/{path.relative_to(ROOT / folder).as_posix()}" in names
     assert "chatformer/py.typed" in names
     assert {"chatformer/data/chat_template.jinja", "chatformer/data/question_template.jinja"} <= set(names)
-    assert "chatformer/training/recipes/quickstart.yaml" in names
+    assert "chatformer/configuration/recipes/quickstart.yaml" in names
     assert {"chatformer/training/launch/ddp.yaml", "chatformer/training/launch/slurm.sh"} <= set(names)
     assert {"chatformer/hub/model_card.md.jinja", "chatformer/hub/space_template/app.py.jinja"} <= set(names)
     assert [name for name in names if name.startswith("chatformer/data/starter/")]

@@ -1,7 +1,6 @@
 """
 How it learns: the training loop and what belongs to it. In reading order, each file imports only those above:
 
-    settings       the settings of the commands, and recipes
     distributed    the processes of a run, and the memory that they keep
     stopping       a request to stop, a failed training, a loss that diverges
     building       the model, the optimizer, the precision, the steps of an epoch

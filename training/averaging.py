@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .settings import OptimizationSettings
+from chatformer.configuration.training import OptimizationSettings
 
 
 def full_weight(weight: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
+from chatformer.configuration.training import ModelSettings, OptimizationSettings, decided
 from chatformer.data.batches import plan_epoch
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.fast_training import speed_up
-
-from .settings import ModelSettings, OptimizationSettings, decided
 
 
 def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> ChatformerForConditionalGeneration:

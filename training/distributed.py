@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list
 
-from .settings import SettingsError
+from chatformer.configuration.declaring import SettingsError
 
 
 def make_accelerator(mixed_precision: str, *, max_grad_norm: float) -> Accelerator:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from chatformer.configuration.training import TrainingSettings
 from chatformer.data.batches import collate, split_step
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.noise import SourceNoise
 from chatformer.data.preparation import PreparedData
 
 from .progress import Progress
-from .settings import TrainingSettings
 from .stopping import TrainingFailed
 
 if TYPE_CHECKING:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.recipes import read_recipe
+from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import content_digest
 from chatformer.evaluation.plots import draw_curves
 from chatformer.storage.environment import environment
@@ -16,7 +19,6 @@ from chatformer.storage.writing import append_json_line, flush, json_line, write
 
 from .checkpoints import checkpoints, damage, save_checkpoint
 from .progress import Progress
-from .settings import SettingsError, TrainingSettings, read_recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

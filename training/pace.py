@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list
 
+from chatformer.configuration.training import TrainingSettings
 from chatformer.data.batches import split_step
 from chatformer.data.preparation import PreparedData
 
 from .building import EpochPlans, make_optimizer, new_model, ready_to_train
 from .gradients import batch_on, is_out_of_memory, training_loss
-from .settings import TrainingSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from chatformer.configuration.declaring import SettingsError
 from chatformer.configuration.sizes import SIZES
+from chatformer.configuration.training import TrainingSettings
 from chatformer.data.preparation import PreparedData
 from chatformer.evaluation.doctor.size import SIZE
 from chatformer.evaluation.figures import has_metrics
 
 from .pace import Pace
-from .settings import SettingsError, TrainingSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

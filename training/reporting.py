@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.evaluation.figures import Evaluation
 from chatformer.storage.names import (
@@ -21,7 +22,6 @@ from chatformer.storage.printing import plain_console
 
 from .planning import Facts, shortcomings
 from .progress import Progress
-from .settings import TrainingSettings
 
 
 def announce(

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from chatformer.configuration.training import LOWER_IS_BETTER, TrainingSettings, decided
 from chatformer.data.batches import padding_share
 from chatformer.data.preparation import PreparedData
 from chatformer.evaluation.doctor.findings import shortened
@@ -25,7 +26,6 @@ from .output import RunFolder
 from .progress import Progress
 from .reporting import evaluation_figures, evaluation_line, sample_replies
 from .schedules import make_scheduler
-from .settings import LOWER_IS_BETTER, TrainingSettings, decided
 from .stopping import Interrupted, StopRequest, TrainingFailed, divergence
 
 OnPublished = Callable[[Path], None]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(ValueError):
     """A run that cannot continue with these settings: the message says at which step, and what to try."""
 
 

@@ -15,8 +15,10 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.recipes import parse_settings, read_recipe
+from chatformer.configuration.training import TrainingSettings, check_settings
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.data.messages import DataError
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.data.unread import unread_part
 from chatformer.evaluation.doctor.run_log import RunLog
@@ -33,8 +35,6 @@ from .pace import Pace, measure_pace, try_out
 from .planning import Facts, facts_of, plan_for_minutes, planned
 from .reporting import announce, end_message, evaluation_figures, print_dry_run, sample_replies, stop_message
 from .run import OnPublished, Run
-from .settings import SettingsError, TrainingSettings, check_settings, parse_settings, read_recipe
-from .stopping import TrainingFailed
 from .verify_resume import verify_resume
 
 QUESTIONS_OF_A_VERDICT = 50
@@ -191,22 +191,20 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     return 0 if finished else 130
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    program: str = "python -m chatformer.training.train",
-    on_published: OnPublished | None = None,
-) -> int:
-    """Train with the settings of a command line; return the exit status."""
+def run_command(settings: TrainingSettings, on_published: OnPublished | None = None) -> int:
+    """Train, or verify that the run can be resumed, as a command does; return the exit status."""
     # One progress bar is enough, and it is intended that a checkpoint stores tied weights once.
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    return verify_resume(settings) if settings.run.verify_resume else train(settings, on_published)
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m chatformer.training.train") -> int:
+    """Train with the settings of a command line; return the exit status."""
     try:
-        settings = parse_settings(sys.argv[1:] if arguments is None else arguments, program=program)
-        if settings.run.verify_resume:
-            return verify_resume(settings)
-        return train(settings, on_published)
-    except (SettingsError, DataError, TrainingFailed, OSError, ValueError) as error:
+        return run_command(parse_settings(sys.argv[1:] if arguments is None else arguments, program=program))
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

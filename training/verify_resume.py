@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 from tqdm.auto import tqdm
 
+from chatformer.configuration.training import TrainingSettings
 from chatformer.storage.names import LOG_FILE
 from chatformer.storage.reading import read_json_lines
 
 from .checkpoints import checkpoints
 from .output import recipe_of
-from .settings import TrainingSettings
 
 NUM_STEPS = 40
 NUM_KILLS = 4

@@ -20,4 +20,5 @@ What is wrong with data or a model, and what to do. In reading order, each file 
     diagnosis        the findings about data; without torch
     model_diagnosis  the findings about a model, its data and its log
     report           the findings in the terminal and in a file
+    examination      settings -> findings, shown and written; quick to import
 """

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chatformer.configuration.training import OptimizationSettings, decided
 from chatformer.data.exchanges import EncodedExchanges
-from chatformer.training.settings import OptimizationSettings, decided
 
 from .dependence import blocked_part
 from .findings import Check, Finding, percent

@@ -6,10 +6,11 @@ from typing import Any
 
 import datasets
 
+from chatformer.configuration.data import TokenizerSettings
+from chatformer.configuration.evaluation import DoctorSettings
 from chatformer.data.messages import exchanges
 from chatformer.data.preparation import message_texts, read_conversations
 from chatformer.data.tokenizer import train_tokenizer
-from chatformer.training.settings import DoctorSettings, TokenizerSettings
 
 from .conversations import Conversations
 from .data import check_bad_rows, check_conversations, check_leaks

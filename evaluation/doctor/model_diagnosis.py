@@ -10,6 +10,8 @@ import datasets
 import torch
 import transformers
 
+from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.evaluation import DoctorSettings
 from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
 from chatformer.data.unread import unread_part
 from chatformer.evaluation.baselines import compare
@@ -17,7 +19,6 @@ from chatformer.evaluation.own_data import own_data, questions_and_answers, run_
 
 # This import also registers Chatformers with AutoModelForSeq2SeqLM.
 from chatformer.storage.model_folder import ModelFolder
-from chatformer.training.settings import DoctorSettings, SettingsError
 
 from .baselines import check_baselines
 from .causes import causes_of, named_by

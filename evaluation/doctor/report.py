@@ -9,10 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from chatformer.configuration.evaluation import DoctorSettings
 from chatformer.storage.names import DOCTOR_FILE
 from chatformer.storage.printing import plain_console
 from chatformer.storage.writing import json_line, write_text
-from chatformer.training.settings import DoctorSettings
 
 from .diagnosis import Diagnosis
 from .findings import Finding

@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from chatformer.configuration.recipes import read_recipe
+from chatformer.configuration.training import TrainingSettings
 from chatformer.storage.names import LOG_FILE, SETTINGS_FILE
 from chatformer.storage.reading import read_json_lines
-from chatformer.training.settings import TrainingSettings, read_recipe
 
 from .findings import Above, Check, Finding, well
 

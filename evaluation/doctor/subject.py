@@ -2,17 +2,14 @@
 
 from pathlib import Path
 
-from chatformer.training.settings import DoctorSettings, SettingsError
+from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.evaluation import DoctorSettings
 
 
 def check(settings: DoctorSettings) -> None:
     """Raise a `SettingsError` for settings that are not possible."""
     if not settings.subject:
         raise SettingsError("Say what to look at: a file of conversations, or the folder of a run or a model.")
-    for name in ("max_source_tokens", "max_target_tokens", "max_exchanges"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise SettingsError(f"--{name.replace('_', '-')} ({value}) must be at least 1.")
     if is_model(settings):
         if len(settings.subject) > 1:
             raise SettingsError(

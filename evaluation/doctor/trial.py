@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from chatformer.chat.engines import TransformersEngine
+from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.evaluation.figures import Evaluation, figures_of
 from chatformer.evaluation.scoring import Outcome, length_batches, outcome_of
-from chatformer.training.settings import EvaluationSettings
 
 from .findings import Below, Check
 

@@ -1,11 +1,6 @@
 """`chatformer export`: write a Chatformer model in another format."""
 
-import sys
-from collections.abc import Sequence
-
-import tyro
-
-from chatformer.hub.settings import ExportSettings
+from chatformer.configuration.sharing import ExportSettings
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "marian": (),
@@ -13,20 +8,6 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
 }
 """The packages that each format needs; the extra that installs them has the format's name."""
-
-
-def main(arguments: Sequence[str], program: str = "chatformer export") -> int:
-    """Export as the command line says; return the exit status."""
-    settings = tyro.cli(ExportSettings, args=list(arguments), prog=program)
-    from chatformer.hub.errors import HubError, as_hub_error
-
-    try:
-        with as_hub_error():
-            export(settings)
-    except HubError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def export(settings: ExportSettings) -> None:
@@ -47,7 +28,6 @@ def export(settings: ExportSettings) -> None:
     from .limits import check_one_embedding
     from .parity import compare, encode_sentences, read_sentences, write_record
 
-    transformers.utils.logging.disable_progress_bar()
     # Its warnings are errors here.
     transformers.utils.logging.set_verbosity_error()
     check_new_or_empty(settings.output_dir)

@@ -1,28 +1,11 @@
 """`chatformer import`: turn a MarianMT checkpoint into a Chatformer model."""
 
 import sys
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from chatformer.hub.settings import ImportSettings
-
-
-def main(arguments: Sequence[str], program: str = "chatformer import") -> int:
-    """Import as the command line says; return the exit status."""
-    settings = tyro.cli(ImportSettings, args=list(arguments), prog=program)
-    from chatformer.hub.errors import HubError, as_hub_error
-
-    try:
-        with as_hub_error():
-            import_marian(settings)
-    except HubError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+from chatformer.configuration.sharing import ImportSettings
 
 
 def import_marian(settings: ImportSettings) -> None:
@@ -37,7 +20,6 @@ def import_marian(settings: ImportSettings) -> None:
     from .marian_format import copy_tokenizer, from_marian, load_marian
     from .parity import compare, encode_sentences, random_sources, read_sentences, torch_reply, write_record
 
-    transformers.utils.logging.disable_progress_bar()
     # Its warnings are errors here.
     transformers.utils.logging.set_verbosity_error()
     check_new_or_empty(settings.output_dir)

@@ -170,7 +170,7 @@ def test_the_lines_that_are_shown(screen, picture, rows_of):
 
 def test_a_real_conversation(screen, picture, trained, environment, typeface, tmp_path, monkeypatch, capsys):
     from chatformer.chat.chatbot import Chatbot, Conversation
-    from chatformer.chat.settings import ReplySettings
+    from chatformer.configuration.replies import ReplySettings
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from chatformer.chat.chatbot import Chatbot, Conversation
 from chatformer.chat.errors import ModelNotFound
-from chatformer.chat.settings import ReplySettings
 from chatformer.chat.streaming import Pieces
-from chatformer.chat.terminal import main, run_command, talk
-from chatformer.cli.main import main as chatformer_main
+from chatformer.chat.terminal import run_command, talk
+from chatformer.cli.main import main
+from chatformer.configuration.replies import ReplySettings
 from chatformer.conversation import encode_conversation
 from chatformer.data.exchanges import encode_exchanges
 
@@ -163,7 +163,7 @@ def test_a_reply_that_is_stopped_is_not_remembered(chatbot):
 def test_a_folder_without_a_model_is_told(tmp_path, capsys, monkeypatch, what):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = tmp_path if what == "empty" else tmp_path / "missing"
-    assert main([str(folder)]) == 2
+    assert main(["chat", str(folder)]) == 2
     assert gc.isenabled()
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and str(folder) in captured.err
@@ -261,7 +261,7 @@ def test_a_conversation_in_a_terminal(terminal, chatbot):
 def test_what_no_search_could_do_is_told_at_once(chatbot, capsys, name, value):
     flag = "--" + name.replace("_", "-")
     with pytest.raises(SystemExit) as stopped:
-        main(["nowhere", flag, value])
+        main(["chat", "nowhere", flag, value])
     assert stopped.value.code == 2
     assert f"{flag} must be" in capsys.readouterr().err
     settings = ReplySettings(temperature=0.5)
@@ -297,7 +297,7 @@ def test_a_system_message_is_text(verb, trained, tmp_path, monkeypatch, capsys):
     with (tmp_path / "lines").open("rb") as lines:
         monkeypatch.setattr(sys, "argv", ["chatformer", verb, str(trained), "--system", "\udcb0\udca1"])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines))
-        assert chatformer_main() == 2
+        assert main() == 2
     assert capsys.readouterr().err.startswith("error: --system has the byte 0xB0, which is not UTF-8")
 
 
@@ -323,10 +323,8 @@ def test_no_run_of_tokens_stands_twice_where_that_is_asked(chatbot):
 
 def test_ctranslate2_gives_the_same_replies_token_by_token(chatbot, trained, tmp_path):
     pytest.importorskip("ctranslate2")
-    from chatformer.cli.export import main as export
-
     folder = tmp_path / "ctranslate2"
-    assert export([str(trained), "--to", "ctranslate2", "--output-dir", str(folder)]) == 0
+    assert main(["export", str(trained), "--to", "ctranslate2", "--output-dir", str(folder)]) == 0
     other = Chatbot.from_pretrained(str(folder), engine="ctranslate2", device="cpu")
     for text in ("따라 해 1 2", "따라 해 7 3", "again!"):
         messages = [{"role": "user", "content": text}]

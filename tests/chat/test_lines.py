@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from chatformer.chat.chatbot import Chatbot
-from chatformer.chat.lines import main, replies
-from chatformer.chat.settings import ReplySettings
+from chatformer.chat.lines import replies
+from chatformer.cli.main import main
+from chatformer.configuration.replies import ReplySettings
 from chatformer.conversation import encode_conversation, turn
 
 LINES = ["따라 해 1 2", "again!", "", "처음 보는 말 🤖", "따라 해 7 3", "   ", "hello there, my old friend!"]
@@ -43,7 +44,7 @@ def one_by_one(chatbot, settings, lines=LINES):
 def test_a_line_comes_out_for_each_that_goes_in(chatbot, trained, lines_file, capsys, settings, batch_tokens):
     options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     command = [str(trained), "--data", str(lines_file), "--device", "cpu", "--batch-tokens", str(batch_tokens)]
-    assert main([*command, *options]) == 0
+    assert main(["generate", *command, *options]) == 0
     captured = capsys.readouterr()
     assert captured.out.split("\n") == [*one_by_one(chatbot, ReplySettings(**settings)), ""]
 
@@ -60,7 +61,7 @@ def test_more_lines_than_are_read_at_once_keep_their_order(chatbot, trained, mon
     monkeypatch.setattr("chatformer.chat.lines.LINES_AT_ONCE", 3)
     packed, file = tmp_path / "lines.txt.gz", tmp_path / "replies.txt"
     packed.write_bytes(gzip.compress(lines_file.read_bytes()))
-    assert main([str(trained), "--data", str(packed), "--output-file", str(file), "--device", "cpu"]) == 0
+    assert main(["generate", str(trained), "--data", str(packed), "--output-file", str(file), "--device", "cpu"]) == 0
     assert file.read_text("utf-8").split("\n") == [*one_by_one(chatbot, ReplySettings()), ""]
     assert sorted(tmp_path.iterdir()) == [packed, file]
 
@@ -86,7 +87,7 @@ def test_lines_come_through_a_pipe_and_a_system_message_stands_before_them(chatb
 def test_a_line_that_is_too_long_is_read_without_its_beginning_and_told_of(chatbot, trained, tmp_path, capsys):
     file = tmp_path / "lines.txt"
     file.write_text("x y " * 200 + "\nhello\n", "utf-8")
-    assert main([str(trained), "--data", str(file), "--device", "cpu"]) == 0
+    assert main(["generate", str(trained), "--data", str(file), "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     assert captured.out.split("\n") == [*one_by_one(chatbot, ReplySettings(), ["x y " * 200, "hello"]), ""]
     assert "note: 1 lines are longer than the 40 tokens" in captured.err
@@ -95,7 +96,7 @@ def test_a_line_that_is_too_long_is_read_without_its_beginning_and_told_of(chatb
 def test_what_is_drawn_is_repeated_with_its_seed(trained, lines_file, capsys):
     def drawn(seed):
         flags = ["--temperature", "5", "--top-k", "0", "--max-new-tokens", "8", "--seed", str(seed), "--device", "cpu"]
-        assert main([str(trained), "--data", str(lines_file), *flags]) == 0
+        assert main(["generate", str(trained), "--data", str(lines_file), *flags]) == 0
         return capsys.readouterr().out
 
     assert drawn(1) == drawn(1) != drawn(2)
@@ -103,14 +104,12 @@ def test_what_is_drawn_is_repeated_with_its_seed(trained, lines_file, capsys):
 
 def test_ctranslate2_replies_alike_and_repeats_what_it_draws(trained, lines_file, tmp_path, capsys):
     pytest.importorskip("ctranslate2")
-    from chatformer.cli.export import main as export
-
     folder = tmp_path / "ctranslate2"
-    assert export([str(trained), "--to", "ctranslate2", "--output-dir", str(folder)]) == 0
+    assert main(["export", str(trained), "--to", "ctranslate2", "--output-dir", str(folder)]) == 0
     capsys.readouterr()
 
     def generated(model, *arguments):
-        assert main([str(model), "--data", str(lines_file), "--device", "cpu", *arguments]) == 0
+        assert main(["generate", str(model), "--data", str(lines_file), "--device", "cpu", *arguments]) == 0
         return capsys.readouterr().out
 
     assert generated(folder, "--engine", "ctranslate2") == generated(trained)
@@ -143,7 +142,7 @@ def test_what_cannot_be_read_or_written_is_told_and_nothing_is_left(
     monkeypatch.setattr(sys, "stdin", TerminalInput())
     output = [] if "--output-file" in arguments else ["--output-file", "replies.txt"]
     (tmp_path / "replies.txt").write_text("the replies of yesterday", "utf-8")
-    assert main([str(trained), "--device", "cpu", *arguments, *output]) == 2
+    assert main(["generate", str(trained), "--device", "cpu", *arguments, *output]) == 2
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith("error: ") and told in captured.err
     assert (tmp_path / "replies.txt").read_text("utf-8") == "the replies of yesterday"
@@ -153,8 +152,10 @@ def test_what_cannot_be_read_or_written_is_told_and_nothing_is_left(
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])
 def test_a_seed_that_cannot_be_is_told_at_once(capsys, seed):
     with pytest.raises(SystemExit):
-        main(["nowhere", "--seed", seed])
-    assert "--seed must be at least 0 and below 2^32" in capsys.readouterr().err
+        main(["generate", "nowhere", "--seed", seed])
+    # Without the frame around the message, which wraps it.
+    message = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert f"--seed must be at least 0 and less than 2^32, but it is {seed}." in message
 
 
 def test_lines_at_the_end_are_looked_at_before_the_first_reply(trained, tmp_path, capsys, monkeypatch):
@@ -164,7 +165,7 @@ def test_lines_at_the_end_are_looked_at_before_the_first_reply(trained, tmp_path
     monkeypatch.setattr("chatformer.chat.lines.load_chatbot", load)
     file = tmp_path / "lines.txt"
     file.write_bytes(b"hello\n" * 50_000 + b"\xff\n")
-    assert main([str(trained), "--data", str(file)]) == 2
+    assert main(["generate", str(trained), "--data", str(file)]) == 2
     assert "line 50001 of" in capsys.readouterr().err
 
 
@@ -172,13 +173,13 @@ def test_replies_go_where_a_link_leads_and_into_a_device_as_it_is(trained, lines
     file, link, pipe = tmp_path / "replies.txt", tmp_path / "link.txt", tmp_path / "pipe"
     link.symlink_to(file)
     command = [str(trained), "--data", str(lines_file), "--device", "cpu", "--output-file"]
-    assert main([*command, str(link)]) == 0
+    assert main(["generate", *command, str(link)]) == 0
     assert link.is_symlink() and file.read_text("utf-8").count("\n") == len(LINES)
     os.mkfifo(pipe)
     found = []
     reader = threading.Thread(target=lambda: found.append(pipe.read_text("utf-8")))
     reader.start()
-    assert main([*command, str(pipe)]) == 0
+    assert main(["generate", *command, str(pipe)]) == 0
     reader.join()
     assert found == [file.read_text("utf-8")] and pipe.is_fifo()
 

@@ -1,8 +1,9 @@
 import pytest
 
-from chatformer.chat import lines, terminal
+from chatformer.chat import terminal
 from chatformer.chat.chatbot import Chatbot, Conversation
-from chatformer.chat.settings import ReplySettings
+from chatformer.cli.main import main
+from chatformer.configuration.replies import ReplySettings
 
 DOES_NOT_READ = "This model was trained on single questions and does not read what was said before."
 IGNORED = "warning: --system is ignored"
@@ -38,9 +39,9 @@ def test_a_system_message_that_is_ignored_is_warned_of(
     if command == "chat":
         with file.open(encoding="utf-8") as stream:
             monkeypatch.setattr("sys.stdin", stream)
-            assert terminal.main(arguments) == 0
+            assert main(["chat", *arguments]) == 0
     else:
-        assert lines.main([*arguments, "--data", str(file)]) == 0
+        assert main(["generate", *arguments, "--data", str(file)]) == 0
     printed = capsys.readouterr()
     assert printed.err.count(IGNORED) == times
     assert len(printed.out.splitlines()) == 1 and "warning" not in printed.out

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from chatformer import __version__
-from chatformer.cli.main import VERBS
+from chatformer.cli.main import VERBS, main
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def chatformer(environment):
 def test_the_command_explains_itself_without_loading_torch(chatformer, arguments):
     process = chatformer(*arguments, python=["-X", "importtime"])
     assert process.returncode == 0
-    for verb, (_, purpose) in VERBS.items():
-        assert f"  {verb}" in process.stdout and purpose in process.stdout
+    for name, verb in VERBS.items():
+        assert f"  {name}" in process.stdout and verb.purpose in process.stdout
     loaded = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
     assert "difflib" in loaded
     assert not loaded & {"torch", "transformers", "numpy", "datasets", "tyro"}
@@ -84,3 +84,48 @@ def test_quickstart_trains_once_and_answers(chatformer, tmp_path):
     # Nothing but the answers: they may go into a file.
     assert process.stdout.split("\n") == [first, second, ""]
     assert (folder / "model.safetensors").stat() == weights
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "printed"),
+    [
+        (None, 0, ""),
+        (3, 3, ""),
+        (ValueError("what is wrong"), 2, "error: what is wrong\n"),
+        (FileNotFoundError("no such file"), 2, "error: no such file\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+    ],
+    ids=repr,
+)
+def test_each_end_of_a_verb_has_its_status_and_its_line(monkeypatch, capsys, end, status, printed):
+    def quickstart(settings):
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    monkeypatch.setattr("chatformer.cli.quickstart.quickstart", quickstart)
+    assert main(["quickstart"]) == status
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", printed)
+
+
+def test_a_mistake_of_ours_is_not_taken_for_the_users(monkeypatch):
+    def quickstart(settings):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("chatformer.cli.quickstart.quickstart", quickstart)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["quickstart"])
+
+
+def test_bars_of_transformers_are_off_although_it_is_imported_later():
+    script = """if True:
+        import sys
+        from chatformer.cli.main import mute_transformers
+        mute_transformers()
+        assert "transformers" not in sys.modules
+        from transformers.utils import logging
+        print(logging.is_progress_bar_enabled())
+    """
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.stdout == "False\n", process.stderr

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from chatformer.cli.doctor import main
+from chatformer.cli.main import main
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def doctor(monkeypatch, capfd):
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            status = main([str(argument) for argument in arguments])
+            status = main(["doctor", *(str(argument) for argument in arguments)])
         finally:
             torch.set_num_threads(num_threads)
         return status, capfd.readouterr()
@@ -163,7 +163,7 @@ def test_a_model_that_cannot_be_tried_is_not(doctor, run_folder, conversations_f
         (["{empty}"], "The folder {empty} holds no model"),
         (["{strange}"], "{strange}: it is not clear which columns to read"),
         (["{strange}", "--question-column", "q"], "has no column 'q'"),
-        (["{strange}", "--max-target-tokens", "0"], "--max-target-tokens (0) must be at least 1"),
+        (["{strange}", "--max-target-tokens", "0"], "--max-target-tokens must be at least 1, but it is 0"),
         (["{empty}", "--validation-data", "{strange}"], "--validation-data goes with data"),
         (["{empty}", "{empty}"], "One model at a time"),
         (["nowhere", "--data", "{strange}"], "There is no folder nowhere, and the Hub gave no model nowhere: "),

@@ -8,9 +8,9 @@ import pytest
 import sacrebleu
 import torch
 
-from chatformer.cli.evaluate import main
+from chatformer.cli.main import main
+from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.evaluation.evaluating import data_of
-from chatformer.training.settings import EvaluationSettings
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def evaluate(monkeypatch, capfd):
         # What came before is no concern of the caller.
         capfd.readouterr()
         try:
-            status = main([str(argument) for argument in arguments])
+            status = main(["evaluate", *(str(argument) for argument in arguments)])
         finally:
             torch.set_num_threads(num_threads)
         return status, capfd.readouterr()
@@ -150,9 +150,7 @@ def test_bad_rows_are_listed_of_what_is_measured_on_and_of_the_training_data(ten
 
 
 def test_ctranslate2_gives_the_same_figures_and_replies(evaluate, without_run, conversations_file, tmp_path):
-    from chatformer.hub.formats.exporting import main as export
-
-    assert export([str(without_run), "--to", "ctranslate2", "--output-dir", str(tmp_path / "ct2")]) == 0
+    assert main(["export", str(without_run), "--to", "ctranslate2", "--output-dir", str(tmp_path / "ct2")]) == 0
     data = ["--data", conversations_file]
     assert evaluate(without_run, *data)[0] == 0
     status, printed = evaluate(tmp_path / "ct2", *data, "--engine", "ctranslate2", "--device", "cpu")
@@ -206,7 +204,7 @@ def test_data_that_has_changed_is_not_taken_for_the_runs_own(evaluate, flags, tr
         (["{model}", "--data", "missing.csv"], "There is no file missing.csv"),
         (["{model}", "--data", "{ten}", "--question-column", "q"], "has no column 'q'"),
         (["{model}", "--data", "{ten}", "--engine", "ctranslate2"], "is not a CTranslate2 model"),
-        (["{model}", "--data", "{ten}", "--num-beams", "0"], "--num-beams (0) must be at least 1"),
+        (["{model}", "--data", "{ten}", "--num-beams", "0"], "--num-beams must be at least 1, but it is 0"),
         (["{model}", "--data", "{ten}", "--max-target-tokens", "1"], "Every reference is too long"),
         (["{model}", "--data", "{ten}", "--output-file", "{empty}/a/b.json"], "There is no directory {empty}/a"),
         (["{model}", "--data", "{ten}", "--bleu-tokenize", "ja-mecab"], "--bleu-tokenize ja-mecab is not available"),

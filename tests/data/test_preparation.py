@@ -3,7 +3,7 @@ import contextlib
 import pytest
 
 from chatformer.data.preparation import prepare_data
-from chatformer.training.settings import TrainingSettings
+from chatformer.configuration.training import TrainingSettings
 
 
 @pytest.fixture

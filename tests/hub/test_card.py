@@ -103,7 +103,7 @@ def test_from_training_by_way_of_evaluation_to_the_card(chatformer, hub, hub_ser
     data.write_text("".join(json.dumps(made) + "\n" for made in [*conversations[:9], *unseen]), "utf-8")
     status, _, err = chatformer.run("evaluate", folder, "--data", data)
     assert status == 0, err
-    status, _, err = chatformer.run("push", folder, "--repo", "evaluated", token=hub_server.ALICE)
+    status, _, err = chatformer.run("push", folder, "--hub-model-id", "evaluated", token=hub_server.ALICE)
     assert status == 0, err
     # The stock client has the Hub check the metadata, of both commits.
     assert [status for *_, status in hub.asked("POST", "/api/validate-yaml")][-2:] == [200, 200]
@@ -139,7 +139,7 @@ def test_an_evaluation_of_other_weights_is_left_out(chatformer, trained, convers
     assert evaluation["weights_sha256"] == {"model.safetensors": hashlib.sha256(weights).hexdigest()}
 
     def pushed(name):
-        arguments = ["push", folder, "--repo", "bot", "--output-dir", tmp_path / name]
+        arguments = ["push", folder, "--hub-model-id", "bot", "--output-dir", tmp_path / name]
         status, _, err = chatformer.run(*arguments, token=None)
         assert status == 0, err
         card = (tmp_path / name / "README.md").read_text("utf-8")

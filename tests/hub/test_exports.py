@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
-from chatformer.cli.export import main as export_model
+from chatformer.cli.main import main
 from chatformer.hub.formats.onnx_format import names, session
 from chatformer.hub.formats.parity import MAX_REPLY_TOKENS, SENTENCES, encode_sentences
 
@@ -21,7 +21,7 @@ SHAPES = [
 
 
 def export(folder, target, output, *flags):
-    return export_model([str(folder), "--to", target, "--output-dir", str(output), *flags])
+    return main(["export", str(folder), "--to", target, "--output-dir", str(output), *flags])
 
 
 def sources_of(folder):

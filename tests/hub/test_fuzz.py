@@ -20,7 +20,7 @@ import torch
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.errors import ModelNotFound
-from chatformer.chat.settings import ReplySettings
+from chatformer.configuration.replies import ReplySettings
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.hub.bundle import gather
 from chatformer.hub.errors import HubError
@@ -423,7 +423,7 @@ def harmful(sound, tmp_path):
 )
 def test_foreign_code_is_neither_run_nor_asked_about(harmful, tmp_path, environment, verb, has_terminal):
     rest = {"chat": [], "export": ["--to", "marian", "--output-dir", tmp_path / "out"]}
-    rest |= {"evaluate": ["--data", "starter"], "push": ["--repo", "bot", "--dry-run"]}
+    rest |= {"evaluate": ["--data", "starter"], "push": ["--hub-model-id", "bot", "--dry-run"]}
     command = [sys.executable, "-m", "chatformer.cli.main", verb, harmful, *rest[verb]]
     screen, keyboard = pty.openpty()
     stdin = keyboard if has_terminal else None

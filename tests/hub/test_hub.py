@@ -19,16 +19,16 @@ PUSH = """
 import contextlib, io, json, sys
 from huggingface_hub import HfApi
 from chatformer.hub.pushing import push
-from chatformer.hub.settings import PushSettings
+from chatformer.configuration.sharing import PushSettings
 
 folder, other = json.loads(sys.argv[1])
 api = HfApi()
 with contextlib.redirect_stdout(io.StringIO()):
-    push(PushSettings(model=folder, repo="bot"))
+    push(PushSettings(model=folder, hub_model_id="bot"))
     api.create_tag("alice/bot", tag="v1")
-    push(PushSettings(model=other, repo="bot", revision="next"))
-    push(PushSettings(model=other, repo="bot", create_pr=True))
-    push(PushSettings(model=folder, repo="closed", private=True))
+    push(PushSettings(model=other, hub_model_id="bot", revision="next"))
+    push(PushSettings(model=other, hub_model_id="bot", create_pr=True))
+    push(PushSettings(model=folder, hub_model_id="closed", hub_private_repo=True))
 print(json.dumps(api.model_info("alice/bot").sha))
 """
 
@@ -37,14 +37,14 @@ import contextlib, io, json, sys
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 import chatformer
 from chatformer.hub.pushing import push
-from chatformer.hub.settings import PushSettings
+from chatformer.configuration.sharing import PushSettings
 
 folder = json.loads(sys.argv[1])
 with contextlib.redirect_stdout(io.StringIO()):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     model.push_to_hub("stock")
     AutoTokenizer.from_pretrained(folder).push_to_hub("stock")
-    push(PushSettings(model=folder, repo="by-xet"))
+    push(PushSettings(model=folder, hub_model_id="by-xet"))
 print(json.dumps(None))
 """
 

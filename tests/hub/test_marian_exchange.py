@@ -6,9 +6,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianMTModel, MarianTokenizer
 
 from chatformer import ChatformerForConditionalGeneration
-from chatformer.cli.export import main as export_model
-from chatformer.cli.generate import main as generate
-from chatformer.cli.import_ import main as import_model
+from chatformer.cli.main import main
 from chatformer.conversation import encode_conversation
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.hub.formats.parity import SENTENCES
@@ -45,7 +43,7 @@ def test_marian_comes_in_and_goes_out_again(make_marian, tmp_path, fields):
     marian = make_marian(**fields)
     marian.generation_config.update(**generation)
     marian.save_pretrained(tmp_path / "marian")
-    assert import_model([str(tmp_path / "marian"), "--output-dir", str(tmp_path / "ours")]) == 0
+    assert main(["import", str(tmp_path / "marian"), "--output-dir", str(tmp_path / "ours")]) == 0
     ours = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours")
     assert type(ours) is ChatformerForConditionalGeneration
     assert_close(logits(ours), logits(marian))
@@ -59,7 +57,7 @@ def test_marian_comes_in_and_goes_out_again(make_marian, tmp_path, fields):
 @pytest.mark.parametrize("output_bias", [False, True])
 def test_chatformer_goes_out_and_comes_in_again(saved, tmp_path, capsys, activation, output_bias):
     folder, model = saved(activation=activation, output_bias=output_bias)
-    assert export_model([str(folder), "--to", "marian", "--output-dir", str(tmp_path / "marian")]) == 0
+    assert main(["export", str(folder), "--to", "marian", "--output-dir", str(tmp_path / "marian")]) == 0
     assert "12 of 12 greedy replies are equal" in capsys.readouterr().out
     marian = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "marian")
     assert type(marian) is MarianMTModel
@@ -67,7 +65,7 @@ def test_chatformer_goes_out_and_comes_in_again(saved, tmp_path, capsys, activat
     assert_close(logits(marian), logits(model))
     ids = AutoTokenizer.from_pretrained(folder)(SENTENCES[6]).input_ids
     assert AutoTokenizer.from_pretrained(tmp_path / "marian")(SENTENCES[6]).input_ids == ids
-    assert import_model([str(tmp_path / "marian"), "--output-dir", str(tmp_path / "again")]) == 0
+    assert main(["import", str(tmp_path / "marian"), "--output-dir", str(tmp_path / "again")]) == 0
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "again")
     assert again.config.output_bias == output_bias
     for (name, found), (_, expected) in zip(again.named_parameters(), model.named_parameters(), strict=True):
@@ -76,7 +74,7 @@ def test_chatformer_goes_out_and_comes_in_again(saved, tmp_path, capsys, activat
 
 def test_half_precision_stays_as_it_is(make_marian, tmp_path):
     make_marian().half().save_pretrained(tmp_path / "marian")
-    assert import_model([str(tmp_path / "marian"), "--output-dir", str(tmp_path / "ours")]) == 0
+    assert main(["import", str(tmp_path / "marian"), "--output-dir", str(tmp_path / "ours")]) == 0
     assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours").dtype == torch.float16
 
 
@@ -111,14 +109,14 @@ def test_the_sentencepiece_tokenizer_comes_along(make_marian, marian_tokenizer, 
     if config is not None:
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
     expected = MarianTokenizer.from_pretrained(folder)
-    assert import_model([str(folder), "--output-dir", str(tmp_path / "ours")]) == 0
+    assert main(["import", str(folder), "--output-dir", str(tmp_path / "ours")]) == 0
     for target, path in (
         ("ours", tmp_path / "ours"),
         ("marian", tmp_path / "again"),
         ("ctranslate2", tmp_path / "ct2"),
     ):
         if target != "ours":
-            assert export_model([str(tmp_path / "ours"), "--to", target, "--output-dir", str(path)]) == 0
+            assert main(["export", str(tmp_path / "ours"), "--to", target, "--output-dir", str(path)]) == 0
         found = AutoTokenizer.from_pretrained(path)
         assert type(found) is MarianTokenizer
         # Text goes in as `generate` reads it, and what people type ends nothing.
@@ -143,10 +141,12 @@ def test_what_is_imported_replies_to_lines(make_marian, marian_tokenizer, tmp_pa
     for name in ("source.spm", "target.spm", "vocab.json"):
         (tmp_path / "marian" / name).write_bytes((marian_tokenizer / name).read_bytes())
     ours = str(tmp_path / "ours")
-    assert import_model([str(tmp_path / "marian"), "--output-dir", ours]) == 0
+    assert main(["import", str(tmp_path / "marian"), "--output-dir", ours]) == 0
     (tmp_path / "lines.txt").write_text("one line\n\nand another\n")
     flags = ["--data", str(tmp_path / "lines.txt"), "--device", "cpu", "--max-new-tokens", "5"]
-    assert generate([ours, *flags, "--output-file", str(tmp_path / "replies.txt")]) == 0, capsys.readouterr().err
+    assert main(["generate", ours, *flags, "--output-file", str(tmp_path / "replies.txt")]) == 0, (
+        capsys.readouterr().err
+    )
     assert len((tmp_path / "replies.txt").read_text("utf-8").split("\n")) == 4
     # What an evaluation reads.
     source, target = SENTENCES[6:8]
@@ -225,7 +225,7 @@ def learn_positions(weights):
 )
 def test_what_cannot_be_a_chatformer_is_refused_with_the_reason(make_marian, tmp_path, capsys, save, words):
     save(make_marian, tmp_path / "marian")
-    assert import_model([str(tmp_path / "marian"), "--output-dir", str(tmp_path / "new" / "ours")]) == 2
+    assert main(["import", str(tmp_path / "marian"), "--output-dir", str(tmp_path / "new" / "ours")]) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("error: ") and "Traceback" not in error
     for word in words:

@@ -50,7 +50,7 @@ def push(chatformer, hub_server):
 def pushed(push, folder, request):
     """Return the name of a repository that the folder was pushed to."""
     name = re.sub(r"\W+", "-", request.node.name)[-60:].strip("-")
-    status, _, err = push(folder, "--repo", name)
+    status, _, err = push(folder, "--hub-model-id", name)
     assert status == 0, err
     return f"alice/{name}"
 
@@ -72,7 +72,7 @@ def changed_weights(folder):
 
 
 def test_a_whole_repository_in_one_commit_and_a_card_that_names_it(push, hub, folder):
-    status, out, err = push(folder, "--repo", "whole", "--commit-message", "My bot")
+    status, out, err = push(folder, "--hub-model-id", "whole", "--commit-message", "My bot")
     assert status == 0, err
     assert out.splitlines()[-1] == f"{hub.url}/alice/whole"
     second, first, initial = commits(hub, "alice/whole")
@@ -109,7 +109,7 @@ def test_nothing_of_the_author_and_his_machine_travels(push, hub, hub_server, fo
     )
     log = folder / "training_log.jsonl"
     log.write_text(log.read_text("utf-8") + json.dumps({"step": 9, "note": f"left {folder}/bad_rows.jsonl"}) + "\n")
-    assert push(folder, "--repo", "clean")[0] == 0
+    assert push(folder, "--hub-model-id", "clean")[0] == 0
     files = hub.files("models", "alice/clean")
     assert set(files) == ALL | {"evaluation.json"}
     secrets = [hub_server.ALICE, str(folder), "secret place", str(Path.home()), str(Path(settings["data"][0]).parent)]
@@ -164,7 +164,7 @@ def test_a_text_that_holds_a_token_is_refused(push, hub, folder, name):
     (folder / name).write_text('{"x": 1}\n{"x": "hf_' + "a1" * 17 + '"}')
     hub.requests.clear()
     if name == "README.md":
-        status, _, err = push(folder, "--repo", "token")
+        status, _, err = push(folder, "--hub-model-id", "token")
         assert (status, err) == (
             2,
             "error: README.md holds what looks like an access token in line 2: remove it, and revoke it.\n",
@@ -178,7 +178,7 @@ def test_a_text_that_holds_a_token_is_refused(push, hub, folder, name):
 def test_a_second_push_sends_what_has_changed_and_else_nothing(push, hub, folder, pushed):
     before = commits(hub, pushed)
     hub.requests.clear()
-    status, out, err = push(folder, "--repo", pushed)
+    status, out, err = push(folder, "--hub-model-id", pushed)
     assert (status, out.splitlines()[-1]) == (0, f"{hub.url}/{pushed}")
     assert "Nothing to do" in err
     assert commits(hub, pushed) == before
@@ -186,7 +186,7 @@ def test_a_second_push_sends_what_has_changed_and_else_nothing(push, hub, folder
 
     changed_weights(folder)
     (folder / "training_curves.png").unlink()
-    assert push(folder, "--repo", pushed)[0] == 0
+    assert push(folder, "--hub-model-id", pushed)[0] == 0
     assert len(hub.asked("PUT", "/lfs/")) == 1
     third, second, *rest = commits(hub, pushed)
     assert rest == before
@@ -198,7 +198,7 @@ def test_a_second_push_sends_what_has_changed_and_else_nothing(push, hub, folder
 
 def test_a_card_alone_is_pushed_in_one_commit(push, hub, folder, pushed):
     before = commits(hub, pushed)
-    assert push(folder, "--repo", pushed, "--license", "mit", "--language", "ko", "en")[0] == 0
+    assert push(folder, "--hub-model-id", pushed, "--license", "mit", "--language", "ko", "en")[0] == 0
     _, *rest = commits(hub, pushed)
     assert rest == before
     card = hub.content("models", pushed, "README.md").decode()
@@ -215,14 +215,14 @@ def test_what_an_earlier_push_left_over_is_removed(push, hub, folder, pushed):
     (folder / "model.safetensors").unlink()
     index = {"metadata": {}, "weight_map": {name: file for file, kept in parts.items() for name in kept}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert push(folder, "--repo", pushed)[0] == 0
+    assert push(folder, "--hub-model-id", pushed)[0] == 0
     tree = hub.repos["models", pushed].at("main").tree
     assert set(parts) < set(tree) and "model.safetensors" not in tree
 
     for file in (*parts, "model.safetensors.index.json"):
         (folder / file).unlink()
     (folder / "model.safetensors").write_bytes(whole)
-    assert push(folder, "--repo", pushed)[0] == 0
+    assert push(folder, "--hub-model-id", pushed)[0] == 0
     assert set(hub.repos["models", pushed].at("main").tree) == ALL
 
 
@@ -234,11 +234,11 @@ def test_code_of_an_earlier_version_is_replaced_and_travels_where_it_is_needed(p
     assert not set(successors) & set(gather(str(folder)))
     for successor in successors.values():
         (folder / successor).rename(folder / f"{successor}.new")
-    assert push(folder, "--repo", pushed)[0] == 0
+    assert push(folder, "--hub-model-id", pushed)[0] == 0
     assert set(hub.repos["models", pushed].at("main").tree) == ALL - set(successors.values()) | set(successors)
     for successor in successors.values():
         (folder / f"{successor}.new").rename(folder / successor)
-    assert push(folder, "--repo", pushed)[0] == 0
+    assert push(folder, "--hub-model-id", pushed)[0] == 0
     assert set(hub.repos["models", pushed].at("main").tree) == ALL
 
 
@@ -251,14 +251,14 @@ def test_a_push_that_fails_halfway_shows_nothing_and_goes_on_later(push, hub, fo
     hub.large.clear()
     hub.requests.clear()
     hub.fail(method, path, how, skip=1 if method == "PUT" else 0)
-    status, out, err = push(folder, "--repo", name)
+    status, out, err = push(folder, "--hub-model-id", name)
     assert (status, out) == (2, "")
     assert err.splitlines()[-1].startswith("error: ") and "Nothing half pushed shows; push again" in err
     assert "Traceback" not in err
     assert set(hub.repos["models", name].at("main").tree) == {".gitattributes"}
 
     hub.requests.clear()
-    assert push(folder, "--repo", name)[0] == 0
+    assert push(folder, "--hub-model-id", name)[0] == 0
     assert len(hub.asked("PUT", "/lfs/")) == uploads_left
     assert set(hub.repos["models", name].at("main").tree) == ALL
 
@@ -270,7 +270,7 @@ def test_a_push_that_is_killed_halfway_shows_nothing_and_goes_on_later(
     hub.is_hanging.clear()
     hub.fail("PUT", "/lfs/", "hang", skip=1)
     killed = make_command_line()
-    killed.begin("push", folder, "--repo", "killed", token=hub_server.ALICE)
+    killed.begin("push", folder, "--hub-model-id", "killed", token=hub_server.ALICE)
     assert hub.is_hanging.wait(120)
     # The other one of the two large files is through.
     while not hub.large:
@@ -278,7 +278,7 @@ def test_a_push_that_is_killed_halfway_shows_nothing_and_goes_on_later(
     killed.process.kill()
     assert set(hub.repos["models", "alice/killed"].at("main").tree) == {".gitattributes"}
     hub.requests.clear()
-    assert push(folder, "--repo", "killed")[0] == 0
+    assert push(folder, "--hub-model-id", "killed")[0] == 0
     assert len(hub.asked("PUT", "/lfs/")) == 1
     assert set(hub.repos["models", "alice/killed"].at("main").tree) == ALL
 
@@ -286,7 +286,7 @@ def test_a_push_that_is_killed_halfway_shows_nothing_and_goes_on_later(
 def test_a_server_that_is_busy_for_a_moment_is_asked_again(push, hub, folder):
     hub.large.clear()
     hub.fail("PUT", "/lfs/", 503)
-    status, _, err = push(folder, "--repo", "busy")
+    status, _, err = push(folder, "--hub-model-id", "busy")
     assert status == 0, err
     assert set(hub.repos["models", "alice/busy"].at("main").tree) == ALL
 
@@ -300,35 +300,35 @@ def test_a_push_into_what_has_changed_meanwhile_is_refused(push, hub, folder, pu
 
     changed_weights(folder)
     hub.fail("POST", "/commit/", somebody_else_pushes)
-    status, _, err = push(folder, "--repo", pushed)
+    status, _, err = push(folder, "--hub-model-id", pushed)
     assert status == 2
     assert err.splitlines()[-1] == (
         f"error: Somebody else has pushed to {pushed} in the meantime. Look at it, and push again."
     )
     assert commits(hub, pushed)[0].title == "Note"
-    assert push(folder, "--repo", pushed)[0] == 0
+    assert push(folder, "--hub-model-id", pushed)[0] == 0
     assert "note.txt" in repo.at("main").tree
 
 
 def test_a_card_that_could_not_be_pinned_is_pinned_by_the_next_push(push, hub, folder):
     hub.fail("POST", "/commit/", 500, skip=1)
-    status, out, err = push(folder, "--repo", "unpinned")
+    status, out, err = push(folder, "--hub-model-id", "unpinned")
     assert (status, out.splitlines()[-1]) == (0, f"{hub.url}/alice/unpinned")
     assert "its card does not name the commit yet" in err
     first, _ = commits(hub, "alice/unpinned")
     assert 'revision="main"' in hub.content("models", "alice/unpinned", "README.md").decode()
-    assert push(folder, "--repo", "unpinned")[0] == 0
+    assert push(folder, "--hub-model-id", "unpinned")[0] == 0
     assert f'revision="{first.sha}"' in hub.content("models", "alice/unpinned", "README.md").decode()
 
 
 def test_branches_and_pull_requests_leave_main_alone(push, hub, hub_server, folder, pushed):
     main = commits(hub, pushed)[0]
     changed_weights(folder)
-    status, out, _ = push(folder, "--repo", pushed, "--revision", "next/try")
+    status, out, _ = push(folder, "--hub-model-id", pushed, "--revision", "next/try")
     assert (status, out.splitlines()[-1]) == (0, f"{hub.url}/{pushed}/tree/next%2Ftry")
     assert hub.content("models", pushed, "model.safetensors", "next/try") == (folder / "model.safetensors").read_bytes()
 
-    status, out, err = push(folder, "--repo", pushed, "--create-pr", token=hub_server.BOB)
+    status, out, err = push(folder, "--hub-model-id", pushed, "--create-pr", token=hub_server.BOB)
     assert (status, out.splitlines()[-1]) == (0, f"{hub.url}/{pushed}/discussions/1"), err
     proposed = commits(hub, pushed, "refs/pr/1")
     assert [commit.author for commit in proposed[:2]] == ["bob", "bob"] and proposed[2] == main
@@ -337,13 +337,13 @@ def test_branches_and_pull_requests_leave_main_alone(push, hub, hub_server, fold
 
 
 def test_private_means_private(push, hub, folder, pushed):
-    assert push(folder, "--repo", "closed", "--private")[0] == 0
+    assert push(folder, "--hub-model-id", "closed", "--hub-private-repo")[0] == 0
     assert hub.repos["models", "alice/closed"].private
     assert not hub.repos["models", pushed].private
-    assert push(folder, "--repo", "closed", "--private")[0] == 0
+    assert push(folder, "--hub-model-id", "closed", "--hub-private-repo")[0] == 0
     changed_weights(folder)
     hub.requests.clear()
-    status, _, err = push(folder, "--repo", pushed, "--private")
+    status, _, err = push(folder, "--hub-model-id", pushed, "--hub-private-repo")
     assert status == 2 and "everybody can read it" in err
     assert not hub.asked("PUT", "") and not hub.asked("POST", "")
 
@@ -351,7 +351,7 @@ def test_private_means_private(push, hub, folder, pushed):
 def test_a_card_that_a_person_wrote_is_kept(push, hub, folder, pushed):
     card = "---\nlicense: mit\n---\n# Mine\n"
     (folder / "README.md").write_text(card, "utf-8")
-    assert push(folder, "--repo", pushed)[0] == 0
+    assert push(folder, "--hub-model-id", pushed)[0] == 0
     assert hub.content("models", pushed, "README.md").decode() == card
     (folder / "README.md").unlink()
 
@@ -360,23 +360,23 @@ def test_a_card_that_a_person_wrote_is_kept(push, hub, folder, pushed):
     edited = hub.content_of(commits(hub, pushed)[1].tree["README.md"]) + b"\nI have edited this.\n"
     tree = repo.at("main").tree | {"README.md": hub.stored(edited)}
     repo.commit("refs/heads/main", tree, "Edit", "alice", repo.at("main").sha)
-    status, _, err = push(folder, "--repo", pushed)
+    status, _, err = push(folder, "--hub-model-id", pushed)
     assert status == 0 and "was edited there, and stays" in err
     assert hub.content("models", pushed, "README.md") == edited
-    assert push(folder, "--repo", pushed, "--replace-card")[0] == 0
+    assert push(folder, "--hub-model-id", pushed, "--replace-card")[0] == 0
     assert b"I have edited this." not in hub.content("models", pushed, "README.md")
 
 
 def test_a_dry_run_lists_and_an_output_folder_holds_what_would_travel(push, hub, folder, tmp_path):
     hub.requests.clear()
-    status, out, _ = push(folder, "--repo", "bot", "--dry-run", token=None)
+    status, out, _ = push(folder, "--hub-model-id", "bot", "--dry-run", token=None)
     assert status == 0
     sizes = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in out.splitlines()[:-1]}
     assert set(sizes) == ALL - {".gitattributes"}
     assert sizes["model.safetensors"] == (folder / "model.safetensors").stat().st_size
     assert out.splitlines()[-1] == f"Would go to bot: {sum(sizes.values()):,} bytes. Nothing was pushed."
 
-    status, out, _ = push(folder, "--repo", "bot", "--output-dir", tmp_path / "out", token=None)
+    status, out, _ = push(folder, "--hub-model-id", "bot", "--output-dir", tmp_path / "out", token=None)
     assert status == 0 and out.splitlines()[-1].startswith(f"Written to {tmp_path / 'out'}")
     assert {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()} == sizes
     assert "# bot" in (tmp_path / "out" / "README.md").read_text("utf-8")
@@ -384,16 +384,40 @@ def test_a_dry_run_lists_and_an_output_folder_holds_what_would_travel(push, hub,
 
 
 def test_mistakes_are_told_in_a_line_before_anything_is_made(push, hub, hub_server, folder, pushed):
-    repositories = set(hub.repos)
+    repositories, to = set(hub.repos), "--hub-model-id"
     for arguments, token, message in [
-        (["--repo", "new"], None, "You are not logged in to the Hugging Face Hub: log in with `hf auth login`"),
-        (["--repo", "new"], "hf_nobody", "does not know your token, which may be mistyped, expired or revoked"),
-        (["--repo", "new"], hub_server.ALICE_READS, "alice's token can only read. Make one with the role write"),
-        (["--repo", pushed], hub_server.ALICE_READS, "alice's token can only read. Make one with the role write"),
-        (["--repo", "bob/new"], hub_server.ALICE, "bob/new belongs to bob, where alice may not write. Choose a name"),
-        (["--repo", pushed], hub_server.BOB, f"{pushed} belongs to alice, where bob may not write. Choose a name"),
-        (["--repo", "a/b/c"], hub_server.ALICE, "--repo a/b/c must be a name such as my-bot or my-name/my-bot"),
-        (["--repo", "new", "--create-pr", "--revision", "x"], hub_server.ALICE, "--create-pr proposes a change"),
+        ([to, "new"], None, "You are not logged in to the Hugging Face Hub: log in with `hf auth login`"),
+        ([to, "new"], "hf_nobody", "does not know your token, which may be mistyped, expired or revoked"),
+        (
+            [to, "new"],
+            hub_server.ALICE_READS,
+            "alice's token can only read. Make one with the role write",
+        ),
+        (
+            [to, pushed],
+            hub_server.ALICE_READS,
+            "alice's token can only read. Make one with the role write",
+        ),
+        (
+            [to, "bob/new"],
+            hub_server.ALICE,
+            "bob/new belongs to bob, where alice may not write. Choose a name",
+        ),
+        (
+            [to, pushed],
+            hub_server.BOB,
+            f"{pushed} belongs to alice, where bob may not write. Choose a name",
+        ),
+        (
+            [to, "a/b/c"],
+            hub_server.ALICE,
+            f"{to} a/b/c must be a name such as my-bot or my-name/my-bot",
+        ),
+        (
+            [to, "new", "--create-pr", "--revision", "x"],
+            hub_server.ALICE,
+            "--create-pr proposes a change",
+        ),
     ]:
         if pushed in arguments:
             changed_weights(folder)
@@ -402,7 +426,7 @@ def test_mistakes_are_told_in_a_line_before_anything_is_made(push, hub, hub_serv
         # Other lines are bars of progress.
         assert err.splitlines()[-1].startswith("error: ") and message in err.splitlines()[-1], (arguments, err)
     hub.fail("GET", "whoami", "drop")
-    status, _, err = push(folder, "--repo", "new")
+    status, _, err = push(folder, "--hub-model-id", "new")
     assert status == 2 and f"error: The Hugging Face Hub ({hub.url}) cannot be reached: " in err
     assert set(hub.repos) == repositories
     # The owner of a name is told apart from a repository that is nobody's.
@@ -418,21 +442,21 @@ def test_a_hub_that_lets_nobody_in_for_now_says_what_to_do(push, hub, hub_server
     ]:
         hub.fail(method, path, status)
         before = commits(hub, pushed)
-        status, out, err = push(folder, "--repo", pushed)
+        status, out, err = push(folder, "--hub-model-id", pushed)
         assert (status, out) == (2, "")
         assert err.splitlines()[-1] == (
             "error: The Hub has had too many requests from you or your network (429): try again in 55 seconds."
         )
         assert commits(hub, pushed) == before
     hub.repos["models", pushed].gated = True
-    status, out, err = push(folder, "--repo", pushed, "--create-pr", token=hub_server.BOB)
+    status, out, err = push(folder, "--hub-model-id", pushed, "--create-pr", token=hub_server.BOB)
     assert (status, out) == (2, "")
     assert err.splitlines()[-1] == (
         f"error: {hub.url}/{pushed} is gated: its authors must let you in first. Log in with `hf auth login`, ask for "
         "access on that page, and try again once it is granted."
     )
     # Its owner is not kept out.
-    assert push(folder, "--repo", pushed)[0] == 0
+    assert push(folder, "--hub-model-id", pushed)[0] == 0
 
 
 def conversations_in(log):
@@ -446,9 +470,9 @@ def test_what_people_said_travels_only_where_the_card_shows_it(push, hub, folder
     with (folder / "training_log.jsonl").open("a", encoding="utf-8") as log:
         log.write('{"step": 150, "note": "one\u2028line"}\n{"step": 151, "samples": [{"source": "my own torn secr')
 
-    err = push(folder, "--repo", "shown", "--dry-run")[2]
-    assert "The card shows 6 questions of the validation data: --no-samples leaves them out." in err
-    assert push(folder, "--repo", "shown")[0] == 0
+    err = push(folder, "--hub-model-id", "shown", "--dry-run")[2]
+    assert "The card shows 6 questions of the validation data: --no-hub-samples leaves them out." in err
+    assert push(folder, "--hub-model-id", "shown")[0] == 0
     card = hub.content("models", "alice/shown", "README.md").decode()
     published = hub.content("models", "alice/shown", "training_log.jsonl")
     assert all(f"| {sample['source']} |" in card for sample in conversations_in(published))
@@ -456,7 +480,7 @@ def test_what_people_said_travels_only_where_the_card_shows_it(push, hub, folder
     assert b"reference" not in published and b"torn" not in published
     assert json.loads(published.decode().split("\n")[-2]) == {"step": 150, "note": "one\u2028line"}
 
-    assert push(folder, "--repo", "shown", "--no-samples")[0] == 0
+    assert push(folder, "--hub-model-id", "shown", "--no-hub-samples")[0] == 0
     files = hub.files("models", "alice/shown")
     assert conversations_in(files["training_log.jsonl"]) == []
     assert files["training_log.jsonl"].count(b"eval_loss") == published.count(b"eval_loss") > 0
@@ -466,7 +490,7 @@ def test_what_people_said_travels_only_where_the_card_shows_it(push, hub, folder
 
     # A person's card decides what it shows; the log then shows nothing.
     (folder / "README.md").write_text("# Mine", "utf-8")
-    assert push(folder, "--repo", "mine")[0] == 0
+    assert push(folder, "--hub-model-id", "mine")[0] == 0
     assert b'"samples"' not in hub.content("models", "alice/mine", "training_log.jsonl")
 
 
@@ -509,6 +533,6 @@ def test_weights_that_do_not_load_are_not_pushed(push, hub, folder):
     weights = load_file(folder / "model.safetensors")
     weights[min(weights)] = torch.zeros(3, 3)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    status, _, err = push(folder, "--repo", "broken")
+    status, _, err = push(folder, "--hub-model-id", "broken")
     assert status == 2 and "error: The weights of" in err
     assert ("models", "alice/broken") not in hub.repos

@@ -159,7 +159,7 @@ def test_a_space_for_a_model_on_the_hub_is_pinned_and_pushed(
     chatformer, hub, hub_server, trained, tmp_path, run_client, said
 ):
     token = hub_server.ALICE
-    assert chatformer.run("push", trained, "--repo", "bot", token=token)[0] == 0
+    assert chatformer.run("push", trained, "--hub-model-id", "bot", token=token)[0] == 0
     commit = hub.repos["models", "alice/bot"].at("main").sha
     arguments = ["space", "alice/bot", "--repo", "bot-page", "--output-dir"]
     status, out, err = chatformer.run(*arguments, tmp_path / "page", token=token)

@@ -106,7 +106,7 @@ def test_a_last_push_that_fails_is_an_error_and_nothing_is_lost(run, chatformer,
     assert status == 2
     last = err.splitlines()[-1]
     assert last.startswith(f"error: The model in {folder} is complete, but not on the Hub: The Hub refused")
-    advice = f"chatformer push {folder} --repo last"
+    advice = f"chatformer push {folder} --hub-model-id last"
     assert f"`{advice}`" in last
     assert (folder / "model.safetensors").read_bytes() == (unshared / "model.safetensors").read_bytes()
     assert Chatbot.from_pretrained(str(folder), device="cpu")

@@ -4,6 +4,8 @@ import math
 import pytest
 import yaml
 
+from chatformer.configuration.recipes import parse_settings
+from chatformer.configuration.training import PLANNED, TrainingSettings, check_settings
 from chatformer.training.pace import Pace
 from chatformer.training.planning import (
     FEW_STEPS,
@@ -16,7 +18,6 @@ from chatformer.training.planning import (
     shortcomings,
     steps_for,
 )
-from chatformer.training.settings import PLANNED, TrainingSettings, check_settings, parse_settings
 
 CORPORA = [
     (95, 1_500),

@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from chatformer.configuration.recipes import read_recipe
 from chatformer.training.checkpoints import checkpoints
 from chatformer.training.pace import Pace
 from chatformer.training.run import Run
-from chatformer.training.settings import read_recipe
 
 
 def log_of(folder):

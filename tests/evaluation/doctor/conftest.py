@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer.configuration.training import OptimizationSettings, TrainingSettings
 from chatformer.data.batches import collate
 from chatformer.data.exchanges import encode_exchanges
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.evaluation.doctor.conversations import Conversations
 from chatformer.evaluation.doctor.run_log import RunLog
-from chatformer.training.settings import OptimizationSettings, TrainingSettings
 
 
 def messages_of(question, answer):

@@ -1,8 +1,8 @@
 import pytest
 
+from chatformer.configuration.training import OptimizationSettings, TrainingSettings
 from chatformer.evaluation.doctor.run_log import RunLog
 from chatformer.evaluation.doctor.verdict import verdict
-from chatformer.training.settings import OptimizationSettings, TrainingSettings
 
 SAMPLES = [{"source": "안녕", "reply": ".", "reference": "안녕하세요!"}]
 

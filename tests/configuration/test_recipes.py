@@ -6,7 +6,9 @@ import sys
 import pytest
 import yaml
 
-from chatformer.training.settings import SettingsError, TrainingSettings, parse_settings, read_recipe, recipe_names
+from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.recipes import parse_settings, read_recipe, recipe_names
+from chatformer.configuration.training import TrainingSettings
 
 PROGRAM = "chatformer train"
 
@@ -157,7 +159,9 @@ def test_settings_cannot_be_changed_by_accident():
 
 
 def test_flags_are_read_without_the_seconds_that_torch_takes_to_load():
-    code = "import sys, chatformer.training.settings; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    modules = "declaring data training recipes replies evaluation sharing"
+    imports = ", ".join(f"chatformer.configuration.{module}" for module in modules.split())
+    code = f"import sys, {imports}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -1,9 +1,12 @@
-"""The settings of `chatformer import` and `chatformer export`, each a flag."""
+"""The settings of `chatformer import`, `export`, `push` and `space`, each a flag."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
+
+from .declaring import Formerly
+from .replies import PretrainedSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +24,15 @@ class ImportSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings:
+class ExportSettings(PretrainedSettings):
     """Write a Chatformer model in another format, and prove that it answers as the model does."""
 
-    model: Annotated[str, tyro.conf.Positional]
-    """Folder of a trained model, or a model's id on the Hub."""
     to: Literal["marian", "ctranslate2", "onnx"]
     """The format: marian is loaded by transformers alone, ctranslate2 and onnx run without torch."""
     output_dir: str
     """Folder to write, new or empty."""
     quantization: Literal["float32", "float16", "int8", "int8_float32"] = "float32"
     """How ctranslate2 stores the weights; the other formats have float32 only."""
-    revision: str | None = None
-    """Commit, tag or branch of a model on the Hub."""
     sentences: str | None = None
     """A text file, one sentence a line, on which model and export are compared; a few built-in ones unless given."""
 
@@ -44,9 +43,9 @@ class PushSettings:
 
     model: Annotated[str, tyro.conf.Positional]
     """Folder of a trained model."""
-    repo: str
+    hub_model_id: Annotated[str, Formerly("repo")]
     """Name of the repository, such as my-bot or my-name/my-bot; it is made where it does not exist."""
-    private: bool = False
+    hub_private_repo: Annotated[bool, Formerly("private")] = False
     """Make the repository for your eyes only."""
     revision: str | None = None
     """Branch to push to, which is made where it does not exist; main unless given."""
@@ -58,11 +57,11 @@ class PushSettings:
     """Codes of the bot's languages, such as ko en; found from the training data unless given."""
     license: str | None = None
     """The model's licence, such as apache-2.0 or mit; that of the training data, where it is known, unless given."""
-    samples: bool = True
+    hub_samples: Annotated[bool, Formerly("samples")] = True
     """Show in the card, and keep in the log, a few questions of the validation data, which may be private, and the
-    bot's replies to them; with --no-samples it only says hello, and no conversation stands in the repository."""
+    bot's replies to them; with --no-hub-samples it only says hello, and the repository holds no conversation."""
     replace_card: bool = False
-    """Write the model card anew, even where somebody has written or edited it."""
+    """Write a new model card, even where somebody has written or edited it."""
     output_dir: str | None = None
     """Write what would travel into this folder, new or empty, to read or edit, and push nothing."""
     dry_run: bool = False
@@ -81,9 +80,9 @@ class SpaceSettings:
     """Commit, tag or branch of a model on the Hub; the Space is pinned to the commit that it is at."""
     title: str | None = None
     """Title of the page; the model's name unless given."""
-    samples: bool = True
+    hub_samples: Annotated[bool, Formerly("samples")] = True
     """Offer a few questions of the validation data, which may be private, as examples; otherwise a greeting alone."""
     repo: str | None = None
     """Name of a Space to push to as well, such as my-name/my-bot; it is made where it does not exist."""
-    private: bool = False
+    hub_private_repo: Annotated[bool, Formerly("private")] = False
     """Make the Space for your eyes only."""

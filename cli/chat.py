@@ -1,5 +1,0 @@
-"""`chatformer chat`."""
-
-from chatformer.chat.terminal import main
-
-__all__ = ["main"]

@@ -1,5 +1,0 @@
-"""`chatformer generate`."""
-
-from chatformer.chat.lines import main
-
-__all__ = ["main"]

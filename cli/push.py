@@ -1,5 +1,0 @@
-"""`chatformer push`."""
-
-from chatformer.hub.pushing import main
-
-__all__ = ["main"]

@@ -1,5 +1,0 @@
-"""`chatformer space`."""
-
-from chatformer.hub.spaces import main
-
-__all__ = ["main"]

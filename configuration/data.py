@@ -1,0 +1,82 @@
+"""The settings of data: which conversations are read, how they are split, and how text becomes tokens."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from .declaring import AtLeast, Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingSettings:
+    """Which conversations are read, and how."""
+
+    data: tuple[str, ...] = ()
+    """The conversations: a CSV, TSV, Excel, JSON, JSON Lines or Parquet file, a .txt with a tab between question and
+    answer, a URL, a Hub dataset id, or two text files, line by line question and answer; "starter" is the corpus that
+    comes with chatformer."""
+    question_column: str | None = None
+    """Column of the question; found by the usual names unless given."""
+    answer_column: str | None = None
+    """Column of the answer; found by the usual names unless given."""
+    messages_column: str | None = None
+    """Column of whole conversations, lists of role and content."""
+    system_column: str | None = None
+    """Column of system messages; found by the usual names unless given."""
+    context_column: str | None = None
+    """Column of what a question is about, such as the input of an instruction, which is read behind it; found by the
+    usual names unless given."""
+    sheet: str | None = None
+    """Sheet of an Excel file; the first unless given."""
+    encoding: str | None = None
+    """Encoding of text files, such as cp949; found out unless given."""
+    dataset_split: str = "train"
+    """Split of a Hub dataset."""
+    dataset_revision: str | None = None
+    """Commit, tag or branch of a Hub dataset."""
+    dataset_streaming: bool = False
+    """Read a Hub dataset row by row, without keeping a copy of its files."""
+    skip_bad_rows: bool = False
+    """Leave out rows that are empty or broken, and list them in a file, instead of stopping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(ReadingSettings):
+    """Where the conversations come from."""
+
+    data_sha256: str | None = None
+    """What the data file's SHA-256 must be; another file is refused."""
+    validation_data: tuple[str, ...] = ()
+    """Conversations to validate on, instead of a fraction of --data."""
+    validation_fraction: Share = 0.05
+    """Share of the conversations that is kept for validation. Equal questions stay on one side."""
+    max_train_samples: Annotated[int, AtLeast(1)] | None = None
+    """Use only the first so many rows of --data."""
+    other_topics_fraction: Share | None = None
+    """Share of the replies that an epoch learns behind one to four other conversations instead of alone, others each
+    time, for chats that change the subject; unless given, 0.25 where there are conversations of several turns and 0
+    elsewhere. With it a model of single questions reads what was said before, and learns to ignore it."""
+    token_dropout: Share = 0.0
+    """Share of the sources' tokens that are left out, others each time: noise against learning by heart."""
+    word_swap: Share = 0.0
+    """Share of the sources' words that change places with their neighbour, others each time."""
+    bpe_dropout: Share | None = None
+    """Share of merges that are skipped when sources are split into tokens, others each time (Provilkov et al.,
+    2020); planned from the data unless given."""
+    preprocessing_num_workers: Annotated[int, AtLeast(1)] | None = None
+    """Processes that encode the data; as many as there are cores and data for unless given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """How text becomes tokens."""
+
+    vocab_size: Annotated[int, AtLeast(1)] = 8000
+    """Most tokens that the byte-pair encoding may have; small data gives fewer."""
+    max_source_tokens: Annotated[int, AtLeast(1)] = 128
+    """Longest input; --too-long says what becomes of longer ones."""
+    max_target_tokens: Annotated[int, AtLeast(1)] = 128
+    """Longest reply; --too-long says what becomes of longer ones."""
+    too_long: Literal["truncate", "drop", "refuse"] = "truncate"
+    """What becomes of what is too long: "truncate" leaves out the oldest turns of an input, and exchanges whose reply
+    is too long; "drop" leaves out every exchange of which a part is too long; "refuse" stops. What is left out is
+    counted."""

@@ -1,0 +1,160 @@
+"""What settings are declared with: a bound next to its default, one check of all bounds, and the names of flags."""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+Settings = TypeVar("Settings")
+
+
+class SettingsError(ValueError):
+    """A setting that is not possible: the message says where it is, what was expected and what was found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A limit of a number, given in the type of its field: `Annotated[int, AtLeast(1)]`."""
+
+    limit: float
+    words: str | None = None
+    """The limit as people write it, unless that is the number itself."""
+
+    relation = ""
+
+    def allows(self, value: float) -> bool:
+        """True if the value keeps the limit; NaN keeps none."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f"{self.relation} {self.limit if self.words is None else self.words}"
+
+
+class AtLeast(Bound):
+    relation = "at least"
+
+    def allows(self, value: float) -> bool:
+        return value >= self.limit
+
+
+class MoreThan(Bound):
+    relation = "more than"
+
+    def allows(self, value: float) -> bool:
+        return value > self.limit
+
+
+class AtMost(Bound):
+    relation = "at most"
+
+    def allows(self, value: float) -> bool:
+        return value <= self.limit
+
+
+class LessThan(Bound):
+    relation = "less than"
+
+    def allows(self, value: float) -> bool:
+        return value < self.limit
+
+
+Share = Annotated[float, AtLeast(0), LessThan(1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Formerly:
+    """An earlier name of a setting, given in the type of its field: its flag is still accepted."""
+
+    name: str
+
+
+def check(settings: Any) -> None:
+    """Raise a `SettingsError` for the first number that is out of bounds, also in the sections of the settings."""
+    types = typing.get_type_hints(type(settings), include_extras=True)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            check(value)
+            continue
+        bounds = list(_declared(types[field.name], Bound))
+        if value is not None and not all(bound.allows(value) for bound in bounds):
+            raise SettingsError(f"{flag(field.name)} must be {' and '.join(map(str, bounds))}, but it is {value}.")
+
+
+def _declared(type_: Any, kind: type) -> Iterator[Any]:
+    """Yield what a type is annotated with, if it is of this kind, from any depth of the type."""
+    for part in typing.get_args(type_):
+        if isinstance(part, kind):
+            yield part
+        else:
+            yield from _declared(part, kind)
+
+
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def did_you_mean(name: str, known: Iterable[str], shown_as: str = "{!r}") -> str:
+    """A question that names the nearest of the known names, to follow a sentence, or nothing if none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {shown_as.format(nearest[0])}?" if nearest else ""
+
+
+def parsed(
+    settings: type[Settings], arguments: Sequence[str], *, program: str, default: Settings | None = None
+) -> Settings:
+    """The settings that a command line gives; what it leaves out is as in `default`, or has its field's default."""
+    # Here, since it takes a tenth of a second, and many users of this file parse nothing.
+    import tyro
+
+    arguments = _with_current_names(settings, arguments)
+    if default is None:
+        return tyro.cli(settings, args=arguments, prog=program)
+    return tyro.cli(settings, args=arguments, prog=program, default=default)
+
+
+def _with_current_names(settings: type, arguments: Sequence[str]) -> list[str]:
+    """A command line with the current flag in place of each former one."""
+    current = {}
+    for name, type_ in typing.get_type_hints(settings, include_extras=True).items():
+        for former in _declared(type_, Formerly):
+            for prefix in ("", "no_"):
+                current[flag(prefix + former.name)] = flag(prefix + name)
+    renamed = []
+    for argument in arguments:
+        name, sign, value = argument.partition("=")
+        renamed.append(current.get(name.replace("_", "-"), name) + sign + value)
+    return renamed
+
+
+def converted(value: Any, expected: Any, where: str) -> Any:
+    """A value out of a YAML file as the type of its setting; raise a `SettingsError` if it does not fit."""
+    options = typing.get_args(expected) if typing.get_origin(expected) is not tuple else ()
+    if type(None) in options:
+        if value is None:
+            return None
+        expected = next(option for option in options if option is not type(None))
+    if typing.get_origin(expected) is Literal:
+        # YAML reads an unquoted no as false.
+        value = "no" if value is False and "no" in typing.get_args(expected) else value
+        if value in typing.get_args(expected):
+            return value
+        raise SettingsError(f"{where} must be one of {', '.join(typing.get_args(expected))}, but it is {value!r}.")
+    if typing.get_origin(expected) is tuple:
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise SettingsError(f"{where} must be a text or a list of texts, but it is {value!r}.")
+    if expected is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        # YAML 1.1 reads 1e-3 as a text.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif type(value) is expected:
+        return value
+    name = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[expected]
+    raise SettingsError(f"{where} must be {name}, but it is {value!r}.")

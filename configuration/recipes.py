@@ -1,0 +1,97 @@
+"""
+Recipes, files that give some settings of a training, and the way to the settings of a run.
+
+The defaults come first, then the recipe, then the flags.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from .declaring import SettingsError, did_you_mean, parsed
+from .training import TrainingSettings
+
+SETTINGS_FILE = "training_settings.yaml"
+"""The recipe in a run's output folder: the settings that the run was begun with."""
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with the package."""
+    folder = resources.files("chatformer.configuration").joinpath("recipes")
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+def read_recipe(recipe: str, *, based_on_it: tuple[str, ...] = ()) -> TrainingSettings:
+    """
+    The settings of a recipe, by name or by path of a YAML file.
+
+    A recipe may name another one under `recipe`, a file relative to its own, and then gives only what it changes.
+    `based_on_it` are the recipes that led here, none of which may be named again.
+    """
+    where = f"recipe {recipe}"
+    if recipe in based_on_it:
+        raise SettingsError(f"{where} is based on itself: {' -> '.join([*based_on_it, recipe])}.")
+    text = _recipe_text(recipe)
+    try:
+        stated = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{where} is not valid YAML: {error}") from error
+    if not isinstance(stated, dict) or not all(isinstance(name, str) for name in stated):
+        raise SettingsError(f"{where} must be a list of settings such as `size: small`.")
+    base_name = stated.get("recipe")
+    if base_name is None:
+        base = TrainingSettings()
+    elif not isinstance(base_name, str):
+        raise SettingsError(f"{where}: recipe must be the name or the file of another recipe, but it is {base_name!r}.")
+    else:
+        if _is_file_name(base_name):
+            base_name = str(Path(recipe).parent / base_name)
+        base = read_recipe(base_name, based_on_it=(*based_on_it, recipe))
+    return base.changed({**stated, "recipe": recipe}, where=where)
+
+
+def _is_file_name(recipe: str) -> bool:
+    return recipe.endswith((".yaml", ".yml"))
+
+
+def _recipe_text(recipe: str) -> str:
+    if _is_file_name(recipe):
+        path = Path(recipe)
+        if not path.is_file():
+            raise SettingsError(f"There is no recipe file {recipe}.")
+        return path.read_text("utf-8")
+    if recipe in recipe_names():
+        return resources.files("chatformer.configuration").joinpath(f"recipes/{recipe}.yaml").read_text("utf-8")
+    hint, names = did_you_mean(recipe, recipe_names()), ", ".join(recipe_names())
+    raise SettingsError(f"There is no recipe {recipe!r}; the recipes are {names}, or the path of a .yaml file.{hint}")
+
+
+def parse_settings(arguments: Sequence[str], *, program: str) -> TrainingSettings:
+    """
+    The settings of a training that a command line gives.
+
+    A run that is resumed without a recipe has the settings that it was begun with.
+    """
+    recipe, output_dir = _value_of("--recipe", arguments), _value_of("--output-dir", arguments)
+    default = TrainingSettings()
+    if recipe is not None:
+        default = read_recipe(recipe)
+    elif "--resume" in arguments and output_dir is not None:
+        begun_with = Path(output_dir) / SETTINGS_FILE
+        if begun_with.is_file():
+            default = read_recipe(str(begun_with))
+    if (data := _value_of("--data", arguments)) is not None:
+        # The flag gives it again; this drops the recipe's checksum, which belongs to the recipe's data.
+        default = default.changed({"data": data}, where="--data")
+    return parsed(TrainingSettings, arguments, program=program, default=default)
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of a flag, given as `--flag value` or `--flag=value`, or None."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
+        name, sign, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if sign else following
+    return None
