@@ -37,6 +37,9 @@ class ChatformerConfig(PretrainedConfig):
     attention_dropout (`float`): The same for attention weights; the paper has none.
     activation_dropout (`float`): The same inside the feed-forward network; the paper has none.
     initializer_range (`float`): Standard deviation of the random first weights; the paper does not say its own.
+    embedding_initializer_range (`float`, *optional*): The same for the embedding; `d_model**-0.5` unless given, so that
+        embeddings times the root of `d_model` (Section 3.4) begin with a variance of 1. Smaller ones are lost among the
+        positions at first, and the model listens later.
     activation (`str`): Nonlinearity of the feed-forward network: "relu" as in the paper, "silu" (its other name is
         "swish") or "gelu".
     output_bias (`bool`): Whether a learnt number is added to each token's logit; the paper has none.
@@ -67,6 +70,7 @@ class ChatformerConfig(PretrainedConfig):
     attention_dropout: float | int = 0.0
     activation_dropout: float | int = 0.0
     initializer_range: float = 0.02
+    embedding_initializer_range: float | int | None = None
     activation: str = "relu"
     output_bias: bool = False
     layer_norm_eps: float = 1e-5

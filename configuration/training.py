@@ -77,6 +77,8 @@ class ModelSettings:
     """Dropout on attention weights; the paper has none."""
     activation_dropout: float | None = None
     """Dropout inside the feed-forward network; the paper has none."""
+    embedding_initializer_range: Annotated[float, MoreThan(0)] | None = None
+    """Standard deviation of the embedding's first weights; the root of 1 / d_model unless given."""
     repetition_penalty: Annotated[float, AtLeast(1)] = 1.1
     """Saved in generation_config.json, so that `generate()` has it: above 1, tokens that a reply already has become
     less likely, which ends loops and doubled words; 1 changes nothing."""

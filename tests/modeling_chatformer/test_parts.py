@@ -200,3 +200,14 @@ def test_another_loss_or_another_head_is_given_all_logits(make_model):
     model.loss_function = fused_loss
     model.lm_head = Head(model.lm_head)
     torch.testing.assert_close(model(source, labels=labels, return_logits=False).loss, expected)
+
+
+@pytest.mark.parametrize(("given", "std"), [(None, 1 / 8), (0.02, 0.02)])
+def test_an_embedding_begins_as_large_as_its_width_or_the_configuration_says(given, std):
+    torch.manual_seed(0)
+    config = ChatformerConfig(
+        vocab_size=5000, d_model=64, num_heads=2, encoder_layers=1, decoder_layers=1, embedding_initializer_range=given
+    )
+    model = ChatformerForConditionalGeneration(config)
+    assert model.get_input_embeddings().weight.std().item() == pytest.approx(std, rel=0.02)
+    assert model.model.encoder.layers[0].attention.query.weight.std().item() == pytest.approx(0.02, rel=0.05)
