@@ -13,7 +13,7 @@ import uvicorn
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.serving.app import create_app
-from chatformer.configuration.replies import ServeSettings
+from chatformer.configuration.replies import ReplySettings, ServeSettings
 
 
 class Server:
@@ -93,9 +93,13 @@ def fast_chatbot(exported):
     return Chatbot.from_pretrained(str(exported), engine="ctranslate2", device="cpu", num_parallel=2)
 
 
+VARIED = ReplySettings(no_repeat_ngram_size=1)
+"""Without it, a model of random weights says the same again and again."""
+
+
 @pytest.fixture(scope="session")
 def varied_chatbot(tokenizer, tmp_path_factory):
-    """Return a chatbot on CTranslate2 whose replies make no sense, and differ with every question."""
+    """Return a chatbot on CTranslate2 whose replies, by the settings `VARIED`, differ with every question."""
     pytest.importorskip("ctranslate2")
     from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
     from chatformer.hub.formats.ctranslate2_format import write_ctranslate2
@@ -114,10 +118,10 @@ def varied_chatbot(tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     model = ChatformerForConditionalGeneration(config).eval()
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.dim() == 2:
-                # Large weights make of a small difference a large one; even attention makes every token count.
-                weight.normal_(std=0.01 if "query" in name else 0.5)
+                # Large weights make of a small difference a large one.
+                weight.normal_(std=0.3)
         # Bytes would often be no text.
         model.lm_head.weight[[row for token, row in tokenizer.get_vocab().items() if token.startswith("<")]] = 0
     model.generation_config.max_new_tokens = 16
@@ -130,7 +134,7 @@ def varied_chatbot(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def varied_server(serve, varied_chatbot):
-    with serve(varied_chatbot) as running:
+    with serve(varied_chatbot, reply=VARIED) as running:
         yield running
 
 

@@ -50,7 +50,7 @@ def test_no_two_rows_are_mixed(varied_chatbot):
         )
         for number in range(100)
     ]
-    search = ReplySettings().search()
+    search = ReplySettings(no_repeat_ngram_size=1).search()
     alone = [varied_chatbot.engine.generate([source], search)[0] for source in sources]
     assert len(set(map(tuple, alone))) > 80
     passed_on = [[] for _ in sources]

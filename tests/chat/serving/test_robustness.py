@@ -12,7 +12,6 @@ import httpx2
 import pytest
 
 from chatformer.chat.chatbot import Chatbot
-from chatformer.configuration.replies import ReplySettings
 
 PATH = "/v1/chat/completions"
 
@@ -99,6 +98,23 @@ def test_a_slow_reader_and_an_unfinished_request_hold_up_no_other(serve, slow):
         assert eventually(lambda: server.service.batches.num_running == 0, 2)
 
 
+def test_a_conversation_of_thousands_of_turns_is_cut_and_not_a_burden(server):
+    pairs = [
+        [{"role": "user", "content": f"따라 해 {number}"}, {"role": "assistant", "content": "네"}]
+        for number in range(4000)
+    ]
+    messages = [*itertools.chain(*pairs), {"role": "user", "content": "again!"}]
+    began = time.monotonic()
+    answer = server.ask(messages=messages)
+    assert answer.status_code == 200 and time.monotonic() - began < 10
+    assert answer.json()["usage"]["prompt_tokens"] <= server.chatbot.max_source_tokens
+    assert answer.json()["choices"] == server.ask(messages=messages[-21:]).json()["choices"]
+    # Nothing says that a user waits for the reply.
+    alone = server.ask("again!").json()["usage"]["prompt_tokens"]
+    two = [{"role": "user", "content": "다시 " * 50}, {"role": "user", "content": "again!"}]
+    assert server.ask(messages=two).json()["usage"]["prompt_tokens"] == alone
+
+
 def mangled(chance):
     """Return the bytes of a request that is mostly wrong, and of one kind of wrong in particular."""
     odd = [None, True, -1, 1.5, 1e308, 2**70, "", "x" * 300, "\ud800", "\u0000", [], {}, [[]], {"a": {}}, "안녕"]
@@ -163,7 +179,8 @@ def test_fuzzed_requests_get_their_4xx_and_hurt_no_neighbour(fast_server, num_re
 def test_under_load_no_message_is_lost_and_no_two_are_mixed(varied_server, num_clients, seconds):
     questions = [f"따라 해 {number // 10} {number % 10}" for number in range(100)]
     replies = {
-        text: varied_server.chatbot.reply([{"role": "user", "content": text}], ReplySettings()) for text in questions
+        text: varied_server.chatbot.reply([{"role": "user", "content": text}], varied_server.service.settings.reply)
+        for text in questions
     }
     assert len(set(replies.values())) > 80
     counts = []
