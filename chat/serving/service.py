@@ -112,9 +112,12 @@ class Service:
         return completion
 
     async def _encoded(self, messages: list[Message]) -> list[int]:
-        conversation = [turn(role_of(message), text_of(message).strip()) for message in messages]
-        if self.settings.system and conversation[0]["role"] != "system":
-            conversation.insert(0, turn("system", self.settings.system))
+        conversation = [turn(role_of(message), text_of(message)) for message in messages]
+        if conversation[0]["role"] != "system":
+            conversation.insert(0, turn("system", self.settings.system or ""))
+        if not conversation[0]["content"]:
+            # As in a chat, a system message that says nothing is none.
+            del conversation[0]
         arguments = self.chatbot.tokenizer, conversation, self.chatbot.max_source_tokens
         if sum(len(message["content"]) for message in conversation) > LONG_TEXT:
             return await asyncio.to_thread(encode_conversation, *arguments)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chatformer.configuration.replies import ReplySettings
-from chatformer.conversation import encode_conversation
+from chatformer.conversation import encode_conversation, turn
 
 ROOT = Path(__file__).parents[3]
 GREEDY = ReplySettings()
@@ -91,15 +91,11 @@ def test_the_last_event_has_the_counts_if_they_are_asked_for(server):
         ],
         [*({"role": role, "content": "다시 " * 10} for role in ("user", "assistant") * 6), *QUESTION],
         [{"role": "user", "content": "  따라 해 1 2\n"}],
+        [{"role": "system", "content": ""}, *QUESTION],
     ],
 )
 def test_a_conversation_has_the_ids_and_the_reply_that_it_has_in_a_chat(server, read, messages):
-    plain = [
-        {"role": message["role"], "content": text if isinstance(text := message["content"], str) else "따라 해 1 2"}
-        for message in messages
-    ]
-    plain[-1]["content"] = plain[-1]["content"].strip()
-    plain = [{"role": message["role"], "content": message["content"].strip()} for message in plain]
+    plain = [turn(message["role"], message["content"]) for message in messages if message["content"]]
     reply = server.ask(messages=messages).json()["choices"][0]["message"]["content"]
     expected = encode_conversation(server.chatbot.tokenizer, plain, server.chatbot.max_source_tokens)
     assert read == [expected]
