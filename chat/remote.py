@@ -53,7 +53,7 @@ class RemoteChatbot:
         key = settings.api_key or os.environ.get(KEY_VARIABLE)
         client = httpx2.Client(
             base_url=base_url_of(settings.url),
-            headers={"Authorization": f"Bearer {key}".encode()} if key else {},
+            headers={b"Authorization": f"Bearer {key}".encode()} if key else {},
             # A reply may take long, and so may the wait for one's turn.
             timeout=httpx2.Timeout(None, connect=SECONDS_TO_CONNECT),
         )

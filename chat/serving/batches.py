@@ -36,7 +36,7 @@ class Row:
         *,
         max_new_tokens: int,
         end_token: int | None,
-        on_change: Callable[[], None],
+        on_change: Callable[[], object],
         wants_every_token: bool = False,
         seed: int | None = None,
         group: Hashable = None,

@@ -1,5 +1,7 @@
 """Figures for Prometheus."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from .batches import Batches
@@ -14,7 +16,7 @@ class Metrics:
     def __init__(self) -> None:
         # Each app has its own, so that several can be in one process.
         self.registry = CollectorRegistry()
-        options = {"namespace": "chatformer", "registry": self.registry}
+        options: dict[str, Any] = {"namespace": "chatformer", "registry": self.registry}
         self.requests = Counter("requests", "Answers by route and status", ["route", "status"], **options)
         self.seconds = Histogram("request_seconds", "Seconds to the whole answer", buckets=SECONDS, **options)
         self.first_text_seconds = Histogram(
