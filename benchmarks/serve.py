@@ -47,6 +47,7 @@ from chatformer.hub.formats.ctranslate2_format import write_ctranslate2
 Name = Literal["one-by-one", "ungrouped", "grouped", "litserve", "ray"]
 WITHOUT_STREAMS = ("litserve",)
 SERVED_NAME = "model"
+SECONDS_TO_START = 300
 MAX_SOURCE_TOKENS = 128
 
 
@@ -124,12 +125,13 @@ def served(name: Name, folder: Path, log: Path) -> Iterator[tuple[int, psutil.Pr
         started = subprocess.Popen(command(name, folder, port), env=environment, stdout=output, stderr=output)
     process = psutil.Process(started.pid)
     try:
-        for _ in range(600):
+        end = time.monotonic() + SECONDS_TO_START
+        while True:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
                 break
-            if started.poll() is not None:
-                raise ValueError(f"{name} ended before it served:\n{log.read_text('utf-8', errors='replace')[-2000:]}")
+            if started.poll() is not None or time.monotonic() > end:
+                raise ValueError(f"{name} did not serve:\n{log.read_text('utf-8', errors='replace')[-2000:]}")
             time.sleep(0.2)
         yield port, process
     finally:
