@@ -9,5 +9,7 @@ In reading order, each file imports only those above it:
     chatbot    an engine and a tokenizer; a conversation with them
     loading    a command's settings -> a chatbot
     lines      `chatformer generate`: a reply to each line
+    remote     a chatbot behind a URL
     terminal   `chatformer chat`
+    serving    `chatformer serve`
 """

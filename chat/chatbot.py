@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from chatformer.configuration.replies import EngineName, ReplySettings
 from chatformer.conversation import Message, encode_conversation, max_source_tokens, normalized_text, turn
+from chatformer.reading import reads_history
 from chatformer.storage.explaining import StorageError
 from chatformer.storage.model_folder import ModelFolder
 from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
@@ -26,13 +27,19 @@ class Chatbot:
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *, engine: EngineName = "transformers", revision: str | None = None, device: str | None = None
+        cls,
+        name: str,
+        *,
+        engine: EngineName = "transformers",
+        revision: str | None = None,
+        device: str | None = None,
+        num_parallel: int = 1,
     ) -> "Chatbot":
         """Load the model of a folder or of the Hub; raise `ModelNotFound` if it cannot be loaded."""
         try:
             if engine == "ctranslate2":
                 folder = ModelFolder(name, Path(name))
-                translator = CTranslate2Engine(folder.folder, device=device)
+                translator = CTranslate2Engine(folder.folder, device=device, num_parallel=num_parallel)
                 return cls(translator, conversing_tokenizer(folder, vocab_size=len(translator.tokens)), folder)
             folder = ModelFolder.find(name, revision)
             if folder.has(CTRANSLATE2_FILE) and not folder.has(WEIGHTS_FILE):
@@ -48,6 +55,11 @@ class Chatbot:
         """The longest source that the model was trained on, or None if its tokenizer does not say."""
         return max_source_tokens(self.tokenizer)
 
+    @property
+    def reads_history(self) -> bool:
+        """True if the model reads what was said before the last question."""
+        return reads_history(self.tokenizer)
+
     def reply(
         self, messages: Sequence[Message], settings: ReplySettings, on_text: Callable[[str], None] | None = None
     ) -> str:
@@ -58,7 +70,8 @@ class Chatbot:
         """
         source_ids = encode_conversation(self.tokenizer, list(messages), self.max_source_tokens)
         pieces = None if on_text is None else Pieces(self.tokenizer, on_text)
-        (reply_ids,) = self.engine.generate([source_ids], settings.search(), None if pieces is None else pieces.add)
+        on_token = None if pieces is None else lambda _, token: pieces.add(token)
+        (reply_ids,) = self.engine.generate([source_ids], settings.search(), on_token)
         text = self.tokenizer.decode(reply_ids, skip_special_tokens=True)
         if pieces is not None:
             pieces.pass_on(text)
@@ -75,10 +88,21 @@ def conversing_tokenizer(folder: ModelFolder, *, vocab_size: int) -> Any:
     return tokenizer
 
 
+class Replier(Protocol):
+    """What a conversation is held with: a `Chatbot`, or a server."""
+
+    @property
+    def reads_history(self) -> bool: ...
+
+    def reply(
+        self, messages: Sequence[Message], settings: ReplySettings, on_text: Callable[[str], None] | None = None
+    ) -> str: ...
+
+
 class Conversation:
     """The messages so far between a user and a chatbot."""
 
-    def __init__(self, chatbot: Chatbot, system: str | None = None):
+    def __init__(self, chatbot: Replier, system: str | None = None):
         self.chatbot = chatbot
         self.system = normalized_text(system or "")
         self.reset()

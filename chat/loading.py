@@ -16,18 +16,23 @@ if TYPE_CHECKING:
     from .chatbot import Chatbot
 
 
-def load_chatbot(settings: ChatbotSettings) -> "Chatbot":
-    """Load the model that the settings name, and print its commit; raise `ModelNotFound` if it cannot be loaded."""
-    try:
-        normalized_text(settings.system or "", "--system")
-    except NotText as error:
-        raise InputError(f"{error}. Pass text in UTF-8.") from error
+def load_chatbot(settings: ChatbotSettings, *, num_parallel: int = 1) -> "Chatbot":
+    """
+    Load the model that the settings name, and print its commit; raise `ModelNotFound` if it cannot be loaded.
+
+    CTranslate2 replies to `num_parallel` batches at the same time.
+    """
+    check_system(settings.system)
     with collecting_no_garbage():
         # Only now, with correct flags: these take seconds to import.
         from .chatbot import Chatbot
 
         chatbot = Chatbot.from_pretrained(
-            settings.model, engine=settings.engine, revision=settings.revision, device=settings.device
+            settings.model,
+            engine=settings.engine,
+            revision=settings.revision,
+            device=settings.device,
+            num_parallel=num_parallel,
         )
     if settings.seed is not None:
         chatbot.engine.set_seed(settings.seed)
@@ -39,6 +44,14 @@ def load_chatbot(settings: ChatbotSettings) -> "Chatbot":
             file=sys.stderr,
         )
     return chatbot
+
+
+def check_system(system: str | None) -> None:
+    """Raise an `InputError` for a system message that is no text."""
+    try:
+        normalized_text(system or "", "--system")
+    except NotText as error:
+        raise InputError(f"{error}. Pass text in UTF-8.") from error
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ import tyro
 
 from chatformer.configuration.replies import ChatSettings, ReplySettings
 from chatformer.conversation import NotText, normalized_text
-from chatformer.reading import reads_history
 from chatformer.storage.printing import plain_console
 
+from .errors import ChatError
 from .lines import in_one_line, lines_of
 from .loading import load_chatbot
+from .remote import RemoteChatbot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,7 @@ HELP = """/reset            begin a new conversation
 
 def chat(settings: ChatSettings) -> int:
     """Converse in a terminal, or answer the lines of a pipe; return the exit status."""
-    chatbot = load_chatbot(settings)
+    chatbot = RemoteChatbot.connect(settings) if settings.url else load_chatbot(settings)
     from .chatbot import Conversation
 
     conversation = Conversation(chatbot, settings.system)
@@ -51,7 +52,7 @@ def talk(conversation: "Conversation", settings: ReplySettings) -> int:
         # Gives input() its line editing and history.
         import readline  # noqa: F401
     console = plain_console(soft_wrap=True)
-    if not reads_history(conversation.chatbot.tokenizer):
+    if not conversation.chatbot.reads_history:
         console.print("This model was trained on single questions and does not read what was said before.", style="dim")
     console.print("Say something. /help shows the commands, /quit leaves.", style="dim")
     while True:
@@ -81,6 +82,8 @@ def talk(conversation: "Conversation", settings: ReplySettings) -> int:
             print()
         except KeyboardInterrupt:
             console.print(" (stopped, and forgotten)", style="dim")
+        except ChatError as error:
+            console.print(f"\n{error}", style="dim")
 
 
 def run_command(

@@ -52,6 +52,11 @@ VERBS = {
         "chatformer.chat.lines:generate",
         "reply to each line of a text, or translate it",
     ),
+    "serve": Verb(
+        "chatformer.configuration.replies:ServeSettings",
+        "chatformer.chat.serving.server:serve",
+        "serve a trained model to any client of OpenAI's protocol",
+    ),
     "import": Verb(
         "chatformer.configuration.sharing:ImportSettings",
         "chatformer.hub.formats.importing:import_marian",

@@ -1,4 +1,4 @@
-"""The settings of replies: which model answers, how it searches, and the flags of `chat` and `generate`."""
+"""The settings of replies: which model answers, how it searches, and the flags of `chat`, `generate` and `serve`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .declaring import AtLeast, AtMost, LessThan, MoreThan, check
+from .declaring import AtLeast, AtMost, LessThan, MoreThan, SettingsError, check
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -96,6 +96,20 @@ class ChatbotSettings(PretrainedSettings):
 class ChatSettings(ChatbotSettings):
     """Talk to a trained model, in the terminal or through a pipe."""
 
+    model: Annotated[str, tyro.conf.Positional] = ""
+    """Folder of a trained model, or a model's id on the Hub; with --url the server's model, its first unless given."""
+    url: str | None = None
+    """Server of OpenAI's protocol to talk to, such as http://127.0.0.1:8000 of `chatformer serve`."""
+    api_key: str | None = None
+    """Key of that server; CHATFORMER_API_KEY unless given, which other users of the machine do not see."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model and self.url is None:
+            raise SettingsError("The folder of a model must be given, or --url with the address of a server.")
+        if self.api_key is not None and self.url is None:
+            raise SettingsError("--api-key is for --url.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings(ChatbotSettings):
@@ -107,3 +121,36 @@ class GenerationSettings(ChatbotSettings):
     """Where to write the replies; standard output unless given."""
     batch_tokens: Annotated[int, AtLeast(1)] = 4000
     """Tokens that are read at a time, padding counted in; the longest reply and each beam take their memory as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(ChatbotSettings):
+    """Serve a trained model over HTTP, in the protocol of OpenAI's chat completions."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; with the default, only programs on this machine reach the server. 0.0.0.0 is all of the
+    machine's addresses, and should have --api-key."""
+    port: Annotated[int, AtLeast(0), AtMost(65535)] = 8000
+    """Port to listen at; 0 takes a free one."""
+    api_key: str | None = None
+    """Key that clients must send; CHATFORMER_API_KEY unless given, which other users of the machine do not see."""
+    model_name: str | None = None
+    """What clients call the model; the folder's name, or the id on the Hub, unless given."""
+    cors_origins: tuple[str, ...] = ()
+    """Web sites whose pages may ask the server from a browser, such as https://example.org; * allows all."""
+    num_threads: Annotated[int, AtLeast(1)] | None = None
+    """Batches that ctranslate2 computes at the same time, each on a core; one for each core unless given."""
+    max_batch_size: Annotated[int, AtLeast(1)] = 32
+    """Most replies that are computed at once, by one thread."""
+    max_waiting: Annotated[int, AtLeast(1)] = 256
+    """Most replies that wait for their turn; further requests are refused (429)."""
+    max_body_bytes: Annotated[int, AtLeast(1)] = 2**20
+    """Largest request in bytes; larger ones are refused (413)."""
+    grace_seconds: Annotated[int, AtLeast(0)] = 30
+    """Seconds that running replies get to finish when the server is asked to stop."""
+
+    @property
+    def served_name(self) -> str:
+        """What clients call the model."""
+        folder = Path(self.model)
+        return self.model_name or (folder.resolve().name if folder.is_dir() else self.model)

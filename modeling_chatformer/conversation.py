@@ -114,12 +114,19 @@ def cut(tokenizer: Any, messages: Conversation, ids: list[int], max_tokens: int)
     """The ids of the part of `messages` that fits `max_tokens`; `ids` are those of all messages."""
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = list(messages[len(system) :])
-    while len(ids) > max_tokens:
-        if len(turns) <= 1:
-            return ids[-max_tokens:]
-        turns = turns[2:] if turns[0]["role"] == "user" else turns[1:]
-        (ids,) = as_template(tokenizer, [system + turns])
-    return ids
+    # Where the conversation can begin: at each exchange, and at the last turn, which stays.
+    starts, start = [], 0
+    while start < len(turns) - 1:
+        start = min(start + (2 if turns[start]["role"] == "user" else 1), len(turns) - 1)
+        starts.append(start)
+    # The first one that fits; halving, since a conversation of a stranger may have thousands of turns.
+    while starts:
+        middle = (len(starts) - 1) // 2
+        (ids,) = as_template(tokenizer, [system + turns[starts[middle] :]])
+        if len(starts) == 1:
+            break
+        starts = starts[: middle + 1] if len(ids) <= max_tokens else starts[middle + 1 :]
+    return ids[-max_tokens:]
 
 
 def as_template(tokenizer: Any, conversations: Sequence[Conversation]) -> list[list[int]]:

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 POINTS_UP = ("modeling_chatformer/registration.py", "chatformer.hub.stock_push.push_to_hub")
 
 IN_READING_ORDER = [
-    *("configuration", "modeling_chatformer", "storage", "data", "chat", "chat/engines"),
+    *("configuration", "modeling_chatformer", "storage", "data", "chat", "chat/engines", "chat/serving"),
     *("evaluation", "evaluation/doctor", "training", "hub", "hub/formats", "cli"),
 ]
 

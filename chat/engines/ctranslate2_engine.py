@@ -11,13 +11,16 @@ from chatformer.chat.errors import ModelNotFound
 from chatformer.storage.explaining import explained
 from chatformer.storage.names import CTRANSLATE2_FILE, CTRANSLATE2_VOCABULARY_FILE
 
-from .engine import Ids, OnToken
+from .engine import DEFAULT_MAX_NEW_TOKENS, Ids, OnToken
 
 
 class CTranslate2Engine:
     """CTranslate2 on a folder that `chatformer export --to ctranslate2` wrote."""
 
-    def __init__(self, folder: Path, *, device: str | None):
+    # Only threads that have not sampled yet take a seed.
+    keeps_seeds = False
+
+    def __init__(self, folder: Path, *, device: str | None, num_parallel: int = 1):
         try:
             import ctranslate2
         except ImportError as error:
@@ -27,11 +30,16 @@ class CTranslate2Engine:
                 f"{folder} is not a CTranslate2 model. Write one with "
                 f"`chatformer export {folder} --to ctranslate2 --output-dir DIR` and give that folder."
             )
+        self.num_parallel = num_parallel
         kind, _, index = (device or "auto").partition(":")
         with explained(f"The CTranslate2 model in {folder} could not be loaded"):
             # At these sizes CTranslate2 is fastest with one thread.
             self.translator = ctranslate2.Translator(
-                str(folder), device=kind, device_index=int(index or 0), intra_threads=1
+                str(folder),
+                device=kind,
+                device_index=int(index or 0),
+                inter_threads=num_parallel,
+                intra_threads=1,
             )
             self.tokens = json.loads((folder / CTRANSLATE2_VOCABULARY_FILE).read_text("utf-8"))
             self.rows = {token: row for row, token in enumerate(self.tokens)}
@@ -46,15 +54,14 @@ class CTranslate2Engine:
             options |= {"sampling_temperature": search.temperature, "sampling_topp": search.top_p}
             options["sampling_topk"] = search.top_k
         if on_token is not None and search.num_beams == 1:
-            # A callback that returns True would stop the search.
-            options["callback"] = lambda result: bool(on_token(result.token_id))
+            options["callback"] = lambda result: bool(on_token(result.batch_id, result.token_id))
         results = self.translator.translate_batch(
             self._in_tokens(sources),
             beam_size=search.num_beams,
             length_penalty=1.0 if search.length_penalty is None else search.length_penalty,
             repetition_penalty=search.repetition_penalty or self.own_search.repetition_penalty or 1.0,
             no_repeat_ngram_size=search.no_repeat_ngram_size or 0,
-            max_decoding_length=search.max_new_tokens or self.own_search.max_new_tokens or 256,
+            max_decoding_length=search.max_new_tokens or self.max_new_tokens,
             min_decoding_length=0,
             max_input_length=0,
             return_end_token=True,
@@ -70,10 +77,13 @@ class CTranslate2Engine:
         )
         return [-sum(result.log_probs) for result in results]
 
+    @property
+    def max_new_tokens(self) -> int:
+        return self.own_search.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
+
     def set_seed(self, seed: int) -> None:
         import ctranslate2
 
-        # Only threads that have not sampled yet take the seed.
         ctranslate2.set_random_seed(seed)
 
     def _in_tokens(self, sequences: Sequence[Ids]) -> list[list[str]]:

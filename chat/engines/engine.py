@@ -7,7 +7,11 @@ import numpy as np
 from transformers import GenerationConfig
 
 Ids = Sequence[int] | np.ndarray
-OnToken = Callable[[int], None]
+OnToken = Callable[[int, int], bool | None]
+"""Called with the index of a source and the next id of its reply; True ends this reply."""
+
+DEFAULT_MAX_NEW_TOKENS = 256
+"""The longest reply if neither the search nor the model's own settings set a limit."""
 
 GREEDY = GenerationConfig(do_sample=False, num_beams=1)
 """The search that takes the likeliest token at each step."""
@@ -16,13 +20,23 @@ GREEDY = GenerationConfig(do_sample=False, num_beams=1)
 class Engine(Protocol):
     """Computes replies and scores of ids; a tokenizer turns them into texts."""
 
+    num_parallel: int
+    """The number of threads that can call `generate` at the same time."""
+    keeps_seeds: bool
+    """True if `set_seed` makes the replies after it repeatable, however often it is called."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest reply of a search that sets no limit."""
+        ...
+
     def generate(
         self, sources: Sequence[Ids], search: GenerationConfig, on_token: OnToken | None = None
     ) -> list[list[int]]:
         """
         The ids of the reply to each source, found by `search`, which `ReplySettings.search` makes.
 
-        With a single source, `on_token` is called with each id as soon as it is known. A search over several beams
+        `on_token` is called with each id as soon as it is known, the end token included. A search over several beams
         knows its ids only at the end, and does not call it.
         """
         ...

@@ -5,18 +5,22 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from chatformer.loss import IGNORED
 from chatformer.padding import padded, padded_sources
 from chatformer.storage.explaining import explained
 
-from .engine import Ids, OnToken
+from .engine import DEFAULT_MAX_NEW_TOKENS, Ids, OnToken
 
 
 class TransformersEngine:
     """Replies and scores of a model, on the device that it is on."""
+
+    # A seed is the whole process's.
+    num_parallel = 1
+    keeps_seeds = True
 
     def __init__(self, model: Any):
         self.model = model
@@ -24,6 +28,9 @@ class TransformersEngine:
     @classmethod
     def on(cls, device: str | None, model: Any) -> "TransformersEngine":
         """An engine of the model on a device, or on a GPU if there is one."""
+        # Weights as they are loaded are mapped to their file: if the file is truncated, the process dies.
+        for weight in model.parameters():
+            weight.data = weight.data.clone()
         with explained(f"--device {device} cannot be used"):
             return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval())
 
@@ -31,13 +38,29 @@ class TransformersEngine:
     def generate(
         self, sources: Sequence[Ids], search: GenerationConfig, on_token: OnToken | None = None
     ) -> list[list[int]]:
-        return self.model.generate(
+        options: dict[str, Any] = {}
+        if on_token is not None and search.num_beams == 1:
+            rows = Rows(on_token, len(sources), self.end_tokens)
+            options |= {"streamer": rows, "stopping_criteria": StoppingCriteriaList([rows.are_ended])}
+        generated = self.model.generate(
             **self._inputs(sources),
             generation_config=search,
             # Each process has its own number of replies to compute.
             synced_gpus=False,
-            streamer=TokenStreamer(on_token) if on_token is not None and search.num_beams == 1 else None,
-        ).tolist()
+            **options,
+        )
+        # The first is the decoder's start token.
+        return [up_to_end(ids[1:], self.end_tokens) for ids in generated.tolist()]
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """The ids that end a reply; a model may have none, or several."""
+        ids = self.model.generation_config.eos_token_id
+        return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.model.generation_config.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
 
     @torch.inference_mode()
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
@@ -60,15 +83,32 @@ class TransformersEngine:
         return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
 
 
-class TokenStreamer(BaseStreamer):
-    """Passes each generated token to a callback."""
+def up_to_end(ids: list[int], end_tokens: Sequence[int]) -> list[int]:
+    """The ids up to the first end token, without the padding that follows it."""
+    end = next((index for index, token in enumerate(ids) if token in end_tokens), len(ids))
+    return ids[: end + 1]
 
-    def __init__(self, on_token: OnToken):
+
+class Rows(BaseStreamer):
+    """Passes each row's tokens to a callback until the row has ended, and says which rows it has ended."""
+
+    def __init__(self, on_token: OnToken, num_rows: int, end_tokens: Sequence[int]):
         self.on_token = on_token
+        self.end_tokens = end_tokens
+        self.has_ended = [False] * num_rows
+        self.has_begun = False
 
     def put(self, value: torch.Tensor) -> None:
-        for token in value.flatten().tolist():
-            self.on_token(token)
+        # The first are the decoder's start tokens, which belong to no reply.
+        if self.has_begun:
+            for row, token in enumerate(value.tolist()):
+                if not self.has_ended[row]:
+                    self.has_ended[row] = bool(self.on_token(row, token)) or token in self.end_tokens
+        self.has_begun = True
 
     def end(self) -> None:
         pass
+
+    def are_ended(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """The rows that need no further token, as a criterion of `generate()`, which asks after `put`."""
+        return torch.tensor(self.has_ended, device=input_ids.device)

@@ -218,3 +218,17 @@ def test_mistakes_are_told_of(benchmark, capsys, name, flags, message):
     assert benchmark(name).main(flags) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
+
+
+@pytest.mark.slow
+def test_servers_under_load(benchmark, tmp_path, capsys):
+    flags = ["--contestants", "one-by-one", "grouped", "--rounds", "1", "--seconds", "2", "--warmup-seconds", "1"]
+    figures = tmp_path / "figures.json"
+    assert benchmark("serve").main([*flags, "--num-clients", "4", "--output-file", str(figures)]) == 0
+    contestants = json.loads(figures.read_text("utf-8"))["contestants"]
+    assert set(contestants) == {"one-by-one", "grouped"}
+    for found in contestants.values():
+        assert min(found["requests_per_second"] + found["streamed_requests_per_second"]) > 0
+        assert found["first_text_seconds"][0] > 0 and found["p50_seconds"][0] <= found["p99_seconds"][0]
+        assert found["memory_bytes"][0] > 2**20
+    assert "grouped" in capsys.readouterr().out

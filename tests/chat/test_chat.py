@@ -114,6 +114,27 @@ def test_chatting_and_training_read_the_same_ids(chatbot, heard, system):
         assert ids == encode_conversation(chatbot.tokenizer, said, chatbot.max_source_tokens)
 
 
+def test_a_cut_leaves_out_as_few_exchanges_as_it_can(chatbot):
+    chance = random.Random(0)
+
+    def one_by_one(messages):
+        """Leave out the oldest exchange until the rest fits."""
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        turns = messages[len(system) :]
+        ids = encode_conversation(chatbot.tokenizer, system + turns)
+        while len(ids) > 40 and len(turns) > 1:
+            turns = turns[min(2 if turns[0]["role"] == "user" else 1, len(turns) - 1) :]
+            ids = encode_conversation(chatbot.tokenizer, system + turns)
+        return ids[-40:]
+
+    for _ in range(200):
+        roles = (
+            ["system"] * chance.randrange(2) + chance.choices(["user", "assistant"], k=chance.randrange(12)) + ["user"]
+        )
+        messages = [{"role": role, "content": "따라 해 1 2 " * chance.randrange(9)} for role in roles]
+        assert encode_conversation(chatbot.tokenizer, messages, 40) == one_by_one(messages)
+
+
 def test_the_history_is_kept_and_cut_by_whole_exchanges(chatbot, heard):
     conversation = Conversation(chatbot, "짧게")
     replies = [conversation.say(f"따라 해 {number} {number}", GREEDY) for number in range(8)]
