@@ -53,6 +53,8 @@ def flags(conversations_file):
             "num_heads": 2,
             "encoder_layers": 1,
             "decoder_layers": 1,
+            # Small: in few steps it learns to reply with more than its last token.
+            "embedding_initializer_range": 0.02,
             # Not what the plan makes of so little data, but the weights as they are, chosen by the loss.
             "ema_decay": 0,
             "bpe_dropout": 0,
