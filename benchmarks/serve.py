@@ -12,6 +12,8 @@ The contestants, each a process of its own that is started, loaded and stopped i
     litserve    LitServe over the same model of CTranslate2, with its batches of 32 and two workers
     ray         Ray Serve with two replicas of the app of `chatformer serve`
 
+The last two need `pip install litserve 'chatformer[ray]'`.
+
 The model has 4 + 4 layers, 13 million parameters and random weights; its end token is never the likeliest, so a reply
 has as many tokens as the request allows, and all contestants do the same work. Clients ask again as soon as they have
 their reply. They run on the same machine, and take their share of it from all alike.
@@ -120,7 +122,9 @@ def served(name: Name, folder: Path, log: Path) -> Iterator[tuple[int, psutil.Pr
     """Start a contestant; give its port and its process, and end it and its children afterwards."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    # On a busy machine Ray's proxy does not start within the 5 seconds that Ray gives it.
+    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+    environment = os.environ | ray | {"HF_HUB_OFFLINE": "1"}
     with log.open("wb") as output:
         started = subprocess.Popen(command(name, folder, port), env=environment, stdout=output, stderr=output)
     process = psutil.Process(started.pid)
@@ -135,7 +139,9 @@ def served(name: Name, folder: Path, log: Path) -> Iterator[tuple[int, psutil.Pr
             time.sleep(0.2)
         yield port, process
     finally:
-        family = [*process.children(recursive=True), process]
+        family = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [*process.children(recursive=True), process]
         started.terminate()
         _, alive = psutil.wait_procs(family, timeout=20)
         for left in alive:

@@ -39,7 +39,10 @@ def url(exported, tmp_path):
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER, str(exported), str(port)],
-        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env=os.environ
+        | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        # On a busy machine the proxy does not start within the 5 seconds that Ray gives it.
+        | {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
