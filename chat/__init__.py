@@ -6,6 +6,7 @@ In reading order, each file imports only those above it:
     errors     what a user can correct
     engines    sources -> replies and scores
     streaming  tokens -> pieces of text, while a reply grows
+    inside     what happens inside a model as it replies
     chatbot    an engine and a tokenizer; a conversation with them
     loading    a command's settings -> a chatbot
     lines      `chatformer generate`: a reply to each line

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from chatformer.configuration.replies import EngineName, ReplySettings
 from chatformer.conversation import Message, encode_conversation, max_source_tokens, normalized_text, turn
@@ -14,6 +14,14 @@ from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
 from .engines import CTranslate2Engine, Engine, TransformersEngine
 from .errors import ModelNotFound
 from .streaming import Pieces
+
+
+class Answer(NamedTuple):
+    """A reply, with what the model read and wrote."""
+
+    source_ids: list[int]
+    reply_ids: list[int]
+    text: str
 
 
 class Chatbot:
@@ -68,6 +76,12 @@ class Chatbot:
 
         `on_text` is called with each piece of the reply as soon as it is known.
         """
+        return self.answer(messages, settings, on_text).text
+
+    def answer(
+        self, messages: Sequence[Message], settings: ReplySettings, on_text: Callable[[str], None] | None = None
+    ) -> Answer:
+        """The reply, as `reply` gives it, with the ids that the model read and wrote."""
         source_ids = encode_conversation(self.tokenizer, list(messages), self.max_source_tokens)
         pieces = None if on_text is None else Pieces(self.tokenizer, on_text)
         on_token = None if pieces is None else lambda _, token: pieces.add(token)
@@ -75,7 +89,7 @@ class Chatbot:
         text = self.tokenizer.decode(reply_ids, skip_special_tokens=True)
         if pieces is not None:
             pieces.pass_on(text)
-        return text
+        return Answer(source_ids, reply_ids, text)
 
 
 def conversing_tokenizer(folder: ModelFolder, *, vocab_size: int) -> Any:

@@ -57,6 +57,11 @@ VERBS = {
         "chatformer.chat.serving.server:serve",
         "serve a trained model to any client of OpenAI's protocol",
     ),
+    "plot": Verb(
+        "chatformer.configuration.pictures:PlotSettings",
+        "chatformer.cli.plot:plot",
+        "draw a reply from the inside, a run's curves, or what the paper describes",
+    ),
     "import": Verb(
         "chatformer.configuration.sharing:ImportSettings",
         "chatformer.hub.formats.importing:import_marian",

@@ -9,6 +9,7 @@ What it is: the configuration of a model, and the settings of every command. In 
     recipes                   files that give some settings: defaults < recipe < flags
     replies                   which model replies, and how: `chat`, `generate`
     evaluation                `evaluate`, `doctor`
+    pictures                  `plot`
     sharing                   `import`, `export`, `push`, `space`
 
 Settings import neither torch nor transformers, so that `--help` is quick; the names below load them when first used.

@@ -8,7 +8,7 @@ How good it is: figures of a model on conversations. In reading order, each file
     baselines   baselines that cost nothing, and whether one is better than the model
     by_turns    the figures by the length of the conversation
     turns       questions after other topics, and after other histories
-    plots       the curves of a run as a picture
+    plots       pictures of runs, of the paper and of replies
     own_data    what a run was trained and validated on
     report      the figures in a file and in the terminal
     evaluating  settings -> figures in a file and in the terminal

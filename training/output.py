@@ -11,7 +11,7 @@ from chatformer.configuration.declaring import SettingsError
 from chatformer.configuration.recipes import read_recipe
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import content_digest
-from chatformer.evaluation.plots import draw_curves
+from chatformer.evaluation.plots.curves import draw_curves
 from chatformer.storage.environment import environment
 from chatformer.storage.names import BAD_ROWS_FILES, CURVES_FILE, LOG_FILE, RECORD_FILE, SETTINGS_FILE
 from chatformer.storage.reading import read_json_lines, read_structure

@@ -23,3 +23,15 @@ def make_scheduler(
         )
     stock_name = "constant_with_warmup" if name == "constant" else name
     return get_scheduler(stock_name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
+
+
+def learning_rates(name: str, *, learning_rate: float, d_model: int, warmup_steps: int, num_steps: int) -> list[float]:
+    """The rate of each step of a whole run."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
+    scheduler = make_scheduler(name, optimizer, d_model=d_model, warmup_steps=warmup_steps, num_steps=num_steps)
+    rates = []
+    for _ in range(num_steps):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates

@@ -1,5 +1,5 @@
 from chatformer.evaluation.doctor.run_log import RunLog
-from chatformer.evaluation.plots import draw_curves
+from chatformer.evaluation.plots.curves import draw_curves
 from chatformer.storage.reading import read_json_lines
 from chatformer.training.output import RunFolder
 

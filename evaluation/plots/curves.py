@@ -1,25 +1,24 @@
-"""The curves of a run as a picture."""
+"""The figures of a run over its steps."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from chatformer.storage.reading import read_json_lines
-from chatformer.storage.writing import whole_file
+
+from .drawing import PictureError, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def draw_curves(log_file: Path, picture: Path) -> bool:
-    """Draw loss, learning rate and replies over the steps of a log; false if matplotlib is missing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    lines = read_json_lines(log_file)
-    training = [line for line in lines if "loss" in line]
-    evaluations = [line for line in lines if "eval_loss" in line]
+def curves(log: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Loss, validation replies and learning rate over the steps of a log."""
+    training = [line for line in log if "loss" in line]
+    evaluations = [line for line in log if "eval_loss" in line]
     steps = [line["step"] for line in evaluations]
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 3.6)
     loss, replies, rate = figure.subplots(1, 3)
     loss.plot([line["step"] for line in training], [line["loss"] for line in training], label="training (smoothed)")
     loss.plot(steps, [line["eval_loss"] for line in evaluations], "o-", label="validation")
@@ -35,6 +34,14 @@ def draw_curves(log_file: Path, picture: Path) -> bool:
     rate.set(title="Learning rate", xlabel="step", ylim=(0, None))
     for axes in (loss, replies, rate):
         axes.grid(alpha=0.3)
-    with whole_file(picture) as partial:
-        figure.savefig(partial, dpi=120, format="png")
+    return figure
+
+
+def draw_curves(log_file: Path, picture: Path) -> bool:
+    """Draw the curves of a log; false if matplotlib is missing."""
+    try:
+        figure = curves(read_json_lines(log_file))
+    except PictureError:
+        return False
+    save(figure, picture)
     return True

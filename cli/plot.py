@@ -1,0 +1,140 @@
+"""`chatformer plot`: from settings to a picture in a file."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.pictures import PlotSettings, check_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from chatformer.chat.chatbot import Chatbot
+
+ATTENTIONS = {
+    "cross": "From the reply to the source",
+    "encoder": "Within the source",
+    "decoder": "Within the reply",
+}
+
+
+def plot(settings: PlotSettings) -> None:
+    """Draw the picture that the settings name."""
+    check_plot(settings)
+    # Before seconds are spent on a model.
+    from chatformer.evaluation.plots.drawing import check_format, save
+
+    check_format(settings.output_file)
+    if settings.picture == "curves":
+        figure = curves_of_run(settings)
+    elif settings.picture == "schedule":
+        figure = schedule_of_run(settings)
+    elif settings.picture == "positions":
+        figure = positions_of_model(settings)
+    else:
+        figure = picture_of_text(settings)
+    save(figure, settings.output_file)
+    print(f"Written: {settings.output_file}", file=sys.stderr)
+
+
+def curves_of_run(settings: PlotSettings) -> "Figure":
+    from chatformer.evaluation.plots import curves
+    from chatformer.storage.names import LOG_FILE
+    from chatformer.storage.run_folder import Records
+
+    log = Records.read(Path(str(settings.model))).log
+    if not any("loss" in line for line in log):
+        raise SettingsError(f"{settings.model} has no {LOG_FILE} with the steps of a training, so there are no curves.")
+    return curves(log)
+
+
+def schedule_of_run(settings: PlotSettings) -> "Figure":
+    """The rates of a run's settings, or of the paper's base model."""
+    from chatformer.configuration import sized_config
+    from chatformer.configuration.training import TrainingSettings, decided
+    from chatformer.evaluation.plots import schedule
+    from chatformer.storage.model_folder import ModelFolder
+    from chatformer.storage.names import RECORD_FILE, SETTINGS_FILE
+    from chatformer.storage.run_folder import Records
+    from chatformer.training.schedules import learning_rates
+
+    if settings.model is None:
+        d_model = sized_config("base").d_model
+        rates = learning_rates("noam", learning_rate=1.0, d_model=d_model, warmup_steps=4000, num_steps=20_000)
+        return schedule(rates, title=f"Equation 3 with d_model = {d_model}", warmup_steps=4000)
+    records = Records.read(Path(settings.model))
+    if not records.settings or "steps" not in records.record.get("overview", {}):
+        raise SettingsError(
+            f"{settings.model} has no {SETTINGS_FILE} and {RECORD_FILE} of a training, so its schedule is unknown."
+        )
+    run = TrainingSettings().changed(records.settings, where=SETTINGS_FILE).optimization
+    rates = learning_rates(
+        run.lr_scheduler_type,
+        learning_rate=decided(run.learning_rate),
+        num_steps=int(records.record["overview"]["steps"]),
+        warmup_steps=decided(run.warmup_steps),
+        d_model=ModelFolder.find(settings.model).config().d_model,
+    )
+    title = f"Learning rate of {Path(settings.model).absolute().name} ({run.lr_scheduler_type})"
+    return schedule(rates, title=title, warmup_steps=decided(run.warmup_steps))
+
+
+def positions_of_model(settings: PlotSettings) -> "Figure":
+    from chatformer.configuration import sized_config
+    from chatformer.embedding import sinusoids
+    from chatformer.evaluation.plots import positions
+    from chatformer.storage.model_folder import ModelFolder
+
+    if settings.model is None:
+        config = sized_config("base")
+    else:
+        config = ModelFolder.find(settings.model, settings.revision).config()
+    return positions(sinusoids(settings.num_positions, config.d_model).numpy())
+
+
+def picture_of_text(settings: PlotSettings) -> "Figure":
+    """A picture of what a model does with a text."""
+    from chatformer.chat.chatbot import Chatbot
+    from chatformer.chat.inside import beam_tree, look_inside, tokens_of
+    from chatformer.configuration.replies import ReplySettings
+    from chatformer.conversation import encode_conversation, turn
+    from chatformer.evaluation import plots
+
+    chatbot = Chatbot.from_pretrained(str(settings.model), revision=settings.revision, device=settings.device)
+    chatbot.folder.show_commit()
+    messages = [turn("user", settings.text)]
+    source_ids = encode_conversation(chatbot.tokenizer, messages, chatbot.max_source_tokens)
+    if settings.picture == "tokens":
+        return plots.tokens(tokens_of(chatbot.tokenizer, source_ids), title="Tokens and their ids")
+    model: Any = model_of(chatbot)
+    if settings.picture == "beams":
+        search = ReplySettings(num_beams=settings.num_beams, max_new_tokens=settings.max_new_tokens).search()
+        tree = beam_tree(model, chatbot.tokenizer, source_ids, search)
+        return plots.beams(tree, title=f"A search with {settings.num_beams} beams")
+    answer = chatbot.answer(messages, ReplySettings(max_new_tokens=settings.max_new_tokens))
+    inside = look_inside(
+        model, chatbot.tokenizer, answer.source_ids, answer.reply_ids, num_likeliest=settings.num_likeliest
+    )
+    if settings.picture == "steps":
+        return plots.steps(inside.steps)
+    if settings.picture == "mask":
+        return plots.masks(inside.source, inside.attentions["decoder"].keys)
+    weights = inside.attentions[settings.attention]
+    num_layers, num_heads = weights.weights_LHQK.shape[:2]
+    for name, value, most in (("--layer", settings.layer, num_layers), ("--head", settings.head, num_heads)):
+        if value is not None and value > most:
+            raise SettingsError(f"{name} must be at most {most}, as many as the model has, but it is {value}.")
+    if not settings.special_tokens:
+        weights = weights.without_special()
+    return plots.attention(
+        weights, title=ATTENTIONS[settings.attention], layer=settings.layer or num_layers, head=settings.head
+    )
+
+
+def model_of(chatbot: "Chatbot") -> Any:
+    """The model that a chatbot on transformers runs."""
+    from chatformer.chat.engines import TransformersEngine
+
+    assert isinstance(chatbot.engine, TransformersEngine)
+    return chatbot.engine.model

@@ -1,0 +1,110 @@
+"""An empty figure, fonts that have the letters of its texts, and the file of a picture."""
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chatformer.storage.writing import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
+GOOD_FONTS = ("nanumgothic.", "notosanscjk-regular", "notosanskr", "malgun.", "applesdgothicneo", "applegothic")
+"""How the files of legible Korean fonts begin; without them, any other font that has Hangul is taken."""
+
+
+class PictureError(ValueError):
+    """A picture cannot be drawn: the message says why and what to do."""
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of this size in inches; raise a `PictureError` if matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PictureError("Pictures need matplotlib. Run: pip install 'chatformer[plots]'") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@contextlib.contextmanager
+def fonts_for(texts: Iterable[str]) -> Iterator[None]:
+    """Draw, within, with fonts that have the letters of these texts; raise a `PictureError` if Hangul has no font."""
+    if not any(map(HANGUL.search, texts)):
+        yield
+        return
+    import matplotlib
+
+    with matplotlib.rc_context({"font.family": ["DejaVu Sans", hangul_font()]}):
+        yield
+
+
+@functools.cache
+def hangul_font() -> str:
+    """The name of a font on this machine that has Hangul."""
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    # The files themselves: matplotlib's own list does not know fonts that were installed after it was made.
+    for file in sorted(font_manager.findSystemFonts(), key=goodness):
+        # Some files are of formats that matplotlib cannot read.
+        with contextlib.suppress(OSError, RuntimeError):
+            font = FT2Font(file)
+            if all(map(font.get_char_index, map(ord, "가힣ㅋ"))):
+                font_manager.fontManager.addfont(file)
+                return font_manager.FontProperties(fname=file).get_name()
+    raise PictureError(
+        "No font on this machine has Hangul. Install one: `apt install fonts-nanum` on Debian and Ubuntu, `dnf install "
+        "google-noto-sans-cjk-fonts` on Fedora, `brew install --cask font-nanum-gothic` on macOS."
+    )
+
+
+def goodness(file: str) -> tuple[int, str]:
+    """The place of a font's file among those to try."""
+    name = Path(file).name.lower()
+    return next((place for place, good in enumerate(GOOD_FONTS) if name.startswith(good)), len(GOOD_FONTS)), file
+
+
+def name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Name the rows and columns of a picture after tokens, and draw lines between the cells."""
+    size = 10 if max(len(rows), len(columns)) <= 24 else 7
+    axes.set_xticks(range(len(columns)), [shown(text) for text in columns], rotation=90, fontsize=size)
+    axes.set_yticks(range(len(rows)), [shown(text) for text in rows], fontsize=size)
+    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="lightgrey", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+
+
+def shown(text: str) -> str:
+    """A token's text, with its spaces and line ends visible."""
+    # matplotlib would read a formula between two dollars.
+    return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
+
+
+def check_format(picture: Path) -> None:
+    """Raise a `PictureError` unless matplotlib is there and can write a file of this name."""
+    formats = new_figure(1, 1).canvas.get_supported_filetypes()
+    if format_of(picture) not in formats:
+        raise PictureError(
+            f"The name of a picture must end with its format, such as .png, .svg or .pdf, but it is {picture}."
+        )
+
+
+def format_of(picture: Path) -> str:
+    return picture.suffix.removeprefix(".").lower()
+
+
+def save(figure: "Figure", picture: Path) -> None:
+    """Write a figure, in the format that the file's name ends with, complete or not at all."""
+    with whole_file(picture) as partial:
+        figure.savefig(partial, dpi=150, format=format_of(picture))

@@ -1,0 +1,68 @@
+"""Pictures: what is drawn is what was given, in fonts that have its letters."""
+
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib import font_manager
+
+from chatformer.chat.inside import Attention, Beam, Step, Token, beam_places
+from chatformer.evaluation import plots
+from chatformer.evaluation.plots import drawing
+
+TOKENS = [Token(7, " 안녕", False), Token(8, "$x", False), Token(2, "<|end|>", True)]
+
+
+@pytest.fixture(autouse=True)
+def no_glyph_is_missing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def texts_of(figure):
+    figure.canvas.draw()
+    labels = [label.get_text() for axes in figure.axes for label in axes.get_xticklabels() + axes.get_yticklabels()]
+    return labels + [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_attention_names_rows_and_columns_after_tokens():
+    weights = np.random.default_rng(0).dirichlet(np.ones(3), size=(2, 3, 2)).astype("float32")
+    drawn = Attention(weights_LHQK=weights, queries=TOKENS[:2], keys=TOKENS)
+    figure = plots.attention(drawn, title="Cross", layer=2)
+    heads = [axes for axes in figure.axes if axes.get_title().startswith("head")]
+    assert [axes.get_title() for axes in heads] == ["head 1", "head 2", "head 3"]
+    np.testing.assert_array_equal(heads[2].images[0].get_array(), weights[1, 2])
+    assert [label.get_text() for label in heads[0].get_yticklabels()] == ["␣안녕", r"\$x"]
+    assert len(plots.attention(drawn, title="Cross", layer=1, head=3).axes) == 2
+    texts_of(figure)
+
+
+def test_a_reply_is_drawn_with_its_tokens_its_steps_and_its_beams():
+    assert {"␣안녕", "7", "<|end|>"} <= set(texts_of(plots.tokens(TOKENS, title="Tokens")))
+    step = Step(chosen=TOKENS[1], probability=0.25, likeliest=[(TOKENS[0], 0.7), (TOKENS[1], 0.25)])
+    assert {"␣안녕\n70.0%", "\\$x\n25.0%"} <= set(texts_of(plots.steps([step])))
+    tree = [
+        Beam(token=TOKENS[0], parent=None, log_probability=-1.0, rank=None),
+        Beam(token=TOKENS[1], parent=0, log_probability=-1.5, rank=None),
+        Beam(token=TOKENS[2], parent=0, log_probability=-2.0, rank=1),
+    ]
+    assert beam_places(tree) == ([0, 1, 1], [0.5, 0.0, 1.0])
+    assert {"␣안녕\n-1.00", "<|end|>\n-2.00\n#1"} <= set(texts_of(plots.beams(tree)))
+
+
+def test_masks_hide_the_padding_and_what_comes_later():
+    encoder, decoder, cross = (axes.images[0].get_array() for axes in plots.masks(TOKENS, TOKENS[:2]).axes)
+    assert encoder.shape == (6, 6) and encoder[:, :3].all() and not encoder[:, 3:].any()
+    np.testing.assert_array_equal(decoder, np.tri(2))
+    assert cross.shape == (2, 6) and not cross[:, 3:].any()
+
+
+def test_without_a_font_that_has_hangul_it_says_which_to_install(monkeypatch):
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    drawing.hangul_font.cache_clear()
+    with pytest.raises(drawing.PictureError, match="fonts-nanum"):
+        plots.tokens(TOKENS, title="Tokens")
+    drawing.hangul_font.cache_clear()
+    # Other texts need none.
+    plots.tokens(TOKENS[1:], title="Tokens")
