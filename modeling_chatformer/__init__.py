@@ -3,6 +3,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
 
     configuration_chatformer   the model's configuration, from the room of that name
     embedding                  token vectors and positions
+    pretrained                 what the models share: loading, saving, initial weights
     attention                  Equation 1, and several heads of it
     feed_forward               Equation 2
     encoder                    source -> memory

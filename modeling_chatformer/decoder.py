@@ -18,6 +18,7 @@ from .attention import CrossAttention, MaskedSelfAttention
 from .configuration_chatformer import ChatformerConfig
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of
 from .feed_forward import FeedForward
+from .pretrained import ChatformerPreTrainedModel
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -50,18 +51,16 @@ class DecoderLayer(GradientCheckpointingLayer):
         return x, self_weights, cross_weights
 
 
-class Decoder(nn.Module):
+class Decoder(ChatformerPreTrainedModel):
     """Turns the target so far and the encoder's output into one vector for each next token."""
 
-    main_input_name = "input_ids"
-
     def __init__(self, config: ChatformerConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embedding = ScaledEmbedding(config.vocab_size, config.d_model)
         self.positions = SinusoidalPositions(config.max_position_embeddings, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.decoder_layers))
+        self.post_init()
 
     @can_return_tuple
     def forward(

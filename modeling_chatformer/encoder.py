@@ -17,6 +17,7 @@ from .attention import MultiHeadAttention
 from .configuration_chatformer import ChatformerConfig
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of
 from .feed_forward import FeedForward
+from .pretrained import ChatformerPreTrainedModel
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -37,18 +38,16 @@ class EncoderLayer(GradientCheckpointingLayer):
         return x, weights
 
 
-class Encoder(nn.Module):
+class Encoder(ChatformerPreTrainedModel):
     """Turns a source into one vector for each token: embeddings and positions, then the layers."""
 
-    main_input_name = "input_ids"
-
     def __init__(self, config: ChatformerConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embedding = ScaledEmbedding(config.vocab_size, config.d_model)
         self.positions = SinusoidalPositions(config.max_position_embeddings, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.encoder_layers))
+        self.post_init()
 
     @can_return_tuple
     def forward(

@@ -9,64 +9,23 @@ B batch, S source tokens, T target tokens, V vocabulary.
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_chatformer import ChatformerConfig
 from .decoder import Decoder
-from .embedding import ScaledEmbedding, SinusoidalPositions, sinusoids
+from .embedding import ScaledEmbedding
 from .encoder import Encoder
 from .fast_decoding import NextToken
 from .fast_loss import fused_loss
 from .generation import ChatformerGenerationMixin
 from .loss import IGNORED
+from .pretrained import ChatformerPreTrainedModel
 
 if TYPE_CHECKING:
     # save_pretrained copies what is imported here: the folder's own pipeline.
     from .pipeline_chatformer import Seq2SeqChatPipeline  # noqa: F401
-
-
-class ChatformerPreTrainedModel(PreTrainedModel):
-    """The base of all Chatformer models: configuration, initial weights, and the features that transformers may use."""
-
-    config: ChatformerConfig
-    config_class = ChatformerConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=self.config.initializer_range)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            std = self.config.embedding_initializer_range
-            init.normal_(module.weight, std=self.config.d_model**-0.5 if std is None else std)
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, SinusoidalPositions):
-            # from_pretrained first makes the model without memory: a table that is not saved must be computed again.
-            init.copy_(module.table, sinusoids(*module.table.shape))
-
-    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """Load weights as torch does, also after `to_empty` and with `assign=True`."""
-        keys = super().load_state_dict(*arguments, **options)
-        # Both untie the four names of one matrix, and to_empty loses the table that is not saved.
-        self.tie_weights()
-        for module in self.modules():
-            if isinstance(module, SinusoidalPositions):
-                self._init_weights(module)
-        return keys
 
 
 class ChatformerModel(ChatformerPreTrainedModel):

@@ -14,7 +14,7 @@ from typing import Any
 
 import wrapt
 
-PARTS = ("attention", "feed_forward", "encoder", "decoder", "fast_decoding", "generation")
+PARTS = ("pretrained", "attention", "feed_forward", "encoder", "decoder", "fast_decoding", "generation")
 """The model's files that import transformers."""
 
 # The model needs these, and each of them may lead to the import of transformers' auto classes.
@@ -67,7 +67,9 @@ def register_models(modeling: Any) -> None:
     modeling.ChatformerForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
     AutoModel.register(ChatformerConfig, modeling.ChatformerModel)
     AutoModelForSeq2SeqLM.register(ChatformerConfig, modeling.ChatformerForConditionalGeneration)
-    modeling.ChatformerPreTrainedModel.push_to_hub = with_card(modeling.ChatformerPreTrainedModel.push_to_hub)
+    # Not of an encoder or a decoder alone, whose card would be that of a model that talks.
+    for model_class in (modeling.ChatformerModel, modeling.ChatformerForConditionalGeneration):
+        model_class.push_to_hub = with_card(model_class.push_to_hub)
 
 
 def with_card(stock_push_to_hub: Any) -> Any:

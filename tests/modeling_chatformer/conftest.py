@@ -38,7 +38,7 @@ def copying_model():
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.98))
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.02, total_iters=50)
     position = torch.arange(10)
-    for _ in range(180):
+    for _ in range(240):
         length = torch.randint(1, 10, (64, 1))
         tokens = torch.randint(3, 20, (64, 10))
         labels = tokens.where(position < length, model.config.eos_token_id).masked_fill(position > length, -100)

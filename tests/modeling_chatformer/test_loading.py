@@ -77,6 +77,18 @@ def test_the_auto_classes_load_in_every_precision(model, tmp_path, saved_in, loa
     assert config.to_diff_dict() == model.config.to_diff_dict() | {"dtype": str(saved_in).removeprefix("torch.")}
 
 
+def test_encoder_and_decoder_are_models_of_their_own(model, tmp_path):
+    memory = model.get_encoder()(SOURCE).last_hidden_state
+    for part, inputs in ((model.get_encoder(), {}), (model.get_decoder(), {"encoder_hidden_states": memory})):
+        assert part.get_input_embeddings().weight is model.get_input_embeddings().weight
+        folder = tmp_path / type(part).__name__
+        part.save_pretrained(folder)
+        loaded, report = type(part).from_pretrained(folder, output_loading_info=True)
+        assert not any(report.values())
+        vectors = (each(TARGET, **inputs).last_hidden_state for each in (loaded.eval(), part))
+        assert torch.equal(*vectors)
+
+
 def test_a_tokenizer_comes_back_with_its_template(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
