@@ -30,7 +30,11 @@ HELP = """/reset            begin a new conversation
 
 def chat(settings: ChatSettings) -> int:
     """Converse in a terminal, or answer the lines of a pipe; return the exit status."""
-    chatbot = RemoteChatbot.connect(settings) if settings.url else load_chatbot(settings)
+    if settings.url is None and not settings.model:
+        raise ChatError("The folder of a model must be given, or --url with the address of a server.")
+    if settings.url is None and settings.api_key is not None:
+        raise ChatError("--api-key has no effect without --url. Leave it out.")
+    chatbot = load_chatbot(settings) if settings.url is None else RemoteChatbot.connect(settings)
     from .chatbot import Conversation
 
     conversation = Conversation(chatbot, settings.system)

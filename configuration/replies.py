@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .declaring import AtLeast, AtMost, LessThan, MoreThan, SettingsError, check
+from .declaring import AtLeast, AtMost, LessThan, MoreThan, check
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -102,13 +102,6 @@ class ChatSettings(ChatbotSettings):
     """Server of OpenAI's protocol to talk to, such as http://127.0.0.1:8000 of `chatformer serve`."""
     api_key: str | None = None
     """Key of that server; CHATFORMER_API_KEY unless given, which other users of the machine do not see."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.model and self.url is None:
-            raise SettingsError("The folder of a model must be given, or --url with the address of a server.")
-        if self.api_key is not None and self.url is None:
-            raise SettingsError("--api-key is for --url.")
 
 
 @dataclass(frozen=True, kw_only=True)
