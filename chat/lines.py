@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from chatformer.configuration.replies import GenerationSettings
 from chatformer.conversation import normalized_text
+from chatformer.storage.keeping import check_kept, model_files, standard_input
 from chatformer.storage.writing import whole_file
 
 from .errors import ChatError, InputError
@@ -33,6 +34,7 @@ def generate(settings: GenerationSettings) -> None:
     """Write one line for each line that is read; a blank line for a blank line."""
     name = str(settings.data or "standard input")
     check_output_file(settings.output_file)
+    check_inputs_are_kept(settings)
     with opened(settings.data) as data:
         # An unreadable line is an error now, not after hours of replies.
         num_lines = count_lines(data, name)
@@ -148,6 +150,15 @@ def check_output_file(file: Path | None) -> None:
         raise InputError(f"--output-file {file} is a folder. Give the name of a file.")
     if file is not None and not file.parent.is_dir():
         raise InputError(f"there is no folder {file.parent} for --output-file {file}.")
+
+
+def check_inputs_are_kept(settings: GenerationSettings) -> None:
+    """Raise a `StorageError` if the output file is one of those that are read."""
+    if settings.output_file is None:
+        return
+    data = {"standard input": standard_input()} if settings.data is None else {"--data": [settings.data]}
+    model = {f"the model in {settings.model}": model_files(settings.model, command="generate")}
+    check_kept([settings.output_file], data | model, flag="--output-file")
 
 
 @contextlib.contextmanager

@@ -46,10 +46,20 @@ def read_recipe(recipe: str, *, based_on_it: tuple[str, ...] = ()) -> TrainingSe
     elif not isinstance(base_name, str):
         raise SettingsError(f"{where}: recipe must be the name or the file of another recipe, but it is {base_name!r}.")
     else:
-        if _is_file_name(base_name):
-            base_name = str(Path(recipe).parent / base_name)
-        base = read_recipe(base_name, based_on_it=(*based_on_it, recipe))
+        base = read_recipe(_base_of(recipe, base_name), based_on_it=(*based_on_it, recipe))
     return base.changed({**stated, "recipe": recipe}, where=where)
+
+
+def recipe_files(recipe: str | None) -> list[Path]:
+    """The files that a recipe consists of: its own, and those of the recipes that it is based on."""
+    if recipe is None or not _is_file_name(recipe):
+        return []
+    base_name = yaml.safe_load(_recipe_text(recipe)).get("recipe")
+    return [Path(recipe), *recipe_files(base_name and _base_of(recipe, base_name))]
+
+
+def _base_of(recipe: str, base_name: str) -> str:
+    return str(Path(recipe).parent / base_name) if _is_file_name(base_name) else base_name
 
 
 def _is_file_name(recipe: str) -> bool:

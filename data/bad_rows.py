@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatformer.storage.keeping import is_same_file
 from chatformer.storage.writing import json_line, write_text
 
 from .messages import DataError
@@ -73,7 +74,7 @@ class BadRows:
         logger.warning("%d of %d rows cannot be used and are listed in %s.", len(self), self.num_rows, file)
 
     def _write(self, file: Path) -> None:
-        if any(Path(name).expanduser().resolve() == file.resolve() for name in self.files):
+        if any(is_same_file(Path(name).expanduser(), file) for name in self.files):
             raise DataError(f"Bad rows would be written over the data in {file}. Choose another folder to write to.")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

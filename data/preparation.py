@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -141,6 +141,15 @@ def read_conversations(
 
 STARTER_FILES = ("conversations.jsonl", "follow_ups.jsonl")
 """Questions and short conversations, and conversations whose later replies need the turns before."""
+
+
+def local_files(data: Iterable[str]) -> list[Path]:
+    """The files of this machine that data is read from; what is neither a path nor "starter" is not here."""
+    return [
+        file
+        for name in data
+        for file in (map(starter_file, STARTER_FILES) if name == "starter" else [Path(name).expanduser()])
+    ]
 
 
 def starter_file(name: str) -> Path:

@@ -16,14 +16,15 @@ from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.configuration.replies import ReplySettings
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
-from chatformer.data.preparation import read_conversations
+from chatformer.data.preparation import local_files, read_conversations
 from chatformer.data.unread import unread_part
+from chatformer.storage.keeping import check_kept, model_files
 from chatformer.storage.names import EVALUATION_BAD_ROWS_FILE, EVALUATION_FILE
 
 from .baselines import WHAT_TO_DO, better_baselines, compare, sentences_about
 from .by_turns import figures_by_turns
 from .figures import has_metrics
-from .own_data import own_data, questions_and_answers, run_settings
+from .own_data import own_data, own_files, questions_and_answers, run_settings
 from .report import data_in, figures_in, items, samples, show, versions, write
 from .scoring import outcome_of
 
@@ -52,6 +53,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     output_file = output_file_of(settings)
     if not output_file.parent.is_dir():
         raise SettingsError(f"There is no directory {output_file.parent} for --output-file {output_file}.")
+    check_inputs_are_kept(settings, output_file)
     notes, signatures = [], {}
     if has_metrics():
         from .metrics import signatures as signatures_of
@@ -154,6 +156,20 @@ def output_file_of(settings: EvaluationSettings) -> Path:
         return Path(settings.output_file)
     folder = Path(settings.model)
     return folder / EVALUATION_FILE if folder.is_dir() else Path(EVALUATION_FILE)
+
+
+def check_inputs_are_kept(settings: EvaluationSettings, output_file: Path) -> None:
+    """Raise a `StorageError` if a file to write is one of those that are read."""
+    outputs = [output_file]
+    if settings.skip_bad_rows:
+        outputs += [output_file.with_name(name) for name in (EVALUATION_BAD_ROWS_FILE, BAD_TRAINING_ROWS_FILE)]
+    inputs = {
+        "--data": local_files(settings.data),
+        "--training-data": local_files(settings.training_data),
+        "the data of the run": own_files(run_settings(Path(settings.model))),
+        f"the model in {settings.model}": model_files(settings.model, command="evaluate"),
+    }
+    check_kept(outputs, inputs, flag="--output-file")
 
 
 def data_of(settings: EvaluationSettings, run: TrainingSettings | None, output_folder: Path) -> tuple[Any, Any, str]:

@@ -8,7 +8,7 @@ from chatformer.configuration.recipes import read_recipe
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import content_digest
 from chatformer.data.messages import exchanges
-from chatformer.data.preparation import conversations_of
+from chatformer.data.preparation import conversations_of, local_files
 from chatformer.storage.names import RECORD_FILE, SETTINGS_FILE
 from chatformer.storage.reading import read_structure
 
@@ -17,6 +17,11 @@ def run_settings(folder: Path) -> TrainingSettings | None:
     """The settings of the run that trained the model in `folder`; None if the folder does not have them."""
     file = folder / SETTINGS_FILE
     return read_recipe(str(file)) if file.is_file() else None
+
+
+def own_files(run: TrainingSettings | None) -> list[Path]:
+    """The files of this machine that a run was trained and validated on."""
+    return [] if run is None else local_files([*run.data.data, *run.data.validation_data])
 
 
 def own_data(model: str, run: TrainingSettings | None) -> tuple[Any, Any]:

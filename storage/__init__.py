@@ -7,6 +7,7 @@ In reading order, each file imports only those above it:
     explaining    errors of other libraries as a sentence that says what to do
     reading       texts, structures and JSON lines, or what is wrong with the file
     writing       files and folders, complete or not at all
+    keeping       what a command reads is never overwritten
     model_folder  a stranger's model: data only, each claim checked
     run_folder    what a training recorded
     printing      texts of users on a terminal of any encoding

@@ -1,6 +1,8 @@
 """Every file of a model's folder: its name, who writes it, and whether it travels to the Hub."""
 
+import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from chatformer.configuration.recipes import SETTINGS_FILE
 
@@ -64,7 +66,7 @@ KINDS = (
     Kind(patterns=(SETTINGS_FILE, RECORD_FILE, LOG_FILE), writer="chatformer train", travels=True),
     Kind(patterns=(PICTURES,), writer="chatformer train, chatformer doctor", travels=True),
     # Rows of the author's data, and states of an optimizer.
-    Kind(patterns=BAD_ROWS_FILES, writer="chatformer train --skip-bad-rows", travels=False),
+    Kind(patterns=BAD_ROWS_FILES, writer="chatformer train --skip-bad-rows, chatformer doctor", travels=False),
     Kind(patterns=(f"{CHECKPOINT_PREFIX}*",), writer="chatformer train", travels=False),
     Kind(patterns=(EVALUATION_FILE,), writer="chatformer evaluate", travels=True),
     Kind(patterns=(EVALUATION_BAD_ROWS_FILE,), writer="chatformer evaluate --skip-bad-rows", travels=False),
@@ -82,3 +84,31 @@ KINDS = (
 
 RECORD_FILES = (SETTINGS_FILE, RECORD_FILE, LOG_FILE, EVALUATION_FILE, CONVERSION_FILE)
 """How a model was trained or converted, and how good it is."""
+
+WRITTEN_BY_A_RUN = (
+    *(CONFIG_FILE, GENERATION_FILE, *WEIGHTS_FILES),
+    *(TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *(SETTINGS_FILE, RECORD_FILE, LOG_FILE, CURVES_FILE, *BAD_ROWS_FILES),
+)
+"""
+The files that a training run writes, and the only ones that `--overwrite-output-dir` removes, besides checkpoints.
+
+The model's scripts are not among them: the next model replaces its own, and others are the author's.
+"""
+PUBLISHING_FOLDER = "publishing.partial"
+"""Where a run completes a model before its files take their places."""
+REMOVING_FOLDER = "removing"
+"""Where files wait to be removed together."""
+
+_CHECKPOINT = re.compile(rf"{CHECKPOINT_PREFIX}\d+(\.partial|\.outdated)?")
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.partial")
+
+
+def is_written_by_a_run(name: str, *, is_folder: bool) -> bool:
+    """True if a training run writes a file or a folder of this name, also if a killed run left it incomplete."""
+    temporary = _TEMPORARY.fullmatch(name)
+    if is_folder:
+        is_being_removed = temporary is not None and temporary[1] == REMOVING_FOLDER
+        return name == PUBLISHING_FOLDER or is_being_removed or _CHECKPOINT.fullmatch(name) is not None
+    written = name if temporary is None else temporary[1]
+    return any(fnmatchcase(written, pattern) for pattern in WRITTEN_BY_A_RUN)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
     Raises a `StorageError` if `path` is not empty or cannot be written.
     """
     check_new_or_empty(path)
-    folder = Path(path).absolute()
+    # A link stays a link: the folder behind it is replaced.
+    folder = Path(path).resolve()
     partial = temporary_name(folder)
     new_parents = [parent for parent in folder.parents if not parent.exists()]
     try:
@@ -106,12 +107,40 @@ def replace_folder(partial: Path, folder: Path) -> None:
     """Rename a complete folder to its place, and remove the folder that was there."""
     # No system call replaces a folder that is not empty: the old one gets another name first.
     outdated = folder.with_name(f"{folder.name}.outdated")
-    shutil.rmtree(outdated, ignore_errors=True)
+    remove_folder(outdated)
     if folder.exists():
         os.replace(folder, outdated)
     os.replace(partial, folder)
     _fsync(folder.parent)
-    shutil.rmtree(outdated, ignore_errors=True)
+    remove_folder(outdated)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, as far as that is possible; of a link to a folder the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_together(paths: Sequence[Path], waiting: Path) -> None:
+    """
+    Remove files, folders and links of one folder: all of them or, after a `StorageError`, none.
+
+    They wait in the new folder `waiting` until the last is there. What links lead to stays.
+    """
+    waiting.mkdir()
+    moved: list[Path] = []
+    try:
+        for path in paths:
+            os.replace(path, waiting / path.name)
+            moved.append(path)
+    except OSError as error:
+        for each in moved:
+            os.replace(waiting / each.name, each)
+        waiting.rmdir()
+        raise StorageError(f"{path} cannot be removed ({error.strerror}), and nothing was removed.") from error
+    shutil.rmtree(waiting)
 
 
 def flush(path: Path) -> None:

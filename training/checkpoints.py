@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from chatformer.storage.explaining import first_line
 from chatformer.storage.names import CHECKPOINT_PREFIX
 from chatformer.storage.reading import read_structure
-from chatformer.storage.writing import files_in, flush, replace_folder, write_json
+from chatformer.storage.writing import files_in, flush, remove_folder, replace_folder, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,10 +40,16 @@ def save_checkpoint(accelerator: "Accelerator", folder: Path, step: int, *, limi
         accelerator.save_state(str(partial))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            sums = {str(path.relative_to(partial)): _sha256(path) for path in files_in(partial)}
+            sums = {path.relative_to(partial).as_posix(): _sha256(path) for path in files_in(partial)}
             write_json(partial / CHECKSUMS_FILE, sums)
             flush(partial)
-            replace_folder(partial, folder / f"{CHECKPOINT_PREFIX}{step}")
+            checkpoint = folder / f"{CHECKPOINT_PREFIX}{step}"
+            for file in foreign_files(checkpoint):
+                kept = partial / file.relative_to(checkpoint)
+                if not kept.exists():
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(file, kept)
+            replace_folder(partial, checkpoint)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError | RuntimeError):
@@ -55,8 +61,24 @@ def save_checkpoint(accelerator: "Accelerator", folder: Path, step: int, *, limi
         raise
     if accelerator.is_main_process:
         for old in checkpoints(folder)[limit:]:
-            shutil.rmtree(old)
+            if not foreign_files(old):
+                remove_folder(old)
     accelerator.wait_for_everyone()
+
+
+def foreign_files(checkpoint: Path) -> list[Path]:
+    """The files in a checkpoint that its checksums do not list: no run wrote them."""
+    if checkpoint.is_symlink():
+        # What a link leads to is neither replaced nor removed.
+        return []
+    written = {CHECKSUMS_FILE}
+    if (checkpoint / CHECKSUMS_FILE).is_file():
+        try:
+            written |= read_structure(checkpoint / CHECKSUMS_FILE, CHECKSUMS_FILE).keys()
+        except (OSError, ValueError):
+            # A run wrote it, and it is damaged.
+            return []
+    return [file for file in files_in(checkpoint) if file.relative_to(checkpoint).as_posix() not in written]
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -8,16 +8,37 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from chatformer.configuration.declaring import SettingsError
-from chatformer.configuration.recipes import read_recipe
+from chatformer.configuration.recipes import read_recipe, recipe_files
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import content_digest
+from chatformer.data.preparation import local_files
 from chatformer.evaluation.plots.curves import draw_curves
 from chatformer.storage.environment import environment
-from chatformer.storage.names import BAD_ROWS_FILES, CURVES_FILE, LOG_FILE, RECORD_FILE, SETTINGS_FILE
+from chatformer.storage.explaining import first_few
+from chatformer.storage.keeping import check_kept, is_same_file
+from chatformer.storage.names import (
+    BAD_ROWS_FILES,
+    CURVES_FILE,
+    LOG_FILE,
+    PUBLISHING_FOLDER,
+    RECORD_FILE,
+    REMOVING_FOLDER,
+    SETTINGS_FILE,
+    is_written_by_a_run,
+)
 from chatformer.storage.reading import read_json_lines, read_structure
-from chatformer.storage.writing import append_json_line, flush, json_line, write_json, write_text
+from chatformer.storage.writing import (
+    append_json_line,
+    files_in,
+    flush,
+    json_line,
+    remove_together,
+    temporary_name,
+    write_json,
+    write_text,
+)
 
-from .checkpoints import checkpoints, damage, save_checkpoint
+from .checkpoints import checkpoints, damage, foreign_files, save_checkpoint
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -67,14 +88,51 @@ class RunFolder:
                 raise SettingsError(f"There is nothing to resume: {folder.path} has no checkpoint.")
             if not settings.run.resume_changed:
                 folder.check_settings(settings)
-        elif folder.is_taken() and not (settings.run.overwrite_output_dir and (folder.path / SETTINGS_FILE).is_file()):
+        elif settings.run.overwrite_output_dir and (folder.path / SETTINGS_FILE).is_file():
+            folder.check_removable()
+        elif folder.is_taken():
             raise SettingsError(
                 f"--output-dir {folder.path} is not empty. Choose another folder, continue an earlier run with "
                 "--resume, or replace it with --overwrite-output-dir."
             )
+        folder.check_inputs_are_kept(settings)
         # All ranks check before any rank writes.
         accelerator.wait_for_everyone()
         return folder
+
+    def files(self) -> list[Path]:
+        """The files and folders in this folder that a run wrote."""
+        if not self.path.is_dir():
+            return []
+        return [entry for entry in self.path.iterdir() if is_written_by_a_run(entry.name, is_folder=entry.is_dir())]
+
+    def check_removable(self) -> None:
+        """Raise a `SettingsError` if something that no run wrote would be removed together with what a run wrote."""
+        foreign = [
+            str(file.relative_to(self.path))
+            for checkpoint in checkpoints(self.path)
+            for file in foreign_files(checkpoint)
+        ]
+        if foreign:
+            raise SettingsError(
+                f"--overwrite-output-dir removes only what a run wrote, but the checkpoints in {self.path} hold "
+                f"{first_few(foreign)} as well. Move that, or choose another --output-dir."
+            )
+
+    def check_inputs_are_kept(self, settings: TrainingSettings) -> None:
+        """Raise a `StorageError` if the run would remove or overwrite what it reads."""
+        outputs = [part for entry in self.files() for part in (files_in(entry) if entry.is_dir() else [entry])]
+        inputs = {
+            "--data": local_files(settings.data.data),
+            "--validation-data": local_files(settings.data.validation_data),
+            # A run is resumed by its own settings, which it writes again.
+            "--recipe": [
+                file
+                for file in recipe_files(settings.recipe)
+                if not (settings.run.resume and is_same_file(file, self.path / SETTINGS_FILE))
+            ],
+        }
+        check_kept(outputs, inputs, flag="--output-dir")
 
     def check_settings(self, settings: TrainingSettings) -> None:
         """Raise a `SettingsError` if settings that change what is learnt differ from the run's settings so far."""
@@ -116,11 +174,9 @@ class RunFolder:
         if settings.run.resume:
             self._cut_log(steps_done)
         elif settings.run.overwrite_output_dir:
-            for entry in self.path.iterdir():
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                elif entry.name not in BAD_ROWS_FILES:
-                    entry.unlink()
+            # The bad rows of this run are listed already.
+            outdated = [entry for entry in self.files() if entry.name not in BAD_ROWS_FILES]
+            remove_together(outdated, temporary_name(self.path / REMOVING_FOLDER))
         recipe = yaml.safe_dump(recipe_of(settings), allow_unicode=True, sort_keys=False)
         write_text(self.path / SETTINGS_FILE, recipe)
         self.record = {"data": data, "overview": figures, "environment": environment()}
@@ -160,7 +216,7 @@ class RunFolder:
 
     def publish(self, model: Any, tokenizer: Any) -> None:
         """Write the model and its tokenizer into the folder, as `from_pretrained` reads them."""
-        partial = self.path / "publishing.partial"
+        partial = self.path / PUBLISHING_FOLDER
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

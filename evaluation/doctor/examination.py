@@ -9,8 +9,9 @@ def examine(settings: DoctorSettings) -> int:
     """Examine data or a model; return the exit status, 1 if there is a problem."""
     check(settings)
     # With correct settings only: these take seconds to import, and what looks at models takes more.
-    from .report import show, write
+    from .report import check_inputs_are_kept, show, write
 
+    check_inputs_are_kept(settings)
     if is_model(settings):
         from .model_diagnosis import diagnosis_of_model
 

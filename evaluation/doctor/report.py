@@ -10,6 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from chatformer.configuration.evaluation import DoctorSettings
+from chatformer.data.preparation import local_files
+from chatformer.evaluation.own_data import own_files, run_settings
+from chatformer.storage.keeping import check_kept, model_files
 from chatformer.storage.names import DOCTOR_FILE
 from chatformer.storage.printing import plain_console
 from chatformer.storage.writing import json_line, write_text
@@ -56,6 +59,22 @@ def formatted(finding: Finding, color: str) -> Text:
     for example in finding.examples:
         text.append(f"\n· {example}", "dim")
     return text.append("\nWhat to do: ", color).append(finding.what_to_do)
+
+
+def check_inputs_are_kept(settings: DoctorSettings) -> None:
+    """Raise a `StorageError` if a file to write is one of those that are read."""
+    if settings.output_dir is None:
+        return
+    outputs = [Path(settings.output_dir) / name for name in (DOCTOR_FILE, BAD_ROWS_FILE, PICTURE_FILE)]
+    inputs: dict[str, list[Path]] = {
+        "what is examined": local_files(settings.subject),
+        "--data": local_files(settings.data),
+        "--validation-data": local_files(settings.validation_data),
+    }
+    for folder in filter(Path.is_dir, map(Path, settings.subject)):
+        inputs["the data of the run"] = own_files(run_settings(folder))
+        inputs[f"the model in {folder}"] = [*model_files(folder, command="doctor")]
+    check_kept(outputs, inputs, flag="--output-dir")
 
 
 def histogram(lengths: Lengths) -> Table:
