@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from .declaring import SettingsError, did_you_mean, parsed
-from .training import TrainingSettings
+from .declaring import SettingsError, did_you_mean, flag, parsed
+from .training import LENGTHS, TrainingSettings
 
 SETTINGS_FILE = "training_settings.yaml"
 """The recipe in a run's output folder: the settings that the run was begun with."""
@@ -47,6 +47,9 @@ def read_recipe(recipe: str, *, based_on_it: tuple[str, ...] = ()) -> TrainingSe
         raise SettingsError(f"{where}: recipe must be the name or the file of another recipe, but it is {base_name!r}.")
     else:
         base = read_recipe(_base_of(recipe, base_name), based_on_it=(*based_on_it, recipe))
+    if any(stated.get(name) is not None for name in LENGTHS):
+        # A length takes the place of that of the recipe below.
+        stated = dict.fromkeys(LENGTHS) | stated
     return base.changed({**stated, "recipe": recipe}, where=where)
 
 
@@ -95,6 +98,9 @@ def parse_settings(arguments: Sequence[str], *, program: str) -> TrainingSetting
     if (data := _value_of("--data", arguments)) is not None:
         # The flag gives it again; this drops the recipe's checksum, which belongs to the recipe's data.
         default = default.changed({"data": data}, where="--data")
+    if any(_value_of(flag(name), arguments) is not None for name in LENGTHS):
+        # Those of the recipe were for another length.
+        default = default.changed(dict.fromkeys(LENGTHS), where="the length")
     return parsed(TrainingSettings, arguments, program=program, default=default)
 
 

@@ -36,8 +36,8 @@ LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_character")
 METRICS_WITHOUT_REPLIES = (*LOWER_IS_BETTER, "source_gain", "last")
 """Metrics that need no replies."""
 
-LENGTHS = ("max_steps", "num_train_epochs")
-"""Two ways to give the length of a run."""
+LENGTHS = ("minutes", "max_steps", "num_train_epochs")
+"""Ways to give the length of a run, of which it has one."""
 
 PLANNED = (
     "size",
@@ -45,7 +45,8 @@ PLANNED = (
     "bpe_dropout",
     "other_topics_fraction",
     "tokens_per_step",
-    *LENGTHS,
+    "max_steps",
+    "num_train_epochs",
     "warmup_steps",
     "learning_rate",
     "ema_decay",
@@ -93,7 +94,7 @@ class OptimizationSettings:
     num_train_epochs: Annotated[float, MoreThan(0)] | None = None
     """Passes over the data; planned from the data unless this, --max-steps or --minutes is given."""
     max_steps: Annotated[int, AtLeast(1)] | None = None
-    """Optimizer steps in all; takes the place of --num-train-epochs."""
+    """Optimizer steps in all, in place of --num-train-epochs."""
     tokens_per_step: Annotated[int, AtLeast(1)] | None = None
     """Source and target tokens of one optimizer step, over all processes and accumulated micro-batches; planned from
     the data unless given."""
@@ -172,7 +173,7 @@ class RunSettings:
     resume_changed: bool = False
     """Go on although settings or data differ from those that the run was begun with."""
     overwrite_output_dir: bool = False
-    """Begin again in a folder that holds an earlier run."""
+    """Begin again in a folder that holds an earlier run; only what that run wrote is removed."""
     dry_run: bool = False
     """Say what would run, try a few steps for an estimate of time and memory, and write nothing."""
     verify_resume: bool = False
@@ -259,12 +260,15 @@ def check_settings(settings: TrainingSettings) -> None:
     """Raise a `SettingsError` for settings that are not possible, alone or together."""
     data, plan, run = settings.data, settings.optimization, settings.run
     check(settings)
-    if plan.minutes is not None:
-        for name in ("num_train_epochs", "max_steps"):
-            if getattr(plan, name) is not None:
-                raise SettingsError(f"--minutes and {flag(name)} both say how long to train: give one of them.")
-        if run.resume:
-            raise SettingsError("--minutes plans a new run; one that is resumed keeps the plan it was begun with.")
+    if plan.minutes is not None and run.resume:
+        raise SettingsError("--minutes plans a new run; one that is resumed keeps the plan it was begun with.")
+    lengths = [flag(name) for name in LENGTHS if getattr(plan, name) is not None]
+    if len(lengths) > 1:
+        raise SettingsError(f"{' and '.join(lengths)} each say how long to train: give one of them.")
+    if run.resume and run.overwrite_output_dir:
+        raise SettingsError("--resume goes on with a run, and --overwrite-output-dir removes it: give one of them.")
+    if run.resume_changed and not run.resume:
+        raise SettingsError("--resume-changed is for --resume, which is not given.")
     if not data.data:
         raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
     if run.output_dir is None and not (run.dry_run or run.verify_resume):

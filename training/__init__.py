@@ -11,6 +11,7 @@ How it learns: the training loop and what belongs to it. In reading order, each 
     pace           seconds of a step and of an evaluation on this machine
     planning       data, hardware and pace -> settings that were not given
     checkpoints    complete states of a run, to resume from
+    resuming       what a resumed run makes of each setting that has changed
     output         the output folder: model, checkpoints, log, record, curves
     reporting      what a run says: announcement, log lines, samples, its end
     run            the loop: steps, evaluations, checkpoints

@@ -10,6 +10,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerate.utils import DistributedType, set_seed
+
+from chatformer.configuration.declaring import SettingsError
 from chatformer.storage.explaining import first_line
 from chatformer.storage.names import CHECKPOINT_PREFIX
 from chatformer.storage.reading import read_structure
@@ -64,6 +67,30 @@ def save_checkpoint(accelerator: "Accelerator", folder: Path, step: int, *, limi
             if not foreign_files(old):
                 remove_folder(old)
     accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: "Accelerator", checkpoint: Path, seed: int) -> list[str]:
+    """Load the state of a run; return what is lost with another number of processes, in a sentence."""
+    num_before, num_now = len(list(checkpoint.glob("random_states_*.pkl"))), accelerator.num_processes
+    written_by = f"{checkpoint} was written by {num_before} {'processes' if num_before > 1 else 'process'}"
+    if num_before != num_now and accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise SettingsError(f"{written_by}, and DeepSpeed can resume it with so many only, but there are {num_now}.")
+    try:
+        accelerator.load_state(str(checkpoint))
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise SettingsError(
+            f"{checkpoint} is not damaged, but cannot be loaded: {first_line(error)}. If it was written under another "
+            "configuration of accelerate launch, resume the run under that one."
+        ) from error
+    if num_before == num_now:
+        return []
+    if accelerator.process_index >= num_before:
+        # Not as the run began, nor as another process: masks of dropout would come twice.
+        set_seed(seed + int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX)) + accelerator.process_index)
+    return [
+        f"{written_by}, and {num_now} now go on from it: dropout draws other random numbers, so the run does not end "
+        "with the same bits. All else is restored."
+    ]
 
 
 def foreign_files(checkpoint: Path) -> list[Path]:

@@ -38,38 +38,12 @@ from chatformer.storage.writing import (
     write_text,
 )
 
-from .checkpoints import checkpoints, damage, foreign_files, save_checkpoint
+from .checkpoints import checkpoints, damage, foreign_files, load_checkpoint, save_checkpoint
 from .progress import Progress
+from .resuming import check_changes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-MAY_CHANGE = frozenset(
-    {
-        "recipe",
-        # The content of the data must be the same, not its place.
-        "data",
-        "data_sha256",
-        "validation_data",
-        "skip_bad_rows",
-        "preprocessing_num_workers",
-        "output_dir",
-        "logging_steps",
-        "save_total_limit",
-        "push_to_hub",
-        "hub_model_id",
-        "hub_strategy",
-        "hub_private_repo",
-        "hub_samples",
-        "minutes",
-        "resume",
-        "resume_changed",
-        "overwrite_output_dir",
-        "dry_run",
-        "verify_resume",
-    }
-)
-"""Settings that do not change what a run learns: a resumed run may have other values."""
 
 
 class RunFolder:
@@ -78,6 +52,9 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.record: dict[str, Any] = {}
+        # What a run that is resumed began with.
+        self.begun_with: TrainingSettings | None = None
+        self.begun_with_data: dict[str, Any] = {}
 
     @classmethod
     def prepared(cls, accelerator: "Accelerator", settings: TrainingSettings) -> "RunFolder":
@@ -86,8 +63,9 @@ class RunFolder:
         if settings.run.resume:
             if not checkpoints(folder.path):
                 raise SettingsError(f"There is nothing to resume: {folder.path} has no checkpoint.")
-            if not settings.run.resume_changed:
-                folder.check_settings(settings)
+            folder.begun_with = read_recipe(str(folder.path / SETTINGS_FILE))
+            folder.begun_with_data = read_structure(folder.path / RECORD_FILE).get("data", {})
+            check_changes(folder.path, folder.begun_with, settings)
         elif settings.run.overwrite_output_dir and (folder.path / SETTINGS_FILE).is_file():
             folder.check_removable()
         elif folder.is_taken():
@@ -134,20 +112,9 @@ class RunFolder:
         }
         check_kept(outputs, inputs, flag="--output-dir")
 
-    def check_settings(self, settings: TrainingSettings) -> None:
-        """Raise a `SettingsError` if settings that change what is learnt differ from the run's settings so far."""
-        now, before = settings.flat(), read_recipe(str(self.path / SETTINGS_FILE)).flat()
-        changed = [name for name in now if name not in MAY_CHANGE and now[name] != before[name]]
-        if changed:
-            differences = "".join(f"\n    {name}: {before[name]} before, {now[name]} now" for name in changed)
-            raise SettingsError(
-                f"The run in {self.path} began with other settings:{differences}\nLeave them as they were, or add "
-                "--resume-changed to continue with the new ones."
-            )
-
     def check_data(self, data: dict[str, Any]) -> None:
         """Raise a `SettingsError` if the data differs from the run's data so far."""
-        before = read_structure(self.path / RECORD_FILE)["data"]
+        before = self.begun_with_data
         for name in ("training_sha256", "validation_sha256"):
             if before.get(name) != data[name]:
                 part = name.removesuffix("_sha256")
@@ -183,11 +150,13 @@ class RunFolder:
         write_json(self.path / RECORD_FILE, self.record)
         tokenizer.save_pretrained(self.path)
 
-    def load_tokenizer(self) -> Any:
-        """The tokenizer of the run so far."""
+    def load_tokenizer(self, settings: TrainingSettings) -> Any:
+        """The tokenizer of the run so far, with the settings' limit."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.path)
+        tokenizer = AutoTokenizer.from_pretrained(self.path)
+        tokenizer.model_max_length = settings.tokenizer.max_source_tokens
+        return tokenizer
 
     def _cut_log(self, steps_done: int) -> None:
         lines = read_json_lines(self.path / LOG_FILE)
@@ -201,14 +170,18 @@ class RunFolder:
         """Save a checkpoint; keep at most `limit` checkpoints."""
         save_checkpoint(accelerator, self.path, step, limit=limit)
 
-    def load_checkpoint(self, accelerator: "Accelerator") -> list[str]:
-        """Load the latest undamaged checkpoint; return what is wrong with later ones, in a sentence each."""
+    def load_checkpoint(self, accelerator: "Accelerator", seed: int) -> list[str]:
+        """
+        Load the latest undamaged checkpoint; return what is lost, in a sentence each.
+
+        `seed` is for the random states of processes that the checkpoint has none for.
+        """
         problems: list[str] = []
         for checkpoint in checkpoints(self.path):
             problem = damage(checkpoint)
             if problem is None:
-                accelerator.load_state(str(checkpoint))
-                return problems
+                lost = load_checkpoint(accelerator, checkpoint, seed)
+                return [f"{problem} The checkpoint before is used." for problem in problems] + lost
             problems.append(f"{checkpoint.name} is damaged: {problem}.")
         raise SettingsError(
             f"No checkpoint in {self.path} is undamaged. {' '.join(problems)} Start again with --overwrite-output-dir."

@@ -12,6 +12,8 @@ class Progress:
     step: int = 0
     micro_batches: int = 1
     """Parts that each process splits its share of a step into."""
+    micro_batches_set: int | None = None
+    """The setting that they began with, before memory ran out."""
     seconds: float = 0.0
     training_seconds: float = 0.0
     """Those seconds without evaluations and checkpoints."""
@@ -21,6 +23,8 @@ class Progress:
     lowest_loss: float = math.inf
     """The lowest mean loss in a line of the log."""
     evaluated_step: int = 0
+    judged_by: dict[str, Any] | None = None
+    """What the figures of the evaluations depend on."""
     best_figure: float | None = None
     best_step: int | None = None
     best_evaluation: dict[str, Any] | None = None
@@ -30,5 +34,19 @@ class Progress:
         return dataclasses.asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
+        # Earlier versions saved fewer values.
+        for name, value in (dataclasses.asdict(Progress()) | state).items():
             setattr(self, name, value)
+
+    def judge_by(self, judged_by: dict[str, Any], before: dict[str, Any]) -> None:
+        """
+        Look for the best of the evaluations whose figures depend on this.
+
+        If those so far depended on something else (`before`, unless a checkpoint says it), the best of them is
+        forgotten, and the present step is evaluated again.
+        """
+        if self.step and (self.judged_by or before) != judged_by:
+            self.best_figure = self.best_step = self.best_evaluation = None
+            self.evaluations_since_best = 0
+            self.evaluated_step = min(self.evaluated_step, self.step - 1)
+        self.judged_by = judged_by

@@ -25,6 +25,7 @@ from .gradients import Gradients
 from .output import RunFolder
 from .progress import Progress
 from .reporting import evaluation_figures, evaluation_line, sample_replies
+from .resuming import check_steps_left, go_on
 from .schedules import make_scheduler
 from .stopping import Interrupted, StopRequest, TrainingFailed, divergence
 
@@ -58,6 +59,10 @@ class Run:
         if plan.torch_compile:
             compile_layers(model)
         optimizer = make_optimizer(model, plan)
+        # As the settings have them: a checkpoint brings its own.
+        self.hyperparameters = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
         self.scheduler = make_scheduler(
             plan.lr_scheduler_type,
             optimizer,
@@ -66,7 +71,8 @@ class Run:
             num_steps=self.num_steps,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.progress = Progress(micro_batches=plan.gradient_accumulation_steps)
+        micro_batches = plan.gradient_accumulation_steps
+        self.progress = Progress(micro_batches=micro_batches, micro_batches_set=micro_batches)
         self.gradients = Gradients(self.model, accelerator, settings, data, self.progress)
         self.averages = Averages(accelerator.unwrap_model(self.model), plan)
         # The schedule counts optimizer steps; accelerate's own wrapper would count one for each process.
@@ -74,6 +80,11 @@ class Run:
         self.stop = StopRequest()
         self.clock = time.perf_counter()
         self.unread: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def go_on(self, begun_with: TrainingSettings) -> None:
+        """Give effect to the settings where the checkpoint that was loaded, of a run so far, has others."""
+        check_steps_left(self.settings, self.progress.step, self.num_steps)
+        go_on(self.settings, begun_with, self.progress, self.scheduler, self.hyperparameters)
 
     def figures(self) -> dict[str, Any]:
         """The figures of the run, for its record."""

@@ -13,9 +13,17 @@ def noam_learning_rate(step: int, *, d_model: int, warmup_steps: int) -> float:
     return d_model**-0.5 * min(step**-0.5, step * max(1, warmup_steps) ** -1.5)
 
 
+def restart_schedule(scheduler: torch.optim.lr_scheduler.LambdaLR, base_rates: list[float]) -> None:
+    """Let a schedule go on from the step that it has reached with these rates in place of those that it began with."""
+    rates = [rate * share(scheduler.last_epoch) for rate, share in zip(base_rates, scheduler.lr_lambdas, strict=True)]
+    scheduler.load_state_dict({**scheduler.state_dict(), "base_lrs": base_rates, "_last_lr": rates})
+    for group, base_rate, rate in zip(scheduler.optimizer.param_groups, base_rates, rates, strict=True):
+        group |= {"initial_lr": base_rate, "lr": rate}
+
+
 def make_scheduler(
     name: str, optimizer: torch.optim.Optimizer, *, d_model: int, warmup_steps: int, num_steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+) -> torch.optim.lr_scheduler.LambdaLR:
     """The schedule `name` over `num_steps`; "noam" multiplies the optimizer's rate by the paper's."""
     if name == "noam":
         return torch.optim.lr_scheduler.LambdaLR(

@@ -34,6 +34,7 @@ from .output import RunFolder, describe_data
 from .pace import Pace, measure_pace, try_out
 from .planning import Facts, facts_of, plan_for_minutes, planned
 from .reporting import announce, end_message, evaluation_figures, print_dry_run, sample_replies, stop_message
+from .resuming import judged_by
 from .run import OnPublished, Run
 from .verify_resume import verify_resume
 
@@ -148,7 +149,7 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     folder = None if settings.run.dry_run else RunFolder.prepared(accelerator, settings)
     data = prepare_data(
         settings,
-        tokenizer=folder.load_tokenizer() if folder is not None and settings.run.resume else None,
+        tokenizer=folder.load_tokenizer(settings) if folder is not None and settings.run.resume else None,
         main_first=accelerator.main_process_first,
         from_main=from_main_process,
     )
@@ -167,12 +168,16 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
             print_dry_run(settings, figures | estimate)
         return 0
     description = describe_data(data.training, data.validation, settings)
-    if settings.run.resume:
+    judging = before = judged_by(settings, description["validation_sha256"])
+    if folder.begun_with is not None:
         if not settings.run.resume_changed:
             folder.check_data(description)
-        for problem in folder.load_checkpoint(accelerator):
+        for problem in folder.load_checkpoint(accelerator, settings.optimization.seed):
             if accelerator.is_main_process:
-                warn(f"{problem} The checkpoint before is used.")
+                warn(problem)
+        run.go_on(folder.begun_with)
+        before = judged_by(folder.begun_with, folder.begun_with_data.get("validation_sha256"))
+    run.progress.judge_by(judging, before=before)
     if accelerator.is_main_process:
         figures = run.figures()
         announce_run(run, figures, facts, pace)

@@ -2,13 +2,14 @@ import dataclasses
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from chatformer.configuration.declaring import SettingsError
-from chatformer.configuration.recipes import parse_settings, read_recipe, recipe_names
-from chatformer.configuration.training import TrainingSettings
+from chatformer.configuration.recipes import parse_settings, read_recipe, recipe_files, recipe_names
+from chatformer.configuration.training import LENGTHS, TrainingSettings, check_settings
 
 PROGRAM = "chatformer train"
 
@@ -51,6 +52,46 @@ def test_a_recipe_can_say_only_how_it_differs_from_another(tmp_path):
 
     upon_ours = written(tmp_path / "ours.yaml", recipe="quickstart", dropout=0)
     assert read_recipe(upon_ours).flat() == read_recipe("quickstart").flat() | {"recipe": upon_ours, "dropout": 0.0}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_a_length_takes_the_place_of_that_of_the_recipe(name, tmp_path):
+    def lengths(settings):
+        return {other: settings[other] for other in LENGTHS}
+
+    for other in LENGTHS:
+        base = written(tmp_path / "base.yaml", **{other: 7})
+        given = dict.fromkeys(LENGTHS) | {name: 3}
+        assert lengths(parsed("--recipe", base, f"--{name.replace('_', '-')}", "3")) == given
+        assert lengths(read_recipe(written(tmp_path / "mine.yaml", recipe=base, **{name: 3})).flat()) == given
+        assert lengths(parsed("--recipe", base)) == dict.fromkeys(LENGTHS) | {other: 7}
+
+
+def test_two_lengths_at_once_are_refused():
+    settings = parse_settings(["--data", "a.csv", "--max-steps", "3", "--num-train-epochs", "4"], program=PROGRAM)
+    with pytest.raises(SettingsError, match="--max-steps and --num-train-epochs each say how long to train"):
+        check_settings(settings)
+
+
+def test_the_files_of_a_recipe_are_known(tmp_path):
+    base = written(tmp_path / "base.yaml", recipe="quickstart", size="mini")
+    mine = written(tmp_path / "mine.yaml", recipe="base.yaml")
+    assert recipe_files(mine) == [tmp_path / "mine.yaml", Path(base)]
+    assert recipe_files("quickstart") == recipe_files(None) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resume-changed"], "--resume-changed is for --resume"),
+        (["--resume", "--overwrite-output-dir"], "give one of them"),
+        (["--resume", "--minutes", "3"], "--minutes plans a new run"),
+    ],
+)
+def test_flags_of_resuming_that_do_not_go_together(flags, message):
+    settings = parse_settings(["--data", "a.csv", "--output-dir", "nowhere", *flags], program=PROGRAM)
+    with pytest.raises(SettingsError, match=message):
+        check_settings(settings)
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
