@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from chatformer.configuration.replies import GenerationSettings
 from chatformer.conversation import normalized_text
-from chatformer.storage.keeping import check_kept, model_files, standard_input
+from chatformer.storage.keeping import File, check_kept, model_files, standard_input
 from chatformer.storage.writing import whole_file
 
 from .errors import ChatError, InputError
@@ -156,9 +156,14 @@ def check_inputs_are_kept(settings: GenerationSettings) -> None:
     """Raise a `StorageError` if the output file is one of those that are read."""
     if settings.output_file is None:
         return
-    data = {"standard input": standard_input()} if settings.data is None else {"--data": [settings.data]}
-    model = {f"the model in {settings.model}": model_files(settings.model, command="generate")}
-    check_kept([settings.output_file], data | model, flag="--output-file")
+    inputs: dict[str, Sequence[File]] = {
+        f"the model in {settings.model}": model_files(settings.model, command="generate")
+    }
+    if settings.data is None:
+        inputs["standard input"] = standard_input()
+    else:
+        inputs["--data"] = [settings.data]
+    check_kept([settings.output_file], inputs, flag="--output-file")
 
 
 @contextlib.contextmanager

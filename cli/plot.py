@@ -24,8 +24,12 @@ def plot(settings: PlotSettings) -> None:
     check_plot(settings)
     # Before seconds are spent on a model.
     from chatformer.evaluation.plots.drawing import check_format, save
+    from chatformer.storage.keeping import check_kept, model_files
 
     check_format(settings.output_file)
+    if settings.model is not None:
+        model = {f"the model in {settings.model}": model_files(settings.model, command="plot")}
+        check_kept([settings.output_file], model, flag="--output-file")
     if settings.picture == "curves":
         figure = curves_of_run(settings)
     elif settings.picture == "schedule":

@@ -64,7 +64,7 @@ KINDS = (
     Kind(patterns=("*.py",), writer="model.save_pretrained", travels=True),
     Kind(patterns=TOKENIZER_FILES, writer="tokenizer.save_pretrained", travels=True),
     Kind(patterns=(SETTINGS_FILE, RECORD_FILE, LOG_FILE), writer="chatformer train", travels=True),
-    Kind(patterns=(PICTURES,), writer="chatformer train, chatformer doctor", travels=True),
+    Kind(patterns=(PICTURES,), writer="chatformer train, chatformer doctor, chatformer plot", travels=True),
     # Rows of the author's data, and states of an optimizer.
     Kind(patterns=BAD_ROWS_FILES, writer="chatformer train --skip-bad-rows, chatformer doctor", travels=False),
     Kind(patterns=(f"{CHECKPOINT_PREFIX}*",), writer="chatformer train", travels=False),

@@ -19,6 +19,7 @@ def files(tmp_path, monkeypatch):
     os.link(tmp_path / "q.txt", tmp_path / "hard.txt")
     (tmp_path / "soft.txt").symlink_to("q.txt")
     (tmp_path / "checks" / "lengths.png").symlink_to(tmp_path / "b.csv")
+    (tmp_path / "model" / "linked.png").symlink_to("config.json")
     return contents(tmp_path)
 
 
@@ -37,6 +38,7 @@ def contents(folder):
         ("evaluate", "model --data a.csv --training-data b.csv --output-file b.csv", "belongs to --training-data"),
         ("evaluate", "model --output-file model/run.csv", "belongs to the data of the run"),
         ("evaluate", "model --data a.csv --output-file model/config.json", "belongs to the model in model"),
+        ("plot", "tokens model --output-file model/linked.png", "model/linked.png, which is the same file as"),
         ("doctor", "a.csv b.csv --output-dir checks", "checks/lengths.png, which is the same file as b.csv"),
         ("doctor", "a.csv --validation-data b.csv --output-dir checks", "belongs to --validation-data"),
         ("doctor", "model --data b.csv --output-dir checks", "belongs to --data"),

@@ -17,8 +17,14 @@ from chatformer.training.resuming import TABLE, check_changes, go_on, refusal_of
 from chatformer.training.schedules import make_scheduler
 
 # Of a run whose plan is complete.
-BEGUN_WITH = {"data": ["a.csv"], "size": "tiny", "max_steps": 10, "learning_rate": 1e-3}
-BEGUN_WITH |= {"ema_decay": 0.9, "average_checkpoints": 2}
+BEGUN_WITH = {
+    "data": ["a.csv"],
+    "size": "tiny",
+    "max_steps": 10,
+    "learning_rate": 1e-3,
+    "ema_decay": 0.9,
+    "average_checkpoints": 2,
+}
 
 
 def test_every_setting_has_a_row():
@@ -33,15 +39,17 @@ def other_value(name, value):
     types = typing.get_type_hints(TrainingSettings)
     hints = {"recipe": types.pop("recipe")}
     for section in types.values():
-        hints |= typing.get_type_hints(typing.get_args(section)[0] if typing.get_args(section) else section)
-    (kind,) = [each for each in (typing.get_args(hints[name]) or [hints[name]]) if each is not type(None)][:1]
-    if typing.get_origin(hints[name]) is tuple:
+        hints |= typing.get_type_hints(section)
+    hint = hints[name]
+    if typing.get_origin(hint) is tuple:
         return ["another.csv"]
-    if typing.get_origin(hints[name]) is typing.Literal:
-        return next(each for each in typing.get_args(hints[name]) if each != value)
-    if typing.get_origin(kind) is typing.Literal:
-        return next(each for each in typing.get_args(kind) if each != value)
-    return {bool: not value, int: (value or 0) + 3, float: (value or 0.5) / 2, str: "another"}[kind]
+    if type(None) in typing.get_args(hint):
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is typing.Literal:
+        return next(each for each in typing.get_args(hint) if each != value)
+    if hint is str:
+        return "another"
+    return not value if hint is bool else (value or 0) + 3 if hint is int else (value or 0.5) / 2
 
 
 @pytest.mark.parametrize("name", TrainingSettings().flat())
@@ -164,7 +172,7 @@ def effects(run):
         "replies": run.published.generation_config.to_dict(),
         "limit": run.data.tokenizer.model_max_length,
         "plan": run.gradients.plan,
-        "noise": run.gradients.noise.__dict__ | {"tokenizer": None},
+        "noise": [getattr(run.gradients.noise, name) for name in ("token_dropout", "word_swap", "bpe_dropout")],
         "exchanges": [len(run.data.train_exchanges), len(run.data.eval_exchanges)],
         "steps": [run.num_steps, run.eval_steps, run.save_steps, run.plans.steps_per_epoch],
     }
