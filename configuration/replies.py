@@ -1,4 +1,4 @@
-"""The settings of replies: which model answers, how it searches, and the flags of `chat`, `generate` and `serve`."""
+"""The settings of replies: which model answers, how it searches, the flags of `chat`, `web`, `generate` and `serve`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +109,21 @@ class ChatSettings(ChatbotSettings):
             raise SettingsError("The folder of a model must be given, or --url with the address of a server.")
         if self.api_key is not None and self.url is None:
             raise SettingsError("--api-key is for --url.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebSettings(ChatSettings):
+    """Talk to a trained model on a web page, and see inside: tokens, attention, probabilities, beams."""
+
+    title: str | None = None
+    """Title of the page; the model's name unless given."""
+    samples: bool = True
+    """Offer a few questions of the validation data, which may be private, as examples."""
+    host: str = "127.0.0.1"
+    """Address to listen at; with the default, only browsers on this machine reach the page. 0.0.0.0 is all of the
+    machine's addresses."""
+    port: Annotated[int, AtLeast(0), AtMost(65535)] = 7860
+    """Port to listen at; 0 takes a free one."""
 
 
 @dataclass(frozen=True, kw_only=True)

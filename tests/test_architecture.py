@@ -23,13 +23,9 @@ MAY_IMPORT = {
 POINTS_UP = ("modeling_chatformer/registration.py", "chatformer.hub.stock_push.push_to_hub")
 
 IN_READING_ORDER = [
-<<<<<<< HEAD
     *("configuration", "modeling_chatformer", "storage", "data", "chat", "chat/engines", "chat/serving"),
-    *("evaluation", "evaluation/doctor", "training", "hub", "hub/formats", "cli"),
-=======
-    *("configuration", "modeling_chatformer", "storage", "data", "chat", "chat/engines"),
+    "chat/web",
     *("evaluation", "evaluation/doctor", "evaluation/plots", "training", "hub", "hub/formats", "cli"),
->>>>>>> 80a2c3d (A reply can be seen from the inside: attention by layer and head, the likeliest next tokens, the tree of beams; chatformer plot draws it, the masks, the positions, the schedule and a run's curves)
 ]
 
 SOURCES = [path.relative_to(ROOT) for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
