@@ -12,6 +12,7 @@ How it learns: the training loop and what belongs to it. In reading order, each 
     planning       data, hardware and pace -> settings that were not given
     checkpoints    complete states of a run, to resume from
     output         the output folder: model, checkpoints, log, record, curves
+    tracking       what a run reports to TensorBoard, trackio or Weights & Biases
     reporting      what a run says: announcement, log lines, samples, its end
     run            the loop: steps, evaluations, checkpoints
     verify_resume  proof that a killed and resumed run ends like an undisturbed one

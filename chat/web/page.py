@@ -167,7 +167,8 @@ class Page:
         attentions = named(("cross", "encoder", "decoder"), words)
         which = gr.Radio(attentions, value="cross", label=words["which"])
         with gr.Row():
-            layer = gr.Slider(1, num_layers, num_layers, step=1, label=words["layer"], min_width=140)
+            # A slider would need more than one layer.
+            layer = gr.Radio(list(range(1, num_layers + 1)), value=num_layers, label=words["layer"], min_width=140)
             head = gr.Slider(0, num_heads, 0, step=1, label=words["head"], min_width=140)
         special = gr.Checkbox(True, label=words["special"])
         note = gr.Textbox(words["nothing"], show_label=False, container=False, interactive=False, elem_id="note")
