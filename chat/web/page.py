@@ -8,8 +8,9 @@ from typing import Any
 import gradio as gr
 
 from chatformer.chat.chatbot import Answer, Chatbot, Replier
+from chatformer.chat.errors import ChatError
 from chatformer.configuration.replies import ReplySettings
-from chatformer.conversation import NotText, turn
+from chatformer.conversation import Message, NotText, turn
 
 from .replies import growing_reply
 from .views import VIEWS, Choice, drawn, model_of
@@ -19,10 +20,9 @@ STYLE = """
 footer { display: none !important }
 .inside { overflow-x: auto }
 .inside .js-plotly-plot { min-width: max-content }
+#conversation .md { white-space: pre-wrap; overflow-wrap: anywhere }
 """
 DARKEN = "() => { document.body.classList.toggle('dark') }"
-# Gradio cannot change the label of an accordion later.
-SETTINGS = "Settings · 설정"
 MAX_LETTERS = 20_000
 MAX_WAITING = 64
 
@@ -34,6 +34,8 @@ class Page:
     chatbot: Replier
     title: str
     examples: Sequence[str]
+    about: Mapping[str, str] = field(default_factory=dict)
+    """By language, what to say of the model instead of the general words."""
     settings: ReplySettings = field(default_factory=ReplySettings)
     system: str | None = None
     log: Sequence[Mapping[str, Any]] = field(default_factory=list)
@@ -44,52 +46,54 @@ class Page:
         # The language is known when a browser asks: until then the words are English.
         words = ENGLISH
         with gr.Blocks(title=self.title, analytics_enabled=False, fill_width=True) as page:
+            # As they were said. The component that shows them changes spaces, and would take HTML for markup.
+            messages = gr.State([])
+            seen = gr.State(None)
             with gr.Row():
                 intro = gr.HTML(self.introduction(words))
                 theme = gr.Button("◐", scale=0, min_width=48, elem_id="theme")
             with gr.Row():
                 with gr.Column(scale=1, min_width=320):
-                    controls = self.controls(words)
-                    accordion = gr.Accordion(SETTINGS, open=False, render=False, elem_id="settings")
-                    seen = gr.State(None)
+                    shown = gr.Chatbot(
+                        show_label=False,
+                        render_markdown=False,
+                        # Copied by the button, a message would have its signs in HTML's spelling.
+                        buttons=[],
+                        height="60vh",
+                        examples=[{"text": example} for example in self.examples],
+                        elem_id="conversation",
+                    )
                     textbox = gr.Textbox(
                         placeholder=words["say"],
                         show_label=False,
                         submit_btn=True,
-                        stop_btn=True,
                         max_length=MAX_LETTERS,
                         elem_id="say",
                     )
-                    chat = gr.ChatInterface(
-                        self.reply,
-                        chatbot=gr.Chatbot(
-                            show_label=False,
-                            # Messages are text: Markdown and HTML in them stay as they were typed.
-                            render_markdown=False,
-                            buttons=["copy"],
-                            height="60vh",
-                        ),
-                        textbox=textbox,
-                        examples=[[example] for example in self.examples],
-                        examples_label=words["examples"],
-                        cache_examples=False,
-                        run_examples_on_click=True,
-                        additional_inputs=controls,
-                        additional_inputs_accordion=accordion,
-                        additional_outputs=[seen],
-                        # A model computes one reply at a time.
-                        concurrency_limit=1,
-                        analytics_enabled=False,
-                        api_name="chat",
-                    )
+                    # Gradio cannot change the label of an accordion later.
+                    with gr.Accordion("Settings · 설정", open=False, elem_id="settings"):
+                        controls = self.controls(words)
                 with gr.Column(scale=1, min_width=320):
                     view, choices, note, plot = self.inside(words)
-            inputs = [seen, view, *choices, controls[4]]
-            # Not the state's change alone: the same reply twice is no change.
+
+            inputs, outputs = [messages, *controls], [textbox, shown, messages, seen]
+            # A model computes one reply at a time.
+            turn_taking: Any = {"concurrency_id": "reply", "concurrency_limit": 1, "show_progress": "hidden"}
+            replies = [
+                textbox.submit(self.say, [textbox, *inputs], outputs, api_name="chat", **turn_taking),
+                shown.example_select(self.say_example, inputs, outputs, api_visibility="private", **turn_taking),
+                shown.retry(self.say_again, inputs, outputs, api_visibility="private", **turn_taking),
+            ]
+            for reply in replies:
+                # After an error, too.
+                reply.then(self.ready, None, textbox, api_visibility="private", queue=False)
+            textbox.stop(self.ready, None, textbox, cancels=replies, api_visibility="private", queue=False)
+            shown.undo(self.undo, messages, [textbox, shown, messages], api_visibility="private", queue=False)
+            shown.clear(lambda: ([], None), None, [messages, seen], api_visibility="private", queue=False)
             gr.on(
-                [seen.change, view.change, *(choice.change for choice in choices), chat.chatbot.change],
+                [seen.change, view.change, *(choice.change for choice in choices)],
                 self.look,
-                inputs,
+                [seen, view, *choices, controls[4]],
                 [note, plot, *choices],
                 concurrency_limit=2,
                 show_progress="hidden",
@@ -127,7 +131,7 @@ class Page:
         return blocks
 
     def introduction(self, words: Mapping[str, str]) -> str:
-        notes = [words["intro"]]
+        notes = [self.about.get(words["language"], words["intro"])]
         if not self.chatbot.reads_history:
             notes.append(words["no_history"])
         return f"<h1>{html.escape(self.title)}</h1><p>{html.escape(' '.join(notes))}</p>"
@@ -140,10 +144,10 @@ class Page:
         is_local = isinstance(self.chatbot, Chatbot)
 
         def slider(name: str, low: float, high: float, value: float, step: float, **options: Any) -> gr.Slider:
-            return gr.Slider(low, high, value, step=step, label=words[name], render=False, **options)
+            return gr.Slider(low, high, value, step=step, label=words[name], **options)
 
         return [
-            gr.Radio(self.searches(words), value=search, label=words["search"], render=False, elem_id="search"),
+            gr.Radio(self.searches(words), value=search, label=words["search"], elem_id="search"),
             slider("temperature", 0.1, 2, given.temperature or 0.8, 0.1),
             slider("top_p", 0.05, 1, given.top_p, 0.05),
             slider("top_k", 0, 200, given.top_k, 1, visible=is_local),
@@ -175,19 +179,47 @@ class Page:
         plot = gr.Plot(show_label=False, visible=False, elem_classes="inside", elem_id="inside")
         return view, [which, layer, head, special], note, plot
 
-    def reply(
+    def say(
+        self, request: gr.Request, text: str, messages: list[Message], *controls: Any
+    ) -> Iterator[tuple[Any, Any, list[Message], Any]]:
+        """Yield the parts of the page while the model replies to a text."""
+        try:
+            question = turn("user", text)
+        except NotText as error:
+            raise gr.Error(str(error)) from error
+        if not question["content"]:
+            raise gr.Error(words_for(request.headers)["empty"])
+        yield from self.answered([*messages, question], *controls)
+
+    def say_example(
+        self, request: gr.Request, example: gr.SelectData, messages: list[Message], *controls: Any
+    ) -> Iterator[tuple[Any, Any, list[Message], Any]]:
+        yield from self.say(request, example.value["text"], messages, *controls)
+
+    def say_again(self, messages: list[Message], *controls: Any) -> Iterator[tuple[Any, Any, list[Message], Any]]:
+        """Yield the parts of the page while the model replies to the last question again."""
+        yield from self.answered(up_to_question(messages), *controls)
+
+    def undo(self, messages: list[Message]) -> tuple[str, list[Message], list[Message]]:
+        """Take the last question back into the box, and its reply away."""
+        *before, question = up_to_question(messages)
+        return question["content"], as_shown(before), before
+
+    def ready(self) -> Any:
+        """The box, ready for the next message."""
+        return gr.update(submit_btn=True, stop_btn=False)
+
+    def answered(
         self,
-        message: str,
-        history: Sequence[Mapping[str, Any]],
+        messages: list[Message],
         search: str,
         temperature: float,
         top_p: float,
         top_k: float,
         num_beams: float,
         max_new_tokens: float,
-        request: gr.Request,
-    ) -> Iterator[tuple[str, Answer | None]]:
-        """Yield the reply to a message as it grows, and at the end what can be looked into."""
+    ) -> Iterator[tuple[Any, Any, list[Message], Any]]:
+        """Yield the parts of the page as a reply grows, and at the end what can be looked into."""
         settings = replace(
             self.settings,
             temperature=temperature if search == "sampling" else 0.0,
@@ -196,20 +228,15 @@ class Page:
             num_beams=int(num_beams) if search == "beams" else 1,
             max_new_tokens=int(max_new_tokens) or None,
         )
+        yield gr.update(value="", submit_btn=False, stop_btn=True), as_shown(messages), messages, gr.skip()
+        system = [turn("system", self.system)] if self.system else []
         try:
-            messages = [turn("system", self.system)] if self.system else []
-            messages += [turn(said["role"], said["content"]) for said in history]
-            messages.append(turn("user", message))
-        except NotText as error:
+            for news in growing_reply(self.chatbot, [*system, *messages], settings):
+                text = news.text if isinstance(news, Answer) else news
+                said = [*messages, {"role": "assistant", "content": text}]
+                yield gr.skip(), as_shown(said), said, news if isinstance(news, Answer) else gr.skip()
+        except ChatError as error:
             raise gr.Error(str(error)) from error
-        if not messages[-1]["content"]:
-            raise gr.Error(words_for(request.headers)["empty"])
-        for news in growing_reply(self.chatbot, messages, settings):
-            if isinstance(news, Answer):
-                # A page shows no empty message.
-                yield news.text or "…", news
-            else:
-                yield news, None
 
     def look(
         self,
@@ -258,3 +285,15 @@ class Page:
 def named(values: Sequence[str], words: Mapping[str, str]) -> list[tuple[str, str]]:
     """Values to choose from, each under its name."""
     return [(words[value], value) for value in values]
+
+
+def as_shown(messages: Sequence[Message]) -> list[Message]:
+    """Messages as the page takes them: text as HTML that shows it, and something to see for an empty reply."""
+    return [{**said, "content": html.escape(said["content"], quote=False) or "…"} for said in messages]
+
+
+def up_to_question(messages: list[Message]) -> list[Message]:
+    """The messages without what follows the last question."""
+    while messages and messages[-1]["role"] != "user":
+        messages = messages[:-1]
+    return messages

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 ENGLISH = {
+    "language": "en",
     "intro": "A Transformer to talk to. It repeats what it has learnt, and may be wrong or rude.",
     "no_history": "This model was trained on single questions and does not read what was said before.",
     "say": "Say something…",
-    "examples": "Examples",
     "search": "How the reply is searched for",
     "greedy": "Greedy: always the likeliest token",
     "sampling": "Sampling: draw from the likeliest tokens",
@@ -50,10 +50,10 @@ ENGLISH = {
     "decoder_mask": "Decoder: what comes later is hidden",
 }
 KOREAN = {
+    "language": "ko",
     "intro": "함께 이야기할 수 있는 트랜스포머입니다. 배운 말을 되풀이하며, 틀리거나 무례한 말을 할 수 있습니다.",
     "no_history": "이 모델은 한 번씩 주고받는 말로 학습해서, 앞서 한 말은 읽지 않습니다.",
     "say": "말을 걸어 보세요…",
-    "examples": "예시",
     "search": "답을 찾는 방법",
     "greedy": "탐욕: 언제나 확률이 가장 높은 토큰",
     "sampling": "샘플링: 확률이 높은 토큰 가운데 뽑기",

@@ -4,6 +4,7 @@ import re
 import shutil
 import socket
 import time
+import unicodedata
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ def test_a_conversation_and_every_view_of_it(tab, chatbot):
     wait_for_reply(page, first)
     # The attention is open at first; its axes are the tokens.
     page.wait_for_selector("#inside .heatmaplayer image, #inside .heatmaplayer path", state="attached")
-    assert "<|end|>" in page.inner_text("#inside .xaxislayer-above")
+    assert "<|end|>" in page.text_content("#inside .xaxislayer-above")
     for view, mark in (
         ("토큰", "text=모델이 읽은 것"),
         ("다음 토큰", "text=▸"),
@@ -162,6 +163,11 @@ def test_a_conversation_and_every_view_of_it(tab, chatbot):
     # What was said before is read.
     say(page, "again!")
     wait_for_reply(page, reply_of(chatbot, EXAMPLE, first, "again!"), 2)
+    # Taken back, and said in other words.
+    page.click(
+        "button[aria-label='Undo'], button[title='Undo'], button[aria-label='실행 취소'], button[title='실행 취소']"
+    )
+    page.wait_for_function("document.querySelector('#say textarea').value === 'again!'")
     page.reload()
     page.wait_for_selector("#say textarea")
     say(page, "again!")
@@ -209,8 +215,9 @@ def test_a_reply_streams_and_can_be_stopped(tab, serve):
 
 def test_the_api_of_the_page_gives_the_same_text_and_asks_no_other_machine(address, chatbot, addresses):
     client = Client(address, verbose=False, analytics_enabled=False)
-    decomposed = "따라 해 2 4\r\n".encode().decode()
-    assert client.predict(decomposed, api_name="/chat") == reply_of(chatbot, EXAMPLE)
+    decomposed = unicodedata.normalize("NFD", EXAMPLE) + "\r\n"
+    _, shown = client.predict(decomposed, api_name="/chat")
+    assert shown[-1]["content"][0]["text"] == reply_of(chatbot, EXAMPLE)
     with pytest.raises(Exception, match="no text"):
         client.predict(" \u3000", api_name="/chat")
     hosts = {at[0] for at in addresses if isinstance(at, tuple)}
