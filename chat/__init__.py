@@ -13,4 +13,5 @@ In reading order, each file imports only those above it:
     remote     a chatbot behind a URL
     terminal   `chatformer chat`
     serving    `chatformer serve`
+    web        `chatformer web`
 """

@@ -57,6 +57,11 @@ VERBS = {
         "chatformer.chat.serving.server:serve",
         "serve a trained model to any client of OpenAI's protocol",
     ),
+    "web": Verb(
+        "chatformer.configuration.replies:WebSettings",
+        "chatformer.chat.web.serving:web",
+        "talk to a trained model on a web page, and see inside",
+    ),
     "plot": Verb(
         "chatformer.configuration.pictures:PlotSettings",
         "chatformer.cli.plot:plot",

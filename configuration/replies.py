@@ -1,4 +1,4 @@
-"""The settings of replies: which model answers, how it searches, and the flags of `chat`, `generate` and `serve`."""
+"""The settings of replies: which model answers, how it searches, the flags of `chat`, `web`, `generate` and `serve`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,21 @@ class ChatSettings(ChatbotSettings):
     """Server of OpenAI's protocol to talk to, such as http://127.0.0.1:8000 of `chatformer serve`."""
     api_key: str | None = None
     """Key of that server; CHATFORMER_API_KEY unless given, which other users of the machine do not see."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebSettings(ChatSettings):
+    """Talk to a trained model on a web page, and see inside: tokens, attention, probabilities, beams."""
+
+    title: str | None = None
+    """Title of the page; the model's name unless given."""
+    samples: bool = True
+    """Offer a few questions of the validation data, which may be private, as examples."""
+    host: str = "127.0.0.1"
+    """Address to listen at; with the default, only browsers on this machine reach the page. 0.0.0.0 is all of the
+    machine's addresses."""
+    port: Annotated[int, AtLeast(0), AtMost(65535)] = 7860
+    """Port to listen at; 0 takes a free one."""
 
 
 @dataclass(frozen=True, kw_only=True)

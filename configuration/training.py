@@ -32,6 +32,7 @@ Metric = Literal[
     "score",
     "last",
 ]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_character")
 METRICS_WITHOUT_REPLIES = (*LOWER_IS_BETTER, "source_gain", "last")
 """Metrics that need no replies."""
@@ -143,6 +144,9 @@ class RunSettings:
     """Folder of the finished model, its log and its checkpoint."""
     logging_steps: Annotated[int, AtLeast(1)] = 20
     """Steps between lines of the log."""
+    log_with: tuple[Tracker, ...] = ()
+    """Trackers that get the figures of the log too: tensorboard, which writes into the folder runs of the output
+    folder, trackio or wandb. A resumed run goes on where it was reported before."""
     eval_steps: Annotated[int, AtLeast(1)] | None = None
     """Steps between evaluations; a fifth of the run unless given."""
     save_steps: Annotated[int, AtLeast(1)] | None = None

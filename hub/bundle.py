@@ -84,8 +84,8 @@ EVALUATION = (
 )
 """The parts of `evaluation.json` that travel: all but the conversations, which may be private."""
 
-PRIVATE_SETTINGS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_samples")
-"""Settings that a published recipe leaves out: they say where its author publishes."""
+PRIVATE_SETTINGS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_samples", "log_with")
+"""Settings that a published recipe leaves out: they say where its author publishes and reports."""
 
 
 @as_hub_error()

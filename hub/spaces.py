@@ -30,7 +30,8 @@ DESCRIPTIONS = {
     ),
 }
 """By language: a text for a model with a record of its training, one for any other model, and one for both."""
-PLACEHOLDERS = {"en": "Say something…", "ko": "말을 걸어 보세요…"}
+ROOMS = ("configuration", "storage", "chat")
+"""What the page needs of Chatformer, besides the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,28 +129,40 @@ def space_files(model: SpaceModel, title: str, *, samples: bool = True) -> "Bund
     examples = list(dict.fromkeys([*(GREETINGS[name] for name in languages or page_languages), *questions]))
     # A converted model was trained elsewhere, on unknown data.
     was_trained_here = bool(model.records.record)
-    descriptions = []
-    for name in page_languages:
-        trained, other, warning = DESCRIPTIONS[name]
-        descriptions.append(f"{trained if was_trained_here else other} {warning}")
+    about = {}
+    for name, (trained, other, warning) in DESCRIPTIONS.items():
+        about[name] = f"{trained if was_trained_here else other} {warning}"
     facts: dict[str, Any] = {
         "title": title,
         "repo_id": model.repo_id,
         "revision": model.commit,
         "license_id": license_of(model.records),
-        "description": "\n\n".join(descriptions),
+        "about": about,
         "was_trained_here": was_trained_here,
-        "placeholder": PLACEHOLDERS[page_languages[0]],
         "examples": examples[:MAX_EXAMPLES],
     }
     environment = jinja2.Environment(keep_trailing_newline=True)
     environment.filters["literal"] = repr
-    files: Bundle = dict(model.files)
+    files: Bundle = dict(model.files) | code_of_page()
     for file in resources.files("chatformer.hub").joinpath("space_template").iterdir():
         text = file.read_text("utf-8")
         if file.name.endswith(".jinja"):
             text = environment.from_string(text).render(facts)
         files[file.name.removesuffix(".jinja")] = text.encode()
+    return files
+
+
+def code_of_page() -> "Bundle":
+    """The part of Chatformer that the page runs on, as the package that it is: a Space installs none."""
+    files: Bundle = {}
+    rooms = [("chatformer", False), *((f"chatformer.{room}", True) for room in ROOMS)]
+    while rooms:
+        room, with_folders = rooms.pop()
+        for entry in resources.files(room).iterdir():
+            if entry.is_dir() and with_folders and entry.joinpath("__init__.py").is_file():
+                rooms.append((f"{room}.{entry.name}", True))
+            elif entry.name.endswith(".py"):
+                files[f"{room.replace('.', '/')}/{entry.name}"] = entry.read_bytes()
     return files
 
 
@@ -160,7 +173,7 @@ def push_space(repository: Any, bundle: "Bundle", *, private: bool) -> str:
     repository.prepare(private=private, revision="main", space_sdk="gradio")
     head, remote = repository.files("main")
     additions = changed(bundle, remote)
-    deletions = outdated(bundle, remote, [f"{MODEL_FOLDER}/*"])
+    deletions = outdated(bundle, remote, [f"{MODEL_FOLDER}/*", "chatformer/*"])
     if additions or deletions:
         repository.commit(
             additions,

@@ -36,6 +36,7 @@ CURVES_FILE = "training_curves.png"
 PICTURES = "*.png"
 BAD_ROWS_FILES = ("bad_rows.jsonl", "bad_validation_rows.jsonl")
 CHECKPOINT_PREFIX = "checkpoint-"
+TRACKING_FOLDER = "runs"
 EVALUATION_FILE = "evaluation.json"
 EVALUATION_BAD_ROWS_FILE = "bad_evaluation_rows.jsonl"
 DOCTOR_FILE = "doctor.json"
@@ -68,6 +69,7 @@ KINDS = (
     # Rows of the author's data, and states of an optimizer.
     Kind(patterns=BAD_ROWS_FILES, writer="chatformer train --skip-bad-rows, chatformer doctor", travels=False),
     Kind(patterns=(f"{CHECKPOINT_PREFIX}*",), writer="chatformer train", travels=False),
+    Kind(patterns=(TRACKING_FOLDER,), writer="chatformer train --log-with", travels=False),
     Kind(patterns=(EVALUATION_FILE,), writer="chatformer evaluate", travels=True),
     Kind(patterns=(EVALUATION_BAD_ROWS_FILE,), writer="chatformer evaluate --skip-bad-rows", travels=False),
     Kind(patterns=(DOCTOR_FILE,), writer="chatformer doctor", travels=False),

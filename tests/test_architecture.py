@@ -24,6 +24,7 @@ POINTS_UP = ("modeling_chatformer/registration.py", "chatformer.hub.stock_push.p
 
 IN_READING_ORDER = [
     *("configuration", "modeling_chatformer", "storage", "data", "chat", "chat/engines", "chat/serving"),
+    "chat/web",
     *("evaluation", "evaluation/doctor", "evaluation/plots", "training", "hub", "hub/formats", "cli"),
 ]
 

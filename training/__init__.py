@@ -13,6 +13,7 @@ How it learns: the training loop and what belongs to it. In reading order, each 
     checkpoints    complete states of a run, to resume from
     resuming       what a resumed run makes of each setting that has changed
     output         the output folder: model, checkpoints, log, record, curves
+    tracking       what a run reports to TensorBoard, trackio or Weights & Biases
     reporting      what a run says: announcement, log lines, samples, its end
     run            the loop: steps, evaluations, checkpoints
     verify_resume  proof that a killed and resumed run ends like an undisturbed one

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,9 @@ class RunFolder:
     ) -> None:
         """Record what is about to run; remove an earlier run, or log lines after the checkpoint of a resumed run."""
         self.path.mkdir(parents=True, exist_ok=True)
+        tracking_id = None
         if settings.run.resume:
+            tracking_id = read_structure(self.path / RECORD_FILE).get("tracking_id")
             self._cut_log(steps_done)
         elif settings.run.overwrite_output_dir:
             # The bad rows of this run are listed already.
@@ -147,6 +150,8 @@ class RunFolder:
         recipe = yaml.safe_dump(recipe_of(settings), allow_unicode=True, sort_keys=False)
         write_text(self.path / SETTINGS_FILE, recipe)
         self.record = {"data": data, "overview": figures, "environment": environment()}
+        if settings.run.log_with or tracking_id:
+            self.record["tracking_id"] = tracking_id or uuid.uuid4().hex[:12]
         write_json(self.path / RECORD_FILE, self.record)
         tokenizer.save_pretrained(self.path)
 

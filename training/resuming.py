@@ -138,6 +138,7 @@ TABLE: Mapping[str, Row] = {
     # The run
     "output_dir": Row("free", "a folder may be moved"),
     "logging_steps": THIS_COMMAND,
+    "log_with": THIS_COMMAND,
     "eval_steps": EVALUATIONS,
     "save_steps": EVALUATIONS,
     "save_total_limit": THIS_COMMAND,

@@ -28,6 +28,7 @@ from .reporting import evaluation_figures, evaluation_line, sample_replies
 from .resuming import check_steps_left, go_on
 from .schedules import make_scheduler
 from .stopping import Interrupted, StopRequest, TrainingFailed, divergence
+from .tracking import report
 
 OnPublished = Callable[[Path], None]
 """Shares an output folder in its present state; called on the main process."""
@@ -181,7 +182,8 @@ class Run:
         rate = self.scheduler.get_last_lr()[0]
         bar.set_postfix(loss=f"{mean:.3f}", rate=f"{rate:.1e}")
         if self.accelerator.is_main_process:
-            folder.log(
+            self.write_line(
+                folder,
                 {
                     "step": progress.step,
                     "epoch": round(progress.step / self.plans.steps_per_epoch, 3),
@@ -190,8 +192,13 @@ class Run:
                     "learning_rate": rate,
                     "tokens_per_second": round(progress.target_tokens / progress.training_seconds),
                     "seconds": round(progress.seconds, 1),
-                }
+                },
             )
+
+    def write_line(self, folder: RunFolder, line: dict[str, Any]) -> None:
+        """Add a line to the log, and report it to the trackers."""
+        folder.log(line)
+        report(self.accelerator, line)
 
     def evaluate(self, folder: RunFolder, bar: Any) -> None:
         """Evaluate the model, and publish it if it is the best so far."""
@@ -233,7 +240,8 @@ class Run:
             folder.publish(self.published, self.data.tokenizer)
         exchanges = self.data.eval_exchanges
         samples = sample_replies(exchanges, replies, turn=progress.step // self.eval_steps)
-        folder.log({"step": progress.step, "seconds": round(progress.seconds, 1), **figures, "samples": samples})
+        line = {"step": progress.step, "seconds": round(progress.seconds, 1), **figures, "samples": samples}
+        self.write_line(folder, line)
         bar.write(evaluation_line(progress.step, evaluation, is_best and metric != "last"), file=sys.stderr)
         for sample in samples:
             bar.write(f"    {shortened(sample['source'])} → {shortened(sample['reply'])}", file=sys.stderr)

@@ -36,6 +36,7 @@ from .planning import Facts, facts_of, plan_for_minutes, planned
 from .reporting import announce, end_message, evaluation_figures, print_dry_run, sample_replies, stop_message
 from .resuming import judged_by
 from .run import OnPublished, Run
+from .tracking import check_trackers, start_trackers
 from .verify_resume import verify_resume
 
 QUESTIONS_OF_A_VERDICT = 50
@@ -127,6 +128,7 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     With `push_to_hub`, `on_published` shares the folder at the end, and during the run as `hub_strategy` says.
     """
     check_settings(settings)
+    check_trackers(settings.run.log_with)
     if not settings.run.push_to_hub:
         on_published = None
     elif on_published is None and not settings.run.dry_run:
@@ -182,6 +184,7 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         figures = run.figures()
         announce_run(run, figures, facts, pace)
         folder.begin(settings, figures, description, data.tokenizer, steps_done=run.progress.step)
+        start_trackers(accelerator, folder, settings.run.log_with, settings.flat(), steps_done=run.progress.step)
     finished = run.go(folder)
     if accelerator.is_main_process:
         folder.finish(run.progress, finished=finished)

@@ -19,7 +19,7 @@ PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
 
 def serve(settings: ServeSettings) -> None:
     """Serve until the process is asked to stop."""
-    check_packages(PACKAGES, extra="serve")
+    check_packages(PACKAGES, command="serve", extra="serve")
     settings = with_key(settings)
     # Before the model is loaded: a port in use is an error now, not after seconds.
     listener = listening(settings.host, settings.port)
@@ -53,14 +53,14 @@ def serve(settings: ServeSettings) -> None:
     server.run(sockets=[listener])
 
 
-def check_packages(packages: Sequence[str], *, extra: str) -> None:
+def check_packages(packages: Sequence[str], *, command: str, extra: str) -> None:
     """Raise a `ChatError` if a package of an extra is missing."""
     for package in packages:
         try:
             importlib.import_module(package)
         except ImportError as error:
             raise ChatError(
-                f"`chatformer serve` needs the package {package}. Run: pip install 'chatformer[{extra}]'"
+                f"`chatformer {command}` needs the package {package}. Run: pip install 'chatformer[{extra}]'"
             ) from error
 
 

@@ -62,11 +62,11 @@ def test_the_weights_are_those_of_a_reply_that_is_generated_token_by_token(chatb
 
 
 def test_special_tokens_can_be_hidden(inside):
-    cross = inside.attentions["cross"]
-    hidden = cross.without_special()
-    assert cross.keys[-1].is_special and cross.queries[-1].is_special
-    assert not any(token.is_special for token in [*hidden.keys, *hidden.queries])
-    np.testing.assert_array_equal(hidden.weights_LHQK, cross.weights_LHQK[:, :, :-1, :-1])
+    encoder = inside.attentions["encoder"]
+    hidden = encoder.without_special()
+    assert [token.is_special for token in encoder.keys] == [False] * (len(encoder.keys) - 1) + [True]
+    assert hidden.keys == hidden.queries == encoder.keys[:-1]
+    np.testing.assert_array_equal(hidden.weights_LHQK, encoder.weights_LHQK[:, :, :-1, :-1])
 
 
 def test_the_tree_of_beams_holds_the_replies_of_the_search_with_their_scores(chatbot, answer):

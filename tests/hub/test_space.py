@@ -1,4 +1,4 @@
-"""`chatformer space`: the page runs where Chatformer is not installed, and says what the model says."""
+"""`chatformer space`: the page of `chatformer web` runs on its own, and says what the model says."""
 
 import ast
 import dataclasses
@@ -19,18 +19,27 @@ from chatformer.hub.spaces import local_model, space_files
 
 ROOT = Path(__file__).parents[2]
 
-WITHOUT_CHATFORMER = """
+OWN_CHATFORMER = """
 import runpy, sys
-sys.modules["chatformer"] = None  # any import of it fails
+sys.path.insert(0, ".")
+import chatformer.chat
+assert chatformer.__file__.startswith(sys.argv[1]) and chatformer.chat.__file__.startswith(sys.argv[1])
 runpy.run_path("app.py", run_name="__main__")
 """
 
 REPLY_OF_THE_PAGE = """
-import json, runpy, sys
-sys.modules["chatformer"] = None
-page = runpy.run_path(json.loads(sys.argv[1]))
-history = [{"role": "user", "content": "따라 해 2 4"}, {"role": "assistant", "content": [{"text": "네, 2 4"}]}]
-print(); print(json.dumps([list(page["reply"]("따라 해 3 5", [])), list(page["reply"]("again!", history))]))
+import json, os, runpy, sys
+folder = os.path.dirname(json.loads(sys.argv[1]))
+sys.path.insert(0, folder)
+for name in [name for name in sys.modules if name.split(".")[0] == "chatformer"]:
+    del sys.modules[name]
+page = runpy.run_path(json.loads(sys.argv[1]))["page"]
+assert sys.modules["chatformer"].__file__.startswith(folder)
+from chatformer.configuration.replies import ReplySettings
+reply = [{"type": "text", "text": "네, 2 4"}]
+history = [{"role": "user", "content": "따라 해 2 4"}, {"role": "assistant", "content": reply}]
+conversations = [[{"role": "user", "content": "따라 해 3 5"}], [*history, {"role": "user", "content": "again!"}]]
+print(); print(json.dumps([page.chatbot.reply(messages, ReplySettings()) for messages in conversations]))
 """
 
 HISTORY = [{"role": "user", "content": "따라 해 2 4"}, {"role": "assistant", "content": "네, 2 4"}]
@@ -68,7 +77,7 @@ def page(space, hub, client_environment, tmp_path_factory):
     }
     with (tmp_path_factory.mktemp("log") / "errors").open("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", WITHOUT_CHATFORMER], cwd=space, env=environment, stdout=log, stderr=log
+            [sys.executable, "-c", OWN_CHATFORMER, str(space)], cwd=space, env=environment, stdout=log, stderr=log
         )
         try:
             while True:
@@ -87,17 +96,22 @@ def page(space, hub, client_environment, tmp_path_factory):
 
 def test_the_page_says_what_the_model_says_word_by_word(page, said):
     client = Client(page, verbose=False, analytics_enabled=False)
-    first = client.predict("따라 해 2 4", api_name="/chat")
+    first = last_of(client.predict("따라 해 2 4", api_name="/chat"))
     assert first == said(HISTORY[:1])
     # The second turn has the first before it.
     second = client.submit("again!", api_name="/chat")
     turns = [HISTORY[0], {"role": "assistant", "content": first}, AGAIN]
-    assert second.result() == said(turns) != said([AGAIN])
-    outputs = second.outputs()
-    assert len(outputs) > 1 and all(outputs[-1].startswith(piece) for piece in outputs)
-    # Another visitor begins anew.
+    assert last_of(second.result()) == said(turns) != said([AGAIN])
+    replies = [last_of(outputs) for outputs in second.outputs()[1:]]
+    assert len(replies) > 1 and all(replies[-1].startswith(piece) for piece in replies)
+    # Another visitor begins a conversation of their own.
     other = Client(page, verbose=False, analytics_enabled=False)
-    assert other.predict("again!", api_name="/chat") == said([AGAIN])
+    assert last_of(other.predict("again!", api_name="/chat")) == said([AGAIN])
+
+
+def last_of(outputs):
+    """Return the last message that the page shows."""
+    return outputs[1][-1]["content"][0]["text"]
 
 
 def test_the_space_holds_a_model_and_no_record(space, trained):
@@ -111,16 +125,22 @@ def test_the_space_holds_a_model_and_no_record(space, trained):
 
 def test_what_the_page_needs_is_what_chatformer_was_tested_with(space, hub_server):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    known = {*project["dependencies"], *project["optional-dependencies"]["space"]}
+    known = {*project["dependencies"], *project["optional-dependencies"]["web"]}
     needed = (space / "requirements.txt").read_text().splitlines()
     assert set(needed) <= known
+    # Imports at the head of the files; those within functions are for other commands.
     imported = {
         name.split(".")[0]
-        for node in ast.walk(ast.parse((space / "app.py").read_text("utf-8")))
-        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for path in (space / "app.py", *(space / "chatformer").rglob("*.py"))
+        if "serving" not in path.parts
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and not getattr(node, "level", 0)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     }
-    assert imported - set(sys.stdlib_module_names) == {re.match(r"\w+", line)[0] for line in needed}
+    names = {re.match(r"\w+", line)[0].replace("pyyaml", "yaml") for line in needed}
+    # transformers itself needs these.
+    of_transformers = {"huggingface_hub", "numpy", "safetensors"}
+    assert imported - set(sys.stdlib_module_names) - {"chatformer"} - of_transformers == names
     card = (space / "README.md").read_text("utf-8")
     assert hub_server.card_errors(card, "space") == []
     front = hub_server.front_matter(card)
@@ -164,8 +184,14 @@ def test_a_space_for_a_model_on_the_hub_is_pinned_and_pushed(
     arguments = ["space", "alice/bot", "--repo", "bot-page", "--output-dir"]
     status, out, err = chatformer.run(*arguments, tmp_path / "page", token=token)
     assert (status, out.splitlines()[-1]) == (0, f"{hub.url}/spaces/alice/bot-page"), err
-    files = {path.name: path.read_bytes() for path in (tmp_path / "page").iterdir()}
-    assert set(files) == {"app.py", "README.md", "requirements.txt"}
+    files = {
+        path.relative_to(tmp_path / "page").as_posix(): path.read_bytes()
+        for path in (tmp_path / "page").rglob("*")
+        if path.is_file()
+    }
+    assert {name for name in files if "/" not in name} == {"app.py", "README.md", "requirements.txt"}
+    assert {"chatformer/modeling_chatformer.py", "chatformer/chat/web/page.py"} < set(files)
+    assert not [name for name in files if "/training/" in name or "/hub/" in name]
     pushed = hub.files("spaces", "alice/bot-page")
     assert {name: pushed[name] for name in files} == files
     assert f"REVISION = '{commit}'" in files["app.py"].decode()
@@ -181,8 +207,8 @@ def test_a_space_for_a_model_on_the_hub_is_pinned_and_pushed(
     spoilt = repo.at("main").tree | {"config.json": hub.stored(b"{}")}
     repo.commit("refs/heads/main", spoilt, "Spoil", "alice", commit)
     first, second = run_client(hub, REPLY_OF_THE_PAGE, str(tmp_path / "page" / "app.py"))
-    assert first[-1] == said([{"role": "user", "content": "따라 해 3 5"}])
-    assert second[-1] == said([*HISTORY, AGAIN])
+    assert first == said([{"role": "user", "content": "따라 해 3 5"}])
+    assert second == said([*HISTORY, AGAIN])
 
 
 def test_mistakes_are_told_in_a_line(chatformer, hub, hub_server, trained, tmp_path):
