@@ -75,7 +75,7 @@ from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.fast_loss import fused_loss
 from chatformer.hub.formats.marian_format import to_marian
-from chatformer.modeling_chatformer import shift_right
+from chatformer.seq2seq import shift_right
 from chatformer.training.building import EpochPlans, chosen_precision, make_optimizer, new_model
 from chatformer.training.distributed import make_accelerator
 from chatformer.training.run import Run

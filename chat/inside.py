@@ -111,15 +111,21 @@ def look_inside(model: Any, tokenizer: Any, source_ids: Ids, reply_ids: Ids, *, 
         use_cache=False,
     )
     source, previous, reply = (tokens_of(tokenizer, ids) for ids in (source_ids, previous_ids, reply_ids))
+    found: dict[AttentionName, tuple[Sequence[Tensor] | None, list[Token], list[Token]]] = {
+        # The row of the cross-attention that predicts a token is named after this token.
+        "cross": (outputs.cross_attentions, reply, source),
+        "encoder": (outputs.encoder_attentions, source, source),
+        "decoder": (outputs.decoder_attentions, previous, previous),
+    }
     probabilities_TV = outputs.logits[0].float().softmax(-1)
     return Inside(
         source=source,
         reply=reply,
         attentions={
-            # The row of the cross-attention that predicts a token is named after this token.
-            "cross": Attention(weights_LHQK=stacked(outputs.cross_attentions), queries=reply, keys=source),
-            "encoder": Attention(weights_LHQK=stacked(outputs.encoder_attentions), queries=source, keys=source),
-            "decoder": Attention(weights_LHQK=stacked(outputs.decoder_attentions), queries=previous, keys=previous),
+            name: Attention(weights_LHQK=stacked(weights), queries=queries, keys=keys)
+            for name, (weights, queries, keys) in found.items()
+            # A recurrent model has the first of them only.
+            if weights is not None
         },
         steps=[
             Step(

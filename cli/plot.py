@@ -94,13 +94,15 @@ def positions_of_model(settings: PlotSettings) -> "Figure":
         config = sized_config("base")
     else:
         config = ModelFolder.find(settings.model, settings.revision).config()
+        if config.model_type != "chatformer":
+            raise SettingsError(f"{settings.model} is a recurrent model, which has no positions to draw.")
     return positions(sinusoids(settings.num_positions, config.d_model).numpy())
 
 
 def picture_of_text(settings: PlotSettings) -> "Figure":
     """A picture of what a model does with a text."""
     from chatformer.chat.chatbot import Chatbot
-    from chatformer.chat.inside import beam_tree, look_inside, tokens_of
+    from chatformer.chat.inside import AttentionName, beam_tree, look_inside, tokens_of
     from chatformer.configuration.replies import ReplySettings
     from chatformer.conversation import encode_conversation, turn
     from chatformer.evaluation import plots
@@ -122,6 +124,12 @@ def picture_of_text(settings: PlotSettings) -> "Figure":
     )
     if settings.picture == "steps":
         return plots.steps(inside.steps)
+    needed: AttentionName = "decoder" if settings.picture == "mask" else settings.attention
+    if needed not in inside.attentions:
+        raise SettingsError(
+            f"{settings.model} is a recurrent model, whose only attention is that of the decoder to the encoder: give "
+            "--attention cross."
+        )
     if settings.picture == "mask":
         return plots.masks(inside.source, inside.attentions["decoder"].keys)
     weights = inside.attentions[settings.attention]

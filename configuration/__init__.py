@@ -1,7 +1,9 @@
 """
 What it is: the configuration of a model, and the settings of every command. In reading order:
 
-    configuration_chatformer  the configuration of a model, in the paper's symbols
+    configuration_seq2seq     what the configurations of all architectures share
+    configuration_chatformer  the configuration of a Transformer, in the paper's symbols
+    configuration_bahdanau    the configuration of a recurrent model, in its paper's symbols
     declaring                 bounds next to the defaults, their check, the names of flags
     sizes                     the named sizes
     data                      which conversations are read, and how text becomes tokens
@@ -19,15 +21,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .configuration_bahdanau import BahdanauConfig
     from .configuration_chatformer import ChatformerConfig
     from .sizes import SIZES, sized_config
 
-__all__ = ["SIZES", "ChatformerConfig", "sized_config"]
+__all__ = ["SIZES", "BahdanauConfig", "ChatformerConfig", "sized_config"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        # It imports the configuration as well.
+        # It imports the configurations as well.
         return getattr(importlib.import_module(f"{__name__}.sizes"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,9 +1,8 @@
 """The configuration of a Chatformer model, in the symbols of "Attention Is All You Need"."""
 
-import difflib
 import math
 
-from transformers import PretrainedConfig
+from .configuration_seq2seq import Seq2SeqConfig
 
 ACTIVATIONS = ("relu", "silu", "swish", "gelu")
 
@@ -13,16 +12,9 @@ AUTO_MAP = {
     "AutoModel": "modeling_chatformer.ChatformerModel",
     "AutoModelForSeq2SeqLM": "modeling_chatformer.ChatformerForConditionalGeneration",
 }
-CUSTOM_PIPELINES = {
-    "seq2seq-chat": {
-        "impl": "pipeline_chatformer.Seq2SeqChatPipeline",
-        "pt": ["AutoModelForSeq2SeqLM"],
-        "type": "text",
-    }
-}
 
 
-class ChatformerConfig(PretrainedConfig):
+class ChatformerConfig(Seq2SeqConfig):
     r"""
     Describe an encoder-decoder Transformer; the defaults are the paper's base model (Table 3).
 
@@ -52,7 +44,7 @@ class ChatformerConfig(PretrainedConfig):
     """
 
     model_type = "chatformer"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    own_code = AUTO_MAP
     attribute_map = {
         "hidden_size": "d_model",
         "num_attention_heads": "num_heads",
@@ -60,7 +52,6 @@ class ChatformerConfig(PretrainedConfig):
         "layer_norm_epsilon": "layer_norm_eps",
     }
 
-    vocab_size: int = 37000
     d_model: int = 512
     d_ff: int | None = None
     num_heads: int = 8
@@ -75,45 +66,15 @@ class ChatformerConfig(PretrainedConfig):
     output_bias: bool = False
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 1024
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
-    decoder_start_token_id: int | None = 1
-    is_encoder_decoder: bool = True
-    tie_word_embeddings: bool = True
-    use_cache: bool = True
 
-    def __post_init__(self, **kwargs):
-        self._reject_misspelt_fields(kwargs)
-        # What a loaded configuration says comes last: it may name the repository that the code is in.
-        kwargs["auto_map"] = AUTO_MAP | (kwargs.get("auto_map") or {})
-        kwargs["custom_pipelines"] = CUSTOM_PIPELINES | (kwargs.get("custom_pipelines") or {})
-        super().__post_init__(**kwargs)
-        # Only now: d_model may have come under its other name, hidden_size.
+    def set_open_widths(self):
+        """`d_ff` as the paper has it; only now, because d_model may have come under its other name, hidden_size."""
         if self.d_ff is None and isinstance(self.d_model, int):
             self.d_ff = 4 * self.d_model
-        self.validate_architecture()
-
-    @classmethod
-    def from_dict(cls, config_dict, **overrides):
-        """Make a configuration of `config_dict`; `overrides` are the keywords that `from_pretrained` was given."""
-        found = super().from_dict(config_dict, **overrides)
-        # transformers sets them past all checks, and leaves what is not a field for whatever else may want it.
-        config, unknown = found if isinstance(found, tuple) else (found, overrides)
-        config._reject_misspelt_fields(unknown)
-        config.validate_architecture()
-        return found
-
-    def _reject_misspelt_fields(self, unknown):
-        # transformers keeps a keyword that it does not know, silently and without effect.
-        for name in unknown:
-            nearest = difflib.get_close_matches(name, self.__dataclass_fields__, n=1, cutoff=0.85)
-            if nearest and not hasattr(self, name):
-                raise ValueError(f"ChatformerConfig has no field {name!r}. Did you mean {nearest[0]!r}?")
 
     def validate_architecture(self):
         """Check every rule that a Chatformer's numbers must keep."""
-        for name in (
+        self._check_widths(
             "vocab_size",
             "d_model",
             "d_ff",
@@ -121,14 +82,8 @@ class ChatformerConfig(PretrainedConfig):
             "encoder_layers",
             "decoder_layers",
             "max_position_embeddings",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, but it is {value!r}.")
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
-                raise ValueError(f"{name} is a probability: 0 <= {name} < 1, but it is {value!r}.")
+        )
+        self._check_probabilities("dropout", "attention_dropout", "activation_dropout")
         if not 0 < self.layer_norm_eps < math.inf:
             raise ValueError(f"layer_norm_eps must be more than 0, but it is {self.layer_norm_eps!r}.")
         if self.activation not in ACTIVATIONS:
@@ -141,14 +96,7 @@ class ChatformerConfig(PretrainedConfig):
             )
         if not self.is_encoder_decoder:
             raise ValueError("A Chatformer is an encoder-decoder: is_encoder_decoder must stay True.")
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
-            value = getattr(self, name)
-            for token_id in value if isinstance(value, list) else [value]:
-                if token_id is not None and not 0 <= token_id < self.vocab_size:
-                    raise ValueError(
-                        f"{name} ({token_id}) must be a row of the vocabulary, 0 to vocab_size - 1 "
-                        f"({self.vocab_size - 1})."
-                    )
+        self._check_control_tokens()
 
 
 __all__ = ["ChatformerConfig"]

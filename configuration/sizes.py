@@ -1,9 +1,10 @@
-"""The named sizes: the paper's base and big (Table 3), and smaller ones that a laptop trains."""
+"""The architectures, and named sizes: the paper's base and big (Table 3), and smaller ones that a laptop trains."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from .configuration_bahdanau import BahdanauConfig
 from .configuration_chatformer import ChatformerConfig
 from .declaring import did_you_mean
 
@@ -25,17 +26,46 @@ SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Each name's widths and depths; what a size leaves out has ChatformerConfig's default."""
 
+RECURRENT_SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "tiny": {"d_model": 128},
+        "mini": {"d_model": 256},
+        "small": {"d_model": 384},
+        "base": {"d_model": 512},
+        "big": {"d_model": 1000, "d_embedding": 620, "dropout": 0.3},
+    }
+)
+"""The same names for the recurrent architectures; big has the widths of Bahdanau et al. (Section 4.2)."""
 
-def sized_config(size: str, **changes: Any) -> ChatformerConfig:
+ARCHITECTURES: Mapping[str, tuple[type[ChatformerConfig] | type[BahdanauConfig], Mapping[str, Any]]] = MappingProxyType(
+    {
+        "transformer": (ChatformerConfig, {}),
+        "bahdanau": (BahdanauConfig, {}),
+        "seq2seq": (BahdanauConfig, {"attention": False}),
+    }
+)
+"""Each architecture's configuration, and the fields that distinguish it."""
+
+
+def sizes_of(architecture: str) -> Mapping[str, Mapping[str, Any]]:
+    """The named sizes of an architecture."""
+    return SIZES if architecture == "transformer" else RECURRENT_SIZES
+
+
+def sized_config(size: str, architecture: str = "transformer", **changes: Any) -> ChatformerConfig | BahdanauConfig:
     """
-    Return the configuration of a named size with some fields changed.
+    Return the configuration of a named size of an architecture with some fields changed.
 
     A change of `None` means "as the size has it". Raises a `ValueError` that lists the sizes for an unknown name.
     """
-    if size not in SIZES:
-        raise ValueError(f"There is no size {size!r}; the sizes are {', '.join(SIZES)}.{did_you_mean(size, SIZES)}")
+    config_class, own_fields = ARCHITECTURES[architecture]
+    sizes = sizes_of(architecture)
+    if size not in sizes:
+        raise ValueError(f"There is no size {size!r}; the sizes are {', '.join(sizes)}.{did_you_mean(size, sizes)}")
     given = {name: value for name, value in changes.items() if value is not None}
-    if "d_model" in given and "d_ff" not in given:
-        # A changed width takes the paper's ratio along, not the inner width of a model of another width.
-        given["d_ff"] = 4 * given["d_model"]
-    return ChatformerConfig(**{**SIZES[size], **given})
+    fields = dict(sizes[size])
+    if "d_model" in given:
+        # A changed width takes along what the papers derive from it, not the widths of a model of another width.
+        fields.pop("d_ff", None)
+        fields.pop("d_embedding", None)
+    return config_class(**{**fields, **own_fields, **given})

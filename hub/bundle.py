@@ -17,7 +17,7 @@ import yaml
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from chatformer.storage.explaining import first_line
-from chatformer.storage.model_folder import ModelFolder
+from chatformer.storage.model_folder import MODELS, ModelFolder
 from chatformer.storage.names import (
     CARD_FILE,
     CONFIG_FILE,
@@ -41,18 +41,23 @@ from .privacy import check_no_token, without_paths, without_places
 Bundle = dict[str, Path | bytes]
 """Each file by its path in the repository: the file to copy, or its content."""
 
-ENTRY_MODULES = ("configuration_chatformer.py", "modeling_chatformer.py", "pipeline_chatformer.py")
-"""The modules that `config.json` names; `save_pretrained` copies them and what they import."""
 
-
-def code_files() -> tuple[str, ...]:
+def code_files(model_type: str) -> tuple[str, ...]:
     """The names of the files that `save_pretrained` copies, asked of the function that it asks itself."""
-    with resources.as_file(resources.files("chatformer")) as package:
-        imported = {Path(file).name for name in ENTRY_MODULES for file in get_relative_import_files(package / name)}
-    return tuple(sorted({*ENTRY_MODULES, *imported}))
+    # The modules that `config.json` names; `save_pretrained` copies them and what they import.
+    entries = {
+        "chatformer.configuration": (f"configuration_{model_type}.py",),
+        "chatformer": (f"modeling_{model_type}.py", "pipeline_chatformer.py"),
+    }
+    names: set[str] = set()
+    for package_name, modules in entries.items():
+        with resources.as_file(resources.files(package_name)) as package:
+            for module in modules:
+                names |= {module, *(Path(file).name for file in get_relative_import_files(package / module))}
+    return tuple(sorted(names))
 
 
-CODE = code_files()
+CODE = tuple(sorted({name for model_type in MODELS for name in code_files(model_type)}))
 EARLIER_CODE = {"next_token.py": "fast_decoding.py", "products.py": "fast_products.py"}
 """Code of version 0.1, each file with its successor, in whose presence it does not travel."""
 
@@ -167,7 +172,7 @@ def check_complete(folder: str, bundle: Bundle) -> None:
     if not {TOKENIZER_FILE, SENTENCEPIECE_FILE} & set(bundle):
         raise HubError(f"The folder {folder} has no tokenizer: write it there with tokenizer.save_pretrained(...).")
     config = read_structure(Path(folder) / CONFIG_FILE)
-    if config.get("model_type") != "chatformer":
+    if config.get("model_type") not in MODELS:
         raise HubError(
             f"{folder} must hold a Chatformer model, but its {CONFIG_FILE} says {config.get('model_type')!r}. "
             "Publish any other model by its own push_to_hub(...)."

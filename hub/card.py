@@ -21,7 +21,9 @@ from .seal import PINNED, sealed
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-TAGS = ("chatformer", "chatbot", "conversational", "seq2seq", "encoder-decoder", "arxiv:1706.03762")
+TAGS = ("chatformer", "chatbot", "conversational", "seq2seq", "encoder-decoder")
+PAPERS = {"chatformer": "arxiv:1706.03762", "bahdanau": "arxiv:1409.0473"}
+"""The paper of each `model_type`, as a tag."""
 
 METRICS = {
     "loss": ("loss", "Loss, nats per token"),
@@ -117,7 +119,7 @@ def write_card(
         license=license,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=list(dict.fromkeys([*TAGS, *tags])),
+        tags=list(dict.fromkeys([*TAGS, PAPERS[records.config.get("model_type", "chatformer")], *tags])),
         datasets=[source for source in sources if HUB_ID.fullmatch(source)] or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=repo_id.rpartition("/")[2],

@@ -19,19 +19,32 @@ MAX_EXAMPLES = 6
 MODEL_FOLDER = "model"
 DESCRIPTIONS = {
     "en": (
-        "The Transformer of “Attention Is All You Need”, small and trained from scratch on conversations.",
-        "The Transformer of “Attention Is All You Need”, small.",
+        "The {architecture}, small and trained from scratch on conversations.",
+        "The {architecture}, small.",
         "It repeats what it has learnt, and may be wrong or rude.",
     ),
     "ko": (
-        "논문 “Attention Is All You Need”의 트랜스포머를 처음부터 대화로 학습시킨 작은 챗봇입니다.",
-        "논문 “Attention Is All You Need”의 트랜스포머로 만든 작은 챗봇입니다.",
+        "{architecture}를 처음부터 대화로 학습시킨 작은 챗봇입니다.",
+        "{architecture}로 만든 작은 챗봇입니다.",
         "배운 말을 되풀이하며, 틀리거나 무례한 말을 할 수 있습니다.",
     ),
 }
 """By language: a text for a model with a record of its training, one for any other model, and one for both."""
 ROOMS = ("configuration", "storage", "chat")
 """What the page needs of Chatformer, besides the model."""
+ARCHITECTURES = {
+    "chatformer": {
+        "en": "Transformer of “Attention Is All You Need”",
+        "ko": "논문 “Attention Is All You Need”의 트랜스포머",
+        "short": "Transformer",
+    },
+    "bahdanau": {
+        "en": "recurrent encoder-decoder that came before the Transformer",
+        "ko": "트랜스포머보다 먼저 나온 순환 신경망 인코더-디코더",
+        "short": "recurrent network",
+    },
+}
+"""By `model_type`, the names of the architecture in the descriptions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +142,11 @@ def space_files(model: SpaceModel, title: str, *, samples: bool = True) -> "Bund
     examples = list(dict.fromkeys([*(GREETINGS[name] for name in languages or page_languages), *questions]))
     # A converted model was trained elsewhere, on unknown data.
     was_trained_here = bool(model.records.record)
+    architecture = ARCHITECTURES[model.records.config.get("model_type", "chatformer")]
     about = {}
     for name, (trained, other, warning) in DESCRIPTIONS.items():
-        about[name] = f"{trained if was_trained_here else other} {warning}"
+        description = (trained if was_trained_here else other).format(architecture=architecture[name])
+        about[name] = f"{description} {warning}"
     facts: dict[str, Any] = {
         "title": title,
         "repo_id": model.repo_id,
@@ -139,6 +154,7 @@ def space_files(model: SpaceModel, title: str, *, samples: bool = True) -> "Bund
         "license_id": license_of(model.records),
         "about": about,
         "was_trained_here": was_trained_here,
+        "architecture": architecture["short"],
         "examples": examples[:MAX_EXAMPLES],
     }
     environment = jinja2.Environment(keep_trailing_newline=True)

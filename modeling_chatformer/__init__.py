@@ -2,6 +2,7 @@
 Chatformer: the Transformer of "Attention Is All You Need", trained on your conversations, in the Hugging Face way.
 
     configuration_chatformer   the model's configuration, from the room of that name
+    configuration_bahdanau     the same of the recurrent model
     embedding                  token vectors and positions
     pretrained                 what the models share: loading, saving, initial weights
     attention                  Equation 1, and several heads of it
@@ -12,17 +13,19 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     fast_products              products with weights on CPUs
     fast_loss                  the loss in chunks, with its gradient, and R-Drop
     fast_decoding              the decoder for one new token, without modules
-    generation                 what `generate()` asks of the model
+    seq2seq                    what all architectures share: output layer, loss, `generate()`
+    generation                 what `generate()` asks of the Transformer
     conversation               text in its one form, conversation -> ids
     padding                    ids -> tensors
     pipeline_chatformer        `pipeline("seq2seq-chat")`
     modeling_chatformer        the model: its parts, put together
+    modeling_bahdanau          the rungs before it: a recurrent model, with and without attention
     fast_training              dropout, products and attention for training on CPUs
     reading                    the parts of a conversation that a chat template passes on
     registration               entries in transformers' auto classes, and `push_to_hub` with a card
 
 Importing this package is quick: the classes below are loaded when they are first used. From then on, or from the moment
-that transformers' auto classes are imported, AutoConfig, AutoModel and AutoModelForSeq2SeqLM know Chatformer.
+that transformers' auto classes are imported, AutoConfig, AutoModel and AutoModelForSeq2SeqLM know both models.
 """
 
 import importlib
@@ -31,13 +34,23 @@ from typing import TYPE_CHECKING, Any
 from .registration import register_when_imported
 
 if TYPE_CHECKING:
-    from chatformer.configuration import SIZES, ChatformerConfig, sized_config
+    from chatformer.configuration import SIZES, BahdanauConfig, ChatformerConfig, sized_config
 
+    from .modeling_bahdanau import BahdanauForConditionalGeneration, BahdanauModel
     from .modeling_chatformer import ChatformerForConditionalGeneration, ChatformerModel
 
 __version__ = "0.1.0"
 
-__all__ = ["SIZES", "ChatformerConfig", "ChatformerForConditionalGeneration", "ChatformerModel", "sized_config"]
+__all__ = [
+    "SIZES",
+    "BahdanauConfig",
+    "BahdanauForConditionalGeneration",
+    "BahdanauModel",
+    "ChatformerConfig",
+    "ChatformerForConditionalGeneration",
+    "ChatformerModel",
+    "sized_config",
+]
 
 
 register_when_imported()
@@ -45,7 +58,7 @@ register_when_imported()
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for home in ("chatformer.configuration", "chatformer.modeling_chatformer"):
+        for home in ("chatformer.configuration", "chatformer.modeling_chatformer", "chatformer.modeling_bahdanau"):
             module = importlib.import_module(home)
             if hasattr(module, name):
                 return getattr(module, name)

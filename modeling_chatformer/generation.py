@@ -1,5 +1,5 @@
 """
-What `generate()` asks of the model: the inputs for the next token, and the caches of the beams that go on.
+What `generate()` asks of the Transformer: the inputs for the next token, and which decoder computes it.
 
 Letters after a tensor's name are its axes: B batch, S source tokens, T target tokens.
 """
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
-from transformers import GenerationMixin
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask
 
 from .embedding import positions_of
 from .fast_decoding import NextToken, is_inference, is_plain
+from .seq2seq import ConditionalGenerationMixin
 
 
 class Source(NamedTuple):
@@ -60,8 +60,8 @@ def source_of(
     return source
 
 
-class ChatformerGenerationMixin(GenerationMixin):
-    """`generate()` with forced prefixes, beams that share their source, and the fast decoder."""
+class ChatformerGenerationMixin(ConditionalGenerationMixin):
+    """`generate()` with forced prefixes and the fast decoder."""
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, decoder_attention_mask: Tensor | None = None, **kwargs: Any
@@ -90,8 +90,3 @@ class ChatformerGenerationMixin(GenerationMixin):
                 kwargs["attention_mask"] = source.memory_mask_B11S
         inputs: Any = {"input_ids": input_ids, "decoder_attention_mask": decoder_attention_mask, **kwargs}
         return super().prepare_inputs_for_generation(**inputs)  # type: ignore[misc]
-
-    def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: Any) -> EncoderDecoderCache:
-        """Each beam continues the one that it came from. All beams of a reply share its source, which stays."""
-        past_key_values.self_attention_cache.reorder_cache(beam_idx)
-        return past_key_values

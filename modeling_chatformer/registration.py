@@ -9,40 +9,51 @@ import functools
 import importlib
 import pkgutil
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import wrapt
 
-PARTS = ("pretrained", "attention", "feed_forward", "encoder", "decoder", "fast_decoding", "generation")
-"""The model's files that import transformers."""
+PARTS = ("pretrained", "attention", "feed_forward", "encoder", "decoder", "fast_decoding", "seq2seq", "generation")
+"""The models' files that import transformers."""
 
-# The model needs these, and each of them may lead to the import of transformers' auto classes.
+# The models need these, and each of them may lead to the import of transformers' auto classes.
 NEEDED = frozenset({"transformers.modeling_layers", *(f"chatformer.{part}" for part in PARTS)})
 _complete: set[str] = set()
+
+CONFIGURATIONS = {
+    "Chatformer": "chatformer.configuration.configuration_chatformer",
+    "Bahdanau": "chatformer.configuration.configuration_bahdanau",
+}
+MODELS = {"Chatformer": "chatformer.modeling_chatformer", "Bahdanau": "chatformer.modeling_bahdanau"}
+"""The file of each architecture, whose classes begin with its name."""
 
 
 def register_when_imported() -> None:
     """Hook into the imports of transformers and of our own models: the import of one brings the other."""
-    hooks = {
-        "transformers.models.auto.configuration_auto": load_configuration,
-        "chatformer.configuration.configuration_chatformer": register_configuration,
+    hooks: dict[str, Callable[[ModuleType], None]] = {
+        "transformers.models.auto.configuration_auto": load_configurations,
         "transformers.models.auto.modeling_auto": load_layers,
-        "chatformer.modeling_chatformer": register_models,
         **dict.fromkeys(sorted(NEEDED), load_models),
     }
+    for name, module in CONFIGURATIONS.items():
+        hooks[module] = functools.partial(register_configuration, name)
+    for name, module in MODELS.items():
+        hooks[module] = functools.partial(register_models, name)
     for module, hook in hooks.items():
         wrapt.when_imported(module)(hook)
 
 
-def load_configuration(_configuration_auto: ModuleType) -> None:
-    importlib.import_module("chatformer.configuration.configuration_chatformer")
+def load_configurations(_configuration_auto: ModuleType) -> None:
+    for module in CONFIGURATIONS.values():
+        importlib.import_module(module)
 
 
-def register_configuration(configuration: Any) -> None:
+def register_configuration(name: str, configuration: Any) -> None:
     from transformers import AutoConfig
 
-    config_class = configuration.ChatformerConfig
+    config_class = getattr(configuration, f"{name}Config")
     config_class.register_for_auto_class()
     AutoConfig.register(config_class.model_type, config_class)
 
@@ -55,20 +66,20 @@ def load_models(imported: ModuleType) -> None:
     """Import the models, unless something that they need is half imported: then its own hook calls this again."""
     _complete.add(imported.__name__)
     if all(name in _complete or name not in sys.modules for name in NEEDED):
-        importlib.import_module("chatformer.modeling_chatformer")
+        for module in MODELS.values():
+            importlib.import_module(module)
 
 
-def register_models(modeling: Any) -> None:
+def register_models(name: str, modeling: Any) -> None:
     from transformers.models.auto.modeling_auto import AutoModel, AutoModelForSeq2SeqLM
 
-    from chatformer.configuration import ChatformerConfig
-
-    modeling.ChatformerModel.register_for_auto_class("AutoModel")
-    modeling.ChatformerForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
-    AutoModel.register(ChatformerConfig, modeling.ChatformerModel)
-    AutoModelForSeq2SeqLM.register(ChatformerConfig, modeling.ChatformerForConditionalGeneration)
+    model, whole = (getattr(modeling, f"{name}{kind}") for kind in ("Model", "ForConditionalGeneration"))
+    model.register_for_auto_class("AutoModel")
+    whole.register_for_auto_class("AutoModelForSeq2SeqLM")
+    AutoModel.register(model.config_class, model)
+    AutoModelForSeq2SeqLM.register(whole.config_class, whole)
     # Not of an encoder or a decoder alone, whose card would be that of a model that talks.
-    for model_class in (modeling.ChatformerModel, modeling.ChatformerForConditionalGeneration):
+    for model_class in (model, whole):
         model_class.push_to_hub = with_card(model_class.push_to_hub)
 
 

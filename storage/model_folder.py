@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig
 
-from chatformer import ChatformerForConditionalGeneration
-from chatformer.configuration import ChatformerConfig
+from chatformer import BahdanauForConditionalGeneration, ChatformerForConditionalGeneration
+from chatformer.configuration import BahdanauConfig, ChatformerConfig
 from chatformer.conversation import encode_conversation
 
 from .explaining import StorageError, explained, first_few, hub_reason
@@ -36,12 +36,19 @@ from .names import (
 )
 from .reading import read_structure
 
+MODELS: dict[str, tuple[type[Any], type[Any]]] = {
+    "chatformer": (ChatformerConfig, ChatformerForConditionalGeneration),
+    "bahdanau": (BahdanauConfig, BahdanauForConditionalGeneration),
+}
+"""The classes of each `model_type`."""
+
 DTYPES = {"F64", "F32", "F16", "BF16"}
 """The names of real numbers in a safetensors file."""
 
 # Far above every real model, and low enough that nothing takes long or much memory.
 MAX_TEXT_BYTES = 2**28
 MAX_LAYERS = 1000
+MAX_WIDTH = 2**16
 MAX_POSITION_NUMBERS = 2**27
 MAX_GENERATION = {
     "max_length": 2**16,
@@ -53,6 +60,24 @@ MAX_GENERATION = {
 }
 
 Shape = tuple[int, ...]
+
+
+def check_size(config: Any) -> None:
+    """Raise a `ValueError` if a model of this configuration would take long to make, or much memory."""
+    if config.model_type == "bahdanau":
+        for name in ("d_model", "d_embedding", "d_attention"):
+            if getattr(config, name) > MAX_WIDTH:
+                raise ValueError(f"{name} must be at most {MAX_WIDTH}, but it is {getattr(config, name)}.")
+        return
+    for name in ("encoder_layers", "decoder_layers"):
+        if getattr(config, name) > MAX_LAYERS:
+            raise ValueError(f"{name} must be at most {MAX_LAYERS}, but it is {getattr(config, name)}.")
+    if config.max_position_embeddings * config.d_model > MAX_POSITION_NUMBERS:
+        raise ValueError(
+            f"a table of max_position_embeddings ({config.max_position_embeddings}) by d_model "
+            f"({config.d_model}) must have at most {MAX_POSITION_NUMBERS} numbers. Lower the former: longer "
+            "inputs extend the table."
+        )
 
 
 @dataclass(frozen=True)
@@ -107,26 +132,18 @@ class ModelFolder:
         """The names and values of a JSON file."""
         return read_structure(self.folder / file, f"{file} of {self.name}")
 
-    def config(self) -> ChatformerConfig:
+    def config(self) -> Any:
         """The configuration, valid and of a size that can be loaded."""
         content = self.read(CONFIG_FILE)
         model_type = content.get("model_type")
-        if model_type != ChatformerConfig.model_type:
+        if not isinstance(model_type, str) or model_type not in MODELS:
             hint = " `chatformer import` turns it into one." if model_type == "marian" else ""
             raise StorageError(
                 f"{self.name} must be a Chatformer model, but its {CONFIG_FILE} says {reprlib.repr(model_type)}.{hint}"
             )
         with explained(f"{CONFIG_FILE} of {self.name} is not a Chatformer configuration"):
-            config = ChatformerConfig.from_dict(content)
-            for name in ("encoder_layers", "decoder_layers"):
-                if getattr(config, name) > MAX_LAYERS:
-                    raise ValueError(f"{name} must be at most {MAX_LAYERS}, but it is {getattr(config, name)}.")
-            if config.max_position_embeddings * config.d_model > MAX_POSITION_NUMBERS:
-                raise ValueError(
-                    f"a table of max_position_embeddings ({config.max_position_embeddings}) by d_model "
-                    f"({config.d_model}) must have at most {MAX_POSITION_NUMBERS} numbers. Lower the former: longer "
-                    "inputs extend the table."
-                )
+            config = MODELS[model_type][0].from_dict(content)
+            check_size(config)
         # A file must not choose the attention: the name could be that of foreign code on the Hub.
         config._attn_implementation = None
         return config
@@ -176,11 +193,11 @@ class ModelFolder:
                     shapes[name] = tuple(weight.get_shape())
         return shapes
 
-    def model(self, dtype: torch.dtype | None = None) -> ChatformerForConditionalGeneration:
+    def model(self, dtype: torch.dtype | None = None) -> Any:
         """The model on the CPU, in `dtype`, or in the precision that it is stored in."""
         config = self.config()
         with explained(f"{CONFIG_FILE} of {self.name} is not a Chatformer configuration"), torch.device("meta"):
-            model: Any = ChatformerForConditionalGeneration(config)
+            model: Any = MODELS[config.model_type][1](config)
         self._compare(model, self.stored_shapes())
         with explained(f"The weights of {self.name} could not be loaded"):
             weights: dict[str, torch.Tensor] = {}

@@ -5,19 +5,27 @@ from typing import Any
 
 import torch
 
-from chatformer import ChatformerForConditionalGeneration, sized_config
+from chatformer import (
+    BahdanauConfig,
+    BahdanauForConditionalGeneration,
+    ChatformerForConditionalGeneration,
+    sized_config,
+)
 from chatformer.configuration.training import ModelSettings, OptimizationSettings, decided
 from chatformer.data.batches import plan_epoch
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.fast_training import speed_up
 
 
-def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> ChatformerForConditionalGeneration:
+def new_model(
+    settings: ModelSettings, tokenizer: Any, max_new_tokens: int
+) -> ChatformerForConditionalGeneration | BahdanauForConditionalGeneration:
     """A model with random weights and the tokenizer's special tokens, whose replies have at most `max_new_tokens`."""
     changes = dataclasses.asdict(settings)
     repetition_penalty = changes.pop("repetition_penalty")
     config = sized_config(
         changes.pop("size"),
+        changes.pop("architecture"),
         **changes,
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
@@ -25,7 +33,11 @@ def new_model(settings: ModelSettings, tokenizer: Any, max_new_tokens: int) -> C
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.bos_token_id,
     )
-    model = ChatformerForConditionalGeneration(config)
+    model: Any
+    if isinstance(config, BahdanauConfig):
+        model = BahdanauForConditionalGeneration(config)
+    else:
+        model = ChatformerForConditionalGeneration(config)
     model.generation_config.max_new_tokens = max_new_tokens
     model.generation_config.repetition_penalty = repetition_penalty
     return model
@@ -96,6 +108,6 @@ def ready_to_train(model: Any, device: torch.device, *, compiled: bool) -> Any:
 
 
 def compile_layers(model: Any) -> None:
-    """Compile each layer of a model in place, for all lengths at once."""
+    """Compile each layer of a Transformer in place, for all lengths at once."""
     for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
         layer.compile(dynamic=True)

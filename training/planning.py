@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from chatformer.configuration.declaring import SettingsError
-from chatformer.configuration.sizes import SIZES
+from chatformer.configuration.sizes import sizes_of
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.preparation import PreparedData
 from chatformer.evaluation.doctor.size import SIZE
@@ -188,7 +188,7 @@ def planned(
         changes["ema_decay"] = 0.0
     if settings.run.early_stopping_patience is not None:
         changes["metric_for_best_model"] = "loss"
-    if given["size"] is not None and "dropout" in SIZES.get(given["size"], {}):
+    if given["size"] is not None and "dropout" in sizes_of(given["architecture"]).get(given["size"], {}):
         del changes["dropout"]
     changes = {name: value for name, value in changes.items() if given[name] is None}
     return settings.changed(changes, where="plan")

@@ -39,6 +39,8 @@ def announcement(
     """What is about to run, in one sentence."""
     time = "" if minutes is None else f", about {minutes:.0f} minutes" if minutes >= 1.5 else ", about a minute"
     size = settings.model.size if has_shape_of_size(settings) else "a model"
+    if settings.model.architecture != "transformer":
+        size = f"{settings.model.architecture} {size}" if has_shape_of_size(settings) else settings.model.architecture
     return (
         f"{facts.exchanges:,} exchanges to learn, {facts.validation_exchanges:,} to validate on: {size} "
         f"({num_parameters / 1e6:.1f} million parameters), {num_steps:,} steps of "
@@ -50,7 +52,7 @@ def has_shape_of_size(settings: TrainingSettings) -> bool:
     """True if the model has the shape of its named size."""
     return all(
         getattr(settings.model, name) is None
-        for name in ("d_model", "d_ff", "num_heads", "encoder_layers", "decoder_layers")
+        for name in ("d_model", "d_embedding", "d_attention", "d_ff", "num_heads", "encoder_layers", "decoder_layers")
     )
 
 

@@ -93,8 +93,11 @@ TABLE: Mapping[str, Row] = {
     "max_target_tokens": DATA,
     "too_long": DATA,
     # The model
+    "architecture": SHAPE,
     "size": SHAPE,
     "d_model": SHAPE,
+    "d_embedding": SHAPE,
+    "d_attention": SHAPE,
     "d_ff": SHAPE,
     "num_heads": SHAPE,
     "encoder_layers": SHAPE,

@@ -25,7 +25,7 @@ def export(settings: ExportSettings) -> None:
     from chatformer.storage.model_folder import ModelFolder
     from chatformer.storage.writing import check_new_or_empty, whole_folder
 
-    from .limits import check_one_embedding
+    from .limits import check_has_layers, check_one_embedding
     from .parity import compare, encode_sentences, read_sentences, write_record
 
     # Its warnings are errors here.
@@ -34,6 +34,7 @@ def export(settings: ExportSettings) -> None:
     sentences = read_sentences(settings.sentences)
     source = ModelFolder.find(settings.model, settings.revision)
     source.show_commit()
+    check_has_layers(source.config(), settings.model, settings.to)
     model = source.model(torch.float32)
     check_one_embedding(model, settings.model)
     tokenizer = source.tokenizer(vocab_size=model.config.vocab_size)

@@ -14,6 +14,16 @@ def num_positions(config: Any) -> int:
     return max(config.max_position_embeddings, MIN_POSITIONS)
 
 
+def check_has_layers(config: Any, name: str, format: str) -> None:
+    """Raise a `HubError` unless the model is a Transformer, the only architecture that the other formats have."""
+    if config.model_type != "chatformer":
+        kind = "Bahdanau's attention" if config.attention else "no attention"
+        raise HubError(
+            f"{name} is a recurrent model with {kind} (model_type {config.model_type!r}), which --to {format} cannot "
+            "express: give a Transformer, or use the model with transformers itself."
+        )
+
+
 def all_equal(first: torch.Tensor, *others: torch.Tensor) -> bool:
     """True if the matrices have equal numbers, whether they are one tensor or copies."""
     return all(torch.equal(first, other) for other in others)

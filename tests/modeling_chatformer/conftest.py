@@ -34,9 +34,9 @@ def copying_model():
     """
     torch.manual_seed(0)
     shape = {"d_model": 64, "d_ff": 128, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.0}
-    # With larger embeddings it repeats its last token for longer.
-    shape["embedding_initializer_range"] = 0.02
-    model = ChatformerForConditionalGeneration(ChatformerConfig(vocab_size=20, **shape))
+    # Small embeddings: in few steps it learns to look at positions.
+    config = ChatformerConfig(vocab_size=20, embedding_initializer_range=0.02, **shape)
+    model = ChatformerForConditionalGeneration(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.98))
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.02, total_iters=50)
     position = torch.arange(10)

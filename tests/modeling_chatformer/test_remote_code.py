@@ -11,7 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from chatformer import ChatformerForConditionalGeneration, sized_config
+from chatformer import (
+    BahdanauConfig,
+    BahdanauForConditionalGeneration,
+    ChatformerForConditionalGeneration,
+    sized_config,
+)
 from chatformer.data.tokenizer import train_tokenizer
 
 TEXTS = ["안녕하세요, 오늘 뭐 먹을까요?", "Good morning, what shall we eat?"] * 20
@@ -53,13 +58,27 @@ print(); print("RESULT", json.dumps({
 """
 
 
+def model_class(architecture):
+    return {"chatformer": ChatformerForConditionalGeneration, "bahdanau": BahdanauForConditionalGeneration}[
+        architecture
+    ]
+
+
+@pytest.fixture(scope="module", params=["chatformer", "bahdanau"])
+def architecture(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(architecture, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "model"
     torch.manual_seed(0)
     tokenizer = train_tokenizer(TEXTS, 600)
-    config = sized_config("tiny", d_model=32, num_heads=4, vocab_size=len(tokenizer), dropout=0.0, decoder_layers=3)
-    ChatformerForConditionalGeneration(config).save_pretrained(folder)
+    if architecture == "chatformer":
+        config = sized_config("tiny", d_model=32, num_heads=4, vocab_size=len(tokenizer), dropout=0.0, decoder_layers=3)
+    else:
+        config = BahdanauConfig(d_model=32, vocab_size=len(tokenizer), dropout=0.0)
+    model_class(architecture)(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -79,12 +98,15 @@ def elsewhere(folder, tmp_path_factory):
     return json.loads(result.removeprefix("RESULT ")), again
 
 
-def test_gives_the_same_logits_and_replies(folder, elsewhere):
+def test_gives_the_same_logits_and_replies(folder, elsewhere, architecture):
     result, _ = elsewhere
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-    assert isinstance(model, ChatformerForConditionalGeneration)
+    assert isinstance(model, model_class(architecture))
     assert result["model"].startswith("transformers_modules.")
-    assert (result["headless"], result["config"]) == ("ChatformerModel", "ChatformerConfig")
+    assert (result["headless"], result["config"]) == (
+        f"{architecture.capitalize()}Model",
+        f"{architecture.capitalize()}Config",
+    )
     tokenizer = train_tokenizer(TEXTS, 600)
     ids = tokenizer("안녕하세요", return_tensors="pt")
     logits = model(**ids, labels=ids["input_ids"]).logits
@@ -97,20 +119,21 @@ def test_gives_the_same_logits_and_replies(folder, elsewhere):
     }
 
 
-def test_what_is_trained_and_saved_elsewhere_loads_here(elsewhere):
+def test_what_is_trained_and_saved_elsewhere_loads_here(elsewhere, architecture):
     result, again = elsewhere
     model = AutoModelForSeq2SeqLM.from_pretrained(again)
-    assert isinstance(model, ChatformerForConditionalGeneration)
+    assert isinstance(model, model_class(architecture))
     ids = train_tokenizer(TEXTS, 600)("안녕하세요", return_tensors="pt")
     assert model(**ids, labels=ids["input_ids"]).loss.item() == pytest.approx(result["after"], abs=1e-6)
 
 
-def test_the_code_that_travels_is_the_package_s_own(folder, elsewhere):
+def test_the_code_that_travels_is_the_package_s_own(folder, elsewhere, architecture):
     root = Path(__file__).parents[2]
     carried = {path.name: path.read_text("utf-8") for path in folder.glob("*.py")}
-    assert {"modeling_chatformer.py", "configuration_chatformer.py", "pipeline_chatformer.py"} <= set(carried)
+    needed = {f"modeling_{architecture}.py", f"configuration_{architecture}.py", "pipeline_chatformer.py"}
+    assert needed <= set(carried)
     for name, text in carried.items():
-        home = "configuration" if name == "configuration_chatformer.py" else "modeling_chatformer"
+        home = "configuration" if name.startswith("configuration_") else "modeling_chatformer"
         assert text == (root / home / name).read_text("utf-8"), name
     _, again = elsewhere
     assert {path.name: path.read_text("utf-8") for path in again.glob("*.py")} == carried

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from chatformer.hub.bundle import CODE, REPLACED, gather
+from chatformer import BahdanauConfig, BahdanauForConditionalGeneration
+from chatformer.hub.bundle import REPLACED, code_files, gather
 from chatformer.storage.names import CARD_FILE, KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +32,17 @@ def test_what_travels_is_what_the_table_says():
     assert travelling | {CARD_FILE} == {path.name for path in (WRITTEN / "repository").iterdir()}
 
 
-def test_the_code_that_travels_is_what_a_saved_model_has(trained):
-    assert {path.name for path in trained.glob("*.py")} == set(CODE)
+@pytest.mark.parametrize("architecture", ["chatformer", "bahdanau"])
+def test_the_code_that_travels_is_what_a_saved_model_has(architecture, tmp_path, request):
+    if architecture == "chatformer":
+        folder = request.getfixturevalue("trained")
+    else:
+        folder = tmp_path
+        BahdanauForConditionalGeneration(BahdanauConfig(vocab_size=9, d_model=4)).save_pretrained(folder)
+    names = {path.name for path in folder.glob("*.py")}
+    assert names == set(code_files(architecture)) and f"modeling_{architecture}.py" in names
+    # Neither model carries the other one's code.
+    assert len([name for name in names if name.startswith("modeling_")]) == 1
 
 
 def test_a_push_removes_what_earlier_versions_called_otherwise():
