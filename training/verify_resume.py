@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm.auto import tqdm
 
 from chatformer.configuration.training import TrainingSettings
+from chatformer.storage.bars import progress_bar
 from chatformer.storage.names import LOG_FILE
 from chatformer.storage.reading import read_json_lines
 
@@ -99,25 +99,27 @@ def _run_and_kill(recipe: Path, folder: Path, seconds: float) -> int:
     """Run to the end despite kills; return the number of kills. An undisturbed run takes `seconds`."""
     chance = random.Random()
     num_kills = 0
-    for _ in tqdm(range(NUM_KILLS), desc="killing and resuming", unit="kill", disable=not sys.stderr.isatty()):
-        is_resumed = bool(checkpoints(folder))
-        process = _start(recipe, folder, resume=is_resumed)
-        # Without a checkpoint there would be nothing to resume.
-        while process.poll() is None and not checkpoints(folder):
-            time.sleep(0.01)
-        was_killed = False
-        try:
-            process.wait(timeout=chance.uniform(0, seconds / NUM_KILLS) + (seconds / 3 if is_resumed else 0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            was_killed = True
-            num_kills += 1
-        _, errors = process.communicate()
-        # The status of a killed process differs between systems.
-        if process.returncode and not was_killed:
-            raise ValueError(f"The run to be verified failed:\n{errors.strip()}")
-        if process.returncode == 0:
-            return num_kills
+    with progress_bar(total=NUM_KILLS, description="killing and resuming", unit="kill") as bar:
+        for _ in range(NUM_KILLS):
+            is_resumed = bool(checkpoints(folder))
+            process = _start(recipe, folder, resume=is_resumed)
+            # Without a checkpoint there would be nothing to resume.
+            while process.poll() is None and not checkpoints(folder):
+                time.sleep(0.01)
+            was_killed = False
+            try:
+                process.wait(timeout=chance.uniform(0, seconds / NUM_KILLS) + (seconds / 3 if is_resumed else 0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                was_killed = True
+                num_kills += 1
+            _, errors = process.communicate()
+            # The status of a killed process differs between systems.
+            if process.returncode and not was_killed:
+                raise ValueError(f"The run to be verified failed:\n{errors.strip()}")
+            if process.returncode == 0:
+                return num_kills
+            bar.update()
     _run(recipe, folder, resume=True)
     return num_kills
 
