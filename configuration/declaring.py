@@ -94,9 +94,7 @@ class OfHub:
 
 
 def without_effect(settings: Any) -> list[str]:
-    """A sentence for each setting that is given and changes nothing, and why; none for defaults of later requests."""
-    if getattr(settings, "ARE_DEFAULTS", False):
-        return []
+    """A sentence for each setting that is given and changes nothing, and why."""
     sections = list(_sections(settings))
     values = {field.name: getattr(section, field.name) for section in sections for field in _fields(section)}
     known = given(settings)
@@ -109,7 +107,8 @@ def without_effect(settings: Any) -> list[str]:
             name = flag(f"no_{field.name}" if values[field.name] is False else field.name)
             for needs in _declared(types[field.name], Needs):
                 needed = [other for other in needs.names if other in values]
-                if not known.intersection(needed):
+                # What such defaults lack, a request may bring.
+                if not (known.intersection(needed) or getattr(settings, "ARE_DEFAULTS", False)):
                     sentences.append(f"{name} has no effect without {' or '.join(map(flag, needed))}.")
             sentences += [
                 f"{name} has no effect with {flag(without.name)}."

@@ -135,7 +135,7 @@ class GenerationSettings(ChatbotSettings):
 class ServeSettings(ChatbotSettings):
     """Serve a trained model over HTTP, in the protocol of OpenAI's chat completions."""
 
-    # A request may bring the temperature that a seed or top_p needs.
+    # A request may bring the temperature that the seed needs.
     ARE_DEFAULTS: ClassVar[bool] = True
     host: str = "127.0.0.1"
     """Address to listen at; with the default, only programs on this machine reach the server. 0.0.0.0 is all of the
