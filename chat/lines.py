@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from chatformer.configuration.replies import GenerationSettings
 from chatformer.conversation import normalized_text
+from chatformer.storage.bars import progress_bar
 from chatformer.storage.keeping import File, check_kept, model_files, standard_input
 from chatformer.storage.writing import whole_file
 
@@ -53,15 +54,12 @@ def reply_to_lines(
     chatbot: "Chatbot", settings: GenerationSettings, lines: Iterator[str], num_lines: int | None, output: IO[str]
 ) -> int:
     """Write the reply to each line; return the number of lines that were too long and were cut."""
-    from tqdm import tqdm
-
     from chatformer.conversation import turn
 
     opening = [turn("system", settings.system)] if settings.system else []
     search, num_cut = settings.reply.search(), 0
     # Replies that the user sees are progress enough.
-    is_hidden = True if output.isatty() else None
-    with tqdm(total=num_lines, unit="line", desc="replying", disable=is_hidden) as bar:
+    with progress_bar(total=num_lines, description="replying", unit="line", shown=not output.isatty()) as bar:
         while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
             conversations = [[*opening, turn("user", text)] for text in texts if text]
             bar.update(len(texts) - len(conversations))

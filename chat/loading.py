@@ -2,13 +2,13 @@
 
 import contextlib
 import gc
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from chatformer.configuration.replies import ChatbotSettings
 from chatformer.conversation import NotText, normalized_text
 from chatformer.reading import reads_system
+from chatformer.storage.printing import warn
 
 from .errors import InputError
 
@@ -38,10 +38,8 @@ def load_chatbot(settings: ChatbotSettings, *, num_parallel: int = 1) -> "Chatbo
         chatbot.engine.set_seed(settings.seed)
     chatbot.folder.show_commit()
     if settings.system and not reads_system(chatbot.tokenizer):
-        print(
-            "warning: --system is ignored: the model was trained without system messages, and its chat template "
-            "leaves them out.",
-            file=sys.stderr,
+        warn(
+            "--system is ignored: the model was trained without system messages, and its chat template leaves them out."
         )
     return chatbot
 

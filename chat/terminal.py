@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from chatformer.configuration.declaring import without_effect
 from chatformer.configuration.replies import ChatSettings, ReplySettings
 from chatformer.conversation import NotText, normalized_text
-from chatformer.storage.printing import plain_console
+from chatformer.storage.printing import plain_console, warn
 
 from .errors import ChatError
 from .lines import in_one_line, lines_of
@@ -40,6 +41,8 @@ def chat(settings: ChatSettings) -> int:
     conversation = Conversation(chatbot, settings.system)
     if sys.stdin.isatty():
         return talk(conversation, settings.reply)
+    if not chatbot.reads_history:
+        warn("the model was trained on single questions, so each line is answered without those before.")
     answer_lines(conversation, settings.reply)
     return 0
 
@@ -102,12 +105,14 @@ def run_command(
             console.print(f"{name} = {value}", style="dim")
     elif command == "set" and len(rest) == 2:
         try:
-            return tyro.cli(
+            settings = tyro.cli(
                 ReplySettings, args=[f"--{rest[0]}", rest[1]], default=settings, prog="/set", add_help=False
             )
         except SystemExit:
             # The parser has printed what is wrong.
             return settings
+        for sentence in without_effect(settings):
+            console.print(sentence, style="dim")
     elif command == "help":
         console.print(HELP, style="dim")
     else:

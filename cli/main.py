@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import wrapt
 
-from chatformer.configuration.declaring import check, did_you_mean, parsed
-from chatformer.storage.printing import print_in_any_encoding
+from chatformer.configuration.declaring import check, did_you_mean, parsed, without_effect
+from chatformer.storage.printing import print_in_any_encoding, warn
 
 
 class Verb(NamedTuple):
@@ -115,6 +115,7 @@ def run(verb: Verb, arguments: Sequence[str], *, program: str) -> int:
     try:
         settings = settings_of(verb, arguments, program)
         check(settings)
+        warn(*without_effect(settings))
         mute_transformers()
         return pkgutil.resolve_name(verb.function)(settings) or 0
     except KeyboardInterrupt:

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .declaring import AtLeast, Share
+from .declaring import AtLeast, Needs, Share, Without
+
+OF_DATA = Needs("data", "training_data", "subject")
+"""Of settings that say how to read what one of these names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,28 +17,28 @@ class ReadingSettings:
     """The conversations: a CSV, TSV, Excel, JSON, JSON Lines or Parquet file, a .txt with a tab between question and
     answer, a URL, a Hub dataset id, or two text files, line by line question and answer; "starter" is the corpus that
     comes with chatformer."""
-    question_column: str | None = None
+    question_column: Annotated[str | None, OF_DATA] = None
     """Column of the question; found by the usual names unless given."""
-    answer_column: str | None = None
+    answer_column: Annotated[str | None, OF_DATA] = None
     """Column of the answer; found by the usual names unless given."""
-    messages_column: str | None = None
+    messages_column: Annotated[str | None, OF_DATA] = None
     """Column of whole conversations, lists of role and content."""
-    system_column: str | None = None
+    system_column: Annotated[str | None, OF_DATA] = None
     """Column of system messages; found by the usual names unless given."""
-    context_column: str | None = None
+    context_column: Annotated[str | None, OF_DATA] = None
     """Column of what a question is about, such as the input of an instruction, which is read behind it; found by the
     usual names unless given."""
-    sheet: str | None = None
+    sheet: Annotated[str | None, OF_DATA] = None
     """Sheet of an Excel file; the first unless given."""
-    encoding: str | None = None
+    encoding: Annotated[str | None, OF_DATA] = None
     """Encoding of text files, such as cp949; found out unless given."""
-    dataset_split: str = "train"
+    dataset_split: Annotated[str, OF_DATA] = "train"
     """Split of a Hub dataset."""
-    dataset_revision: str | None = None
+    dataset_revision: Annotated[str | None, OF_DATA] = None
     """Commit, tag or branch of a Hub dataset."""
-    dataset_streaming: bool = False
+    dataset_streaming: Annotated[bool, OF_DATA] = False
     """Read a Hub dataset row by row, without keeping a copy of its files."""
-    skip_bad_rows: bool = False
+    skip_bad_rows: Annotated[bool, OF_DATA] = False
     """Leave out rows that are empty or broken, and list them in a file, instead of stopping."""
 
 
@@ -47,7 +50,7 @@ class DataSettings(ReadingSettings):
     """What the data file's SHA-256 must be; another file is refused."""
     validation_data: tuple[str, ...] = ()
     """Conversations to validate on, instead of a fraction of --data."""
-    validation_fraction: Share = 0.05
+    validation_fraction: Annotated[Share, Without("validation_data")] = 0.05
     """Share of the conversations that is kept for validation. Equal questions stay on one side."""
     max_train_samples: Annotated[int, AtLeast(1)] | None = None
     """Use only the first so many rows of --data."""

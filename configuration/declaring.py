@@ -1,9 +1,12 @@
-"""What settings are declared with: a bound next to its default, one check of all bounds, and the names of flags."""
+"""
+What settings are declared with: bounds and conditions next to the defaults, checks of all of them, the names of flags.
+"""
 
 import dataclasses
 import difflib
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 Settings = TypeVar("Settings")
@@ -67,6 +70,85 @@ class Formerly:
     """An earlier name of a setting, given in the type of its field: its flag is still accepted."""
 
     name: str
+
+
+class Needs:
+    """Settings of which one must be given for another to have an effect: `Annotated[int, Needs("temperature")]`."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+
+@dataclasses.dataclass(frozen=True)
+class Without:
+    """A setting that takes the effect from another, given in the other's type: `Annotated[bool, Without("resume")]`."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OfHub:
+    """The setting that names a model on the Hub if another is to have an effect: `Annotated[str, OfHub("model")]`."""
+
+    name: str
+
+
+def without_effect(settings: Any) -> list[str]:
+    """A sentence for each setting that is given and changes nothing, and why."""
+    sections = list(_sections(settings))
+    values = {field.name: getattr(section, field.name) for section in sections for field in _fields(section)}
+    known = given(settings)
+    sentences = []
+    for section in sections:
+        types = typing.get_type_hints(type(section), include_extras=True)
+        for field in _fields(section):
+            if field.name not in known:
+                continue
+            name = flag(f"no_{field.name}" if values[field.name] is False else field.name)
+            for needs in _declared(types[field.name], Needs):
+                needed = [other for other in needs.names if other in values]
+                # What such defaults lack, a request may bring.
+                if not (known.intersection(needed) or getattr(settings, "ARE_DEFAULTS", False)):
+                    sentences.append(f"{name} has no effect without {' or '.join(map(flag, needed))}.")
+            sentences += [
+                f"{name} has no effect with {flag(without.name)}."
+                for without in _declared(types[field.name], Without)
+                if without.name in known
+            ]
+            for of_hub in _declared(types[field.name], OfHub):
+                value = values[of_hub.name]
+                named = [value] if isinstance(value, str) else value or []
+                here = [other for other in named if other and Path(other).exists()]
+                if here:
+                    sentences.append(f"{name} has no effect on {here[0]}, which is not on the Hub but on this machine.")
+    return sentences
+
+
+def given(settings: Any) -> set[str]:
+    """The names of the settings that differ from their defaults, also in the sections."""
+    names = set()
+    for section in _sections(settings):
+        for field in _fields(section):
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if getattr(section, field.name) != default:
+                names.add(field.name)
+    return names
+
+
+def _sections(settings: Any) -> Iterator[Any]:
+    """Yield the settings, and then their sections."""
+    yield settings
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _sections(value)
+
+
+def _fields(section: Any) -> Iterator[Any]:
+    """Yield the fields of a section but not those that are sections."""
+    for field in dataclasses.fields(section):
+        if not dataclasses.is_dataclass(getattr(section, field.name)):
+            yield field
 
 
 def check(settings: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .data import ReadingSettings
-from .declaring import AtLeast
+from .declaring import AtLeast, Needs, OfHub
 from .replies import EngineName, PretrainedSettings, SearchSettings
 
 
@@ -25,7 +25,7 @@ class EvaluationSettings(ReadingSettings, SearchSettings, PretrainedSettings):
     max_replies: Annotated[int, AtLeast(0)] | None = None
     """Replies generated, to the first exchanges; to all of them unless given."""
     # Not the model's own: figures of different models are of the same search.
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, Needs("num_beams")] = 1.0
     """Exponent of the length that the score of a beam is divided by; above 0 favours long replies."""
     max_new_tokens: Annotated[int, AtLeast(1)] | None = None
     """Longest reply in tokens; half as much again as the longest reference unless given."""
@@ -60,7 +60,7 @@ class DoctorSettings(ReadingSettings):
     """Longest reply that training will take, likewise."""
     max_exchanges: Annotated[int, AtLeast(1)] = 300
     """Exchanges that a model is tried on, from all over the data."""
-    revision: str | None = None
+    revision: Annotated[str | None, OfHub("subject")] = None
     """Commit, tag or branch of a model on the Hub."""
     device: str | None = None
     """Where to run, such as cpu or cuda; a GPU if there is one unless given."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .declaring import AtLeast, AtMost, SettingsError, flag
+from .declaring import AtLeast, AtMost, OfHub, SettingsError, flag
 
 OF_A_REPLY = ("text", "device", "max_new_tokens", "revision")
 USED_BY: dict[str, tuple[str, ...]] = {
@@ -58,7 +58,7 @@ class PlotSettings:
     """Longest reply in tokens; the model's own limit unless given."""
     num_positions: Annotated[int, AtLeast(2), AtMost(2000)] = 100
     """Rows of the table of positions."""
-    revision: str | None = None
+    revision: Annotated[str | None, OfHub("model")] = None
     """Commit, tag or branch of a model on the Hub."""
     device: str | None = None
     """Where to run, such as cpu or cuda; a GPU if there is one unless given."""

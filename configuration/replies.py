@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from .declaring import AtLeast, AtMost, LessThan, MoreThan, check
+from .declaring import AtLeast, AtMost, LessThan, MoreThan, Needs, OfHub, check
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -20,7 +20,7 @@ class PretrainedSettings:
 
     model: Annotated[str, tyro.conf.Positional]
     """Folder of a trained model, or a model's id on the Hub."""
-    revision: str | None = None
+    revision: Annotated[str | None, OfHub("model")] = None
     """Commit, tag or branch of a model on the Hub."""
 
 
@@ -31,7 +31,7 @@ class SearchSettings:
     num_beams: Annotated[int, AtLeast(1)] = 1
     """Beams of the search; 1 is greedy. More find likelier replies, which a chat then shows whole instead of word by
     word."""
-    length_penalty: float | None = None
+    length_penalty: Annotated[float | None, Needs("num_beams")] = None
     """Exponent of the length that the score of a beam is divided by; the model's own, mostly 1, unless given."""
     no_repeat_ngram_size: Annotated[int, AtLeast(0)] = 0
     """No run of so many tokens comes twice in a reply, which ends loops; 0 allows all."""
@@ -45,9 +45,9 @@ class ReplySettings(SearchSettings):
 
     temperature: Annotated[float, AtLeast(0)] = 0.0
     """0 takes the likeliest token each time; higher values draw more daringly."""
-    top_p: Annotated[float, MoreThan(0), AtMost(1)] = 1.0
+    top_p: Annotated[float, MoreThan(0), AtMost(1), Needs("temperature")] = 1.0
     """Draw from the likeliest tokens that together have this probability."""
-    top_k: Annotated[int, AtLeast(0)] = 50
+    top_k: Annotated[int, AtLeast(0), Needs("temperature")] = 50
     """Draw from this many likeliest tokens; 0 sets no limit."""
     repetition_penalty: Annotated[float, MoreThan(0)] | None = None
     """Above 1, tokens that a reply already has become less likely; the model's own, mostly 1, unless given."""
@@ -85,7 +85,7 @@ class ChatbotSettings(PretrainedSettings):
     """A message that comes before the conversation."""
     device: str | None = None
     """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
-    seed: Annotated[int, AtLeast(0), LessThan(2**32, "2^32")] | None = None
+    seed: Annotated[int | None, AtLeast(0), LessThan(2**32, "2^32"), Needs("temperature")] = None
     """Makes drawing with a temperature repeatable."""
 
     def __post_init__(self) -> None:
@@ -135,6 +135,8 @@ class GenerationSettings(ChatbotSettings):
 class ServeSettings(ChatbotSettings):
     """Serve a trained model over HTTP, in the protocol of OpenAI's chat completions."""
 
+    # A request may bring the temperature that the seed needs.
+    ARE_DEFAULTS: ClassVar[bool] = True
     host: str = "127.0.0.1"
     """Address to listen at; with the default, only programs on this machine reach the server. 0.0.0.0 is all of the
     machine's addresses, and should have --api-key."""

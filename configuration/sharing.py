@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .declaring import Formerly
+from .declaring import Formerly, Needs, OfHub
 from .replies import PretrainedSettings
 
 
@@ -17,7 +17,7 @@ class ImportSettings:
     """Folder of a MarianMT checkpoint, or its id on the Hub, such as Helsinki-NLP/opus-mt-en-de."""
     output_dir: str
     """Folder to write, new or empty."""
-    revision: str | None = None
+    revision: Annotated[str | None, OfHub("checkpoint")] = None
     """Commit, tag or branch of a checkpoint on the Hub."""
     sentences: str | None = None
     """A text file, one sentence a line, on which both models are compared; a few built-in ones unless given."""
@@ -76,7 +76,7 @@ class SpaceSettings:
     """Folder of a trained model, which is copied into the Space, or a model's id on the Hub, loaded from there."""
     output_dir: str
     """Folder to write, new or empty."""
-    revision: str | None = None
+    revision: Annotated[str | None, OfHub("model")] = None
     """Commit, tag or branch of a model on the Hub; the Space is pinned to the commit that it is at."""
     title: str | None = None
     """Title of the page; the model's name unless given."""
@@ -84,5 +84,5 @@ class SpaceSettings:
     """Offer a few questions of the validation data, which may be private, as examples; otherwise a greeting alone."""
     repo: str | None = None
     """Name of a Space to push to as well, such as my-name/my-bot; it is made where it does not exist."""
-    hub_private_repo: Annotated[bool, Formerly("private")] = False
+    hub_private_repo: Annotated[bool, Formerly("private"), Needs("repo")] = False
     """Make the Space for your eyes only."""

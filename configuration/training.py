@@ -14,7 +14,19 @@ from typing import Annotated, Any, Literal, TypeVar
 from tyro.conf import OmitArgPrefixes
 
 from .data import DataSettings, TokenizerSettings
-from .declaring import AtLeast, MoreThan, SettingsError, Share, check, converted, did_you_mean, flag
+from .declaring import (
+    AtLeast,
+    MoreThan,
+    Needs,
+    SettingsError,
+    Share,
+    Without,
+    check,
+    converted,
+    did_you_mean,
+    flag,
+    given,
+)
 
 Value = TypeVar("Value")
 
@@ -190,13 +202,13 @@ class RunSettings:
     hub_samples: bool = True
     """Show in the card, and keep in the published log, a few questions of the validation data, which may be private,
     and the bot's replies to them; with --no-hub-samples it only says hello."""
-    resume: bool = False
+    resume: Annotated[bool, Without("verify_resume")] = False
     """Go on from the output folder's last checkpoint."""
-    resume_changed: bool = False
+    resume_changed: Annotated[bool, Needs("resume")] = False
     """Go on although settings or data differ from those that the run was begun with."""
-    overwrite_output_dir: bool = False
+    overwrite_output_dir: Annotated[bool, Without("resume")] = False
     """Begin again in a folder that holds an earlier run; only what that run wrote is removed."""
-    dry_run: bool = False
+    dry_run: Annotated[bool, Without("verify_resume")] = False
     """Say what would run, try a few steps for an estimate of time and memory, and write nothing."""
     verify_resume: bool = False
     """Prove, in a few minutes, that a run of these settings that is killed and resumed ends with the same bits."""
@@ -305,11 +317,14 @@ def check_settings(settings: TrainingSettings) -> None:
         raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
     if run.output_dir is None and not (run.dry_run or run.verify_resume):
         raise SettingsError("Say where the model is to be written: --output-dir DIR.")
-    for name in ("hub_model_id", "hub_private_repo"):
-        if getattr(run, name) and not run.push_to_hub:
+    # Not a warning, which would be read when the training is over.
+    for name in ("hub_model_id", "hub_strategy", "hub_private_repo", "hub_samples"):
+        if name in given(run) and not run.push_to_hub:
+            name = name if getattr(run, name) else f"no_{name}"
             raise SettingsError(f"{flag(name)} is for --push-to-hub, which is not given.")
-    if not run.hub_samples and not run.push_to_hub:
-        raise SettingsError("--no-hub-samples is for --push-to-hub, which is not given.")
+    dropouts = settings.model.dropout, settings.model.attention_dropout, settings.model.activation_dropout
+    if plan.rdrop_alpha and dropouts[0] == 0 and not any(dropouts):
+        raise SettingsError("--rdrop-alpha compares predictions under other dropout, but --dropout is 0.")
     chosen = f"--metric-for-best-model {run.metric_for_best_model}"
     if run.metric_for_best_model not in (None, *METRICS_WITHOUT_REPLIES) and not run.max_eval_replies:
         raise SettingsError(f"{chosen} needs replies, but --max-eval-replies is 0.")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chatformer.conversation import Message
+from chatformer.storage.bars import datasets_bars
 
 from .arrow import CONVERSATIONS_AT_ONCE, as_dataset
 from .bad_rows import BadRow, BadRows
@@ -144,6 +145,10 @@ def _open_source(
         return _open_dataset(files[0], load_from_hub(files[0], split=split, revision=revision, streaming=streaming))
     if revision is not None:
         logger.warning("The revision %s is not used: only datasets of the Hub have revisions.", revision)
+    if split != "train":
+        logger.warning("The split %s is not used: only datasets of the Hub have splits.", split)
+    if streaming:
+        logger.warning("Files are not streamed: only datasets of the Hub are.")
     suffixes = {suffix_of(file) for file in files}
     if sheet is not None and ".xlsx" not in suffixes:
         logger.warning("The sheet %s is not used: only Excel files have sheets.", sheet)
@@ -191,6 +196,7 @@ def _warn_of_unread(name: str, num_unread: Mapping[str, int | None]) -> None:
         logger.warning("%s: not read, although answers may depend on it: the columns %s.", name, ", ".join(filled))
 
 
+@datasets_bars()
 def load_conversations(
     data: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | datasets.Dataset | datasets.DatasetDict | "
     "datasets.IterableDataset",

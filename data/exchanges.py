@@ -1,6 +1,5 @@
 """From conversations to ids: each reply with the turns before it, encoded once and kept in Arrow's files."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from chatformer.conversation import Message, encode_conversations
+from chatformer.storage.bars import datasets_bars
 
 from .arrow import list_of_messages
 from .messages import DataError, exchanges
@@ -172,7 +172,7 @@ def encode_exchanges(
         cache_folder.mkdir(parents=True, exist_ok=True)
     if num_processes is None:
         num_processes = min(os.cpu_count() or 1, len(conversations) // EXCHANGES_PER_PROCESS)
-    with _progress_bars(shown=len(conversations) >= EXCHANGES_PER_PROCESS):
+    with datasets_bars(shown=len(conversations) >= EXCHANGES_PER_PROCESS):
         rows = conversations.map(
             _encode_batch,
             batched=True,
@@ -187,21 +187,6 @@ def encode_exchanges(
             desc="encoding",
         )
     return EncodedExchanges(rows, num_exchanges - len(rows))
-
-
-@contextlib.contextmanager
-def _progress_bars(*, shown: bool) -> Iterator[None]:
-    """Show the progress bars of datasets, or hide them."""
-    import datasets
-
-    were_hidden = datasets.are_progress_bars_disabled()
-    if not shown:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_hidden:
-            datasets.enable_progress_bars()
 
 
 def _features() -> "datasets.Features":

@@ -1,12 +1,17 @@
 """From settings to what is trained on: conversations, the tokenizer, encoded exchanges."""
 
 import contextlib
+import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from chatformer.configuration.data import ReadingSettings
+from chatformer.configuration.declaring import flag, given
 
 from .bad_rows import BadRows
 from .conversations import Loaded, load_conversations
@@ -19,8 +24,9 @@ from .topics import SHARE_OF_OTHER_TOPICS, behind_other_topics
 if TYPE_CHECKING:
     import datasets
 
-    from chatformer.configuration.data import ReadingSettings
     from chatformer.configuration.training import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +127,9 @@ def read_conversations(
     "starter" are the corpora that come with the package.
     """
     if data == ("starter",):
+        names = given(settings) & {field.name for field in dataclasses.fields(ReadingSettings)} - {"data"}
+        if names:
+            logger.warning("The starter corpus is read as it is, without %s.", ", ".join(map(flag, sorted(names))))
         return starter_corpus(**options)
     return load_conversations(
         data[0] if len(data) == 1 else data,

@@ -17,6 +17,9 @@ from chatformer.data.exchanges import EncodedExchanges
 from .repetition import repeats_itself
 from .scoring import Outcome, outcome_of
 
+FEWEST_BITS = 1e-6
+"""Bits per character that are as good as none: float32 rounds the loss of what is known by heart to 0."""
+
 
 def has_metrics() -> bool:
     """True if the extra `chatformer[metrics]` is installed."""
@@ -68,7 +71,7 @@ class Evaluation(ReplyFigures):
     @property
     def score(self) -> float | None:
         """chrF over bits per character: better replies and a better loss count by the same proportion."""
-        return None if self.chrf is None else self.chrf / self.bits_per_character
+        return None if self.chrf is None else self.chrf / max(self.bits_per_character, FEWEST_BITS)
 
 
 def reply_figures(
@@ -124,7 +127,8 @@ def figures_of(
     """The figures of the exchanges at `indices`, at least one; `reply_options` are those of `reply_figures`."""
     nats, without_source = float(outcome.nats[indices].sum()), float(outcome.nats_without_source[indices].sum())
     loss = nats / int(exchanges.target_lengths[indices].sum())
-    bits_per_character = nats / math.log(2) / sum(len(exchanges.replies[index]) for index in indices)
+    num_characters = sum(len(exchanges.replies[index]) for index in indices)
+    bits_per_character = nats / math.log(2) / num_characters
     answered_indices = [index for index in indices if index < len(outcome.replies)]
     replies = reply_figures(
         [outcome.replies[index] for index in answered_indices],
@@ -142,7 +146,7 @@ def figures_of(
         loss=loss,
         perplexity=perplexity,
         bits_per_character=bits_per_character,
-        source_gain=(without_source / nats - 1) * bits_per_character,
+        source_gain=(without_source - nats) / math.log(2) / num_characters,
         history_gain=history_gain,
         **dataclasses.asdict(replies),
     )

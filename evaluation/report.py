@@ -1,7 +1,6 @@
 """The figures of a model in a file and in the terminal."""
 
 import dataclasses
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from chatformer.configuration.declaring import SettingsError
 from chatformer.data.exchanges import EncodedExchanges, content_digest
 from chatformer.storage.environment import environment
 from chatformer.storage.printing import plain_console
-from chatformer.storage.writing import write_text
+from chatformer.storage.writing import json_text, write_text
 
 from .baselines import Comparison
 from .figures import Evaluation, ReplyFigures
@@ -184,6 +183,6 @@ def figure_in(value: float | None, form: str) -> str:
 def write(report: dict[str, Any], file: Path) -> None:
     """Write the report; raise a `SettingsError` if the file cannot be written."""
     try:
-        write_text(file, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+        write_text(file, json_text(report, indent=1))
     except OSError as error:
         raise SettingsError(f"{file} cannot be written ({error.strerror}). Give another --output-file.") from error

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -11,13 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from chatformer.chat.engines import GREEDY, Engine
 from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.conversation import Message, encode_conversation
 from chatformer.data.exchanges import EncodedExchanges
+from chatformer.storage.bars import progress_bar
 
 Result = TypeVar("Result")
 
@@ -140,15 +139,12 @@ def _by_batch(
     # The longest first: if memory runs out, it does so at once.
     local_batches = batches[::-1][state.process_index :: state.num_processes]
     results: list[tuple[int, Result]] = []
-    bar = tqdm(
+    with progress_bar(
         total=sum(map(len, local_batches)),
-        desc=description,
+        description=description,
         unit="exchange",
-        disable=not (show_progress and state.is_main_process),
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-        dynamic_ncols=True,
-    )
-    with bar:
+        shown=show_progress and state.is_main_process,
+    ) as bar:
         for batch in local_batches:
             results += zip(batch, compute(batch), strict=True)
             bar.update(len(batch))

@@ -6,18 +6,16 @@ The sources are those of training and chat; the replies are greedy.
 """
 
 import copy
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from chatformer.chat.engines import GREEDY, Engine
 from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.conversation import Message, encode_conversation, encode_conversations
 from chatformer.data.exchanges import EncodedExchanges
+from chatformer.storage.bars import progress_bar
 
 from .scoring import batches_of_like_length, sources_with_other_histories, turns_of
 
@@ -189,15 +187,7 @@ def greedy_replies(
     search = copy.deepcopy(GREEDY)
     search.max_new_tokens = max(1, 3 * longest_reference // 2)
     replies = [""] * len(sources)
-    bar = tqdm(
-        total=len(sources),
-        desc="replying",
-        unit="question",
-        disable=not show_progress,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-        dynamic_ncols=True,
-    )
-    with bar:
+    with progress_bar(total=len(sources), description="replying", unit="question", shown=show_progress) as bar:
         for batch in batches_of_like_length([len(source) for source in sources], EvaluationSettings.batch_tokens):
             ids = engine.generate([sources[index] for index in batch], search)
             texts = tokenizer.batch_decode(ids, skip_special_tokens=True)

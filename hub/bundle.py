@@ -5,7 +5,6 @@ No other file travels: no pickle (`training_args.bin`, `.pt`), no checkpoint wit
 notes.
 """
 
-import json
 import shutil
 from collections.abc import Collection
 from fnmatch import fnmatchcase
@@ -33,7 +32,7 @@ from chatformer.storage.names import (
 )
 from chatformer.storage.reading import read_json_lines, read_structure
 from chatformer.storage.run_folder import samples_in
-from chatformer.storage.writing import json_line
+from chatformer.storage.writing import json_line, json_text
 
 from .errors import HubError, as_hub_error
 from .privacy import check_no_token, without_paths, without_places
@@ -134,7 +133,7 @@ def rewritten(file: Path, questions: Collection[str]) -> bytes:
         if file.suffix == ".yaml":
             text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
         else:
-            text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+            text = json_text(content)
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise HubError(f"{file} is not as Chatformer writes it: {first_line(error)}") from error
     return without_places(text, file).encode()

@@ -50,6 +50,12 @@ class Publication:
         from .seal import own_card
 
         kept_card = None if settings.replace_card else own_card(settings.model)
+        if kept_card is not None and (settings.language or settings.license):
+            print(
+                f"{settings.model} has a card of its own, which stays: --language and --license have no effect without "
+                "--replace-card.",
+                file=sys.stderr,
+            )
         records = Records.read(Path(settings.model))
         if kept_card is None and not evaluation_fits(records, Path(settings.model)):
             print(

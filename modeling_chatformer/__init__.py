@@ -17,11 +17,11 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     generation                 what `generate()` asks of the Transformer
     conversation               text in its one form, conversation -> ids
     padding                    ids -> tensors
+    reading                    the parts of a conversation that a chat template passes on
     pipeline_chatformer        `pipeline("seq2seq-chat")`
     modeling_chatformer        the model: its parts, put together
     modeling_bahdanau          the rungs before it: a recurrent model, with and without attention
     fast_training              dropout, products and attention for training on CPUs
-    reading                    the parts of a conversation that a chat template passes on
     registration               entries in transformers' auto classes, and `push_to_hub` with a card
 
 Importing this package is quick: the classes below are loaded when they are first used. From then on, or from the moment

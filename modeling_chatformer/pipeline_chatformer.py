@@ -5,8 +5,12 @@ from typing import Any
 
 import torch
 from transformers import Pipeline
+from transformers.utils import logging
 
 from .conversation import encode_conversation, max_source_tokens
+from .reading import reads_history, reads_system
+
+logger = logging.get_logger(__name__)
 
 
 class Seq2SeqChatPipeline(Pipeline):
@@ -78,9 +82,17 @@ class Seq2SeqChatPipeline(Pipeline):
         last = messages[-1] if messages else None
         if not isinstance(last, Mapping) or last.get("role") != "user":
             raise ValueError("A conversation to be continued must end with a message of the role 'user'.")
+        self._warn_of_unread({message["role"] for message in messages[:-1]})
         ids = encode_conversation(self.tokenizer, messages, max_source_tokens(self.tokenizer))
         input_ids = torch.tensor([ids])
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "conversation": conversation}
+
+    def _warn_of_unread(self, roles: set[str]) -> None:
+        """Warn, once for each tokenizer, of messages before the last that its chat template leaves out."""
+        if "system" in roles and not reads_system(self.tokenizer):
+            logger.warning_once("The model was trained without system messages and does not read them.")
+        if roles - {"system"} and not reads_history(self.tokenizer):
+            logger.warning_once("The model was trained on single questions and does not read what was said before.")
 
     def _forward(self, model_inputs: Any, **generation: Any) -> Any:  # type: ignore[override]
         input_ids = model_inputs["input_ids"]

@@ -11,5 +11,6 @@ In reading order, each file imports only those above it:
     model_folder  a stranger's model: data only, each claim checked
     run_folder    what a training recorded
     printing      texts of users on a terminal of any encoding
+    bars          the progress of long work, in a terminal or a log file
     environment   the versions that a run and its figures depend on
 """

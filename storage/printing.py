@@ -1,6 +1,7 @@
 """How commands print: texts and names of users as they are, on a terminal of any encoding."""
 
 import io
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,13 @@ def print_in_any_encoding() -> None:
     # A process without a terminal may have none, and a notebook has another object there.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+def warn(*sentences: str) -> None:
+    """Print warnings on standard error, once where `accelerate launch` started several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        for sentence in sentences:
+            print(f"warning: {sentence}", file=sys.stderr)
 
 
 def plain_console(*, stderr: bool = False, soft_wrap: bool = False) -> "Console":

@@ -7,6 +7,7 @@ any moment leaves the old content or the new one.
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -43,14 +44,29 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, "utf-8", newline="\n")
 
 
+def json_text(content: Any, *, indent: int | None = 2) -> str:
+    """A structure in JSON, which has no infinite numbers and no NaN: they become null."""
+    return json.dumps(_without_infinity(content), ensure_ascii=False, indent=indent, allow_nan=False) + "\n"
+
+
+def _without_infinity(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {name: _without_infinity(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_infinity(value) for value in content]
+    return content
+
+
 def write_json(path: Path, content: Any) -> None:
     """Replace a file by a structure in JSON."""
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    write_text(path, json_text(content))
 
 
 def json_line(content: Any) -> str:
     """A structure as one line of a file of JSON lines."""
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    return json_text(content, indent=None)
 
 
 def append_json_line(path: Path, content: Any) -> None:
@@ -150,9 +166,10 @@ def flush(path: Path) -> None:
 
 
 def _fsync(path: Path) -> None:
-    # Some systems cannot open folders.
+    # Windows flushes only what is open for writing, and cannot open folders.
+    mode = os.O_RDWR if path.is_file() and os.access(path, os.W_OK) else os.O_RDONLY
     with contextlib.suppress(PermissionError, IsADirectoryError):
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, mode)
         try:
             os.fsync(descriptor)
         finally:

@@ -78,7 +78,8 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux":
         try:
             mallopt = ctypes.CDLL(None).mallopt
-        except AttributeError:  # Another C library.
+        # Another C library, or an interpreter that is linked statically.
+        except (AttributeError, OSError):
             return
         m_trim_threshold, m_mmap_threshold = -1, -3
         mallopt(m_trim_threshold, 2**31 - 1)

@@ -43,8 +43,8 @@ class Pace:
 def _seconds(work: Callable[[], None], device: torch.device) -> float:
     began = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter() - began
 
 
@@ -124,15 +124,22 @@ def measure_pace(settings: TrainingSettings, data: PreparedData, accelerator: "A
 
 def try_out(run_step: Callable[[], None], num_steps: int, device: torch.device, *, tries: int = 5) -> dict[str, Any]:
     """Take a few steps of a run, to estimate its time and memory."""
-    import resource
-
     seconds = sorted(_seconds(run_step, device) for _ in range(tries))
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated()
-    else:
-        # Kibibytes on Linux, bytes on macOS.
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    memory = peak_memory(device)
     return {
         "estimated_minutes_without_evaluation": round(num_steps * seconds[tries // 2] / 60, 1),
-        "estimated_memory_gib": round(memory / 2**30, 2),
+        "estimated_memory_gib": None if memory is None else round(memory / 2**30, 2),
     }
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that this process has had on the device so far; None where the system does not say it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    # Windows has no such module.
+    except ImportError:
+        return None
+    # Kibibytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
 from chatformer.configuration.training import LOWER_IS_BETTER, TrainingSettings, decided
 from chatformer.data.batches import padding_share
 from chatformer.data.preparation import PreparedData
 from chatformer.evaluation.doctor.findings import shortened
 from chatformer.evaluation.figures import Evaluation, evaluate
+from chatformer.storage.bars import Bar, progress_bar
 
 from .averaging import Averages
 from .building import EpochPlans, chosen_precision, compile_layers, make_optimizer, new_model, ready_to_train
@@ -171,7 +170,7 @@ class Run:
         self.progress.training_seconds += (now - self.clock) if training else 0.0
         self.clock = now
 
-    def log(self, folder: RunFolder, bar: Any) -> None:
+    def log(self, folder: RunFolder, bar: Bar) -> None:
         """Log the steps since the last line."""
         progress = self.progress
         norm = self.read_losses()
@@ -180,7 +179,7 @@ class Run:
         progress.lowest_loss = min(progress.lowest_loss, mean)
         progress.losses = []
         rate = self.scheduler.get_last_lr()[0]
-        bar.set_postfix(loss=f"{mean:.3f}", rate=f"{rate:.1e}")
+        bar.show(loss=f"{mean:.3f}", rate=f"{rate:.1e}")
         if self.accelerator.is_main_process:
             self.write_line(
                 folder,
@@ -200,7 +199,7 @@ class Run:
         folder.log(line)
         report(self.accelerator, line)
 
-    def evaluate(self, folder: RunFolder, bar: Any) -> None:
+    def evaluate(self, folder: RunFolder, bar: Bar) -> None:
         """Evaluate the model, and publish it if it is the best so far."""
         self.read_losses()
         self.pass_time(training=True)
@@ -224,7 +223,7 @@ class Run:
         self.progress.evaluated_step = self.progress.step
         self.pass_time(training=False)
 
-    def judge(self, evaluation: Evaluation, replies: Sequence[str], folder: RunFolder, bar: Any) -> None:
+    def judge(self, evaluation: Evaluation, replies: Sequence[str], folder: RunFolder, bar: Bar) -> None:
         """Log an evaluation, and publish the model if it is the best so far."""
         progress, metric = self.progress, self.settings.run.metric_for_best_model
         figures = evaluation_figures(evaluation)
@@ -242,9 +241,9 @@ class Run:
         samples = sample_replies(exchanges, replies, turn=progress.step // self.eval_steps)
         line = {"step": progress.step, "seconds": round(progress.seconds, 1), **figures, "samples": samples}
         self.write_line(folder, line)
-        bar.write(evaluation_line(progress.step, evaluation, is_best and metric != "last"), file=sys.stderr)
+        bar.write(evaluation_line(progress.step, evaluation, is_best and metric != "last"))
         for sample in samples:
-            bar.write(f"    {shortened(sample['source'])} → {shortened(sample['reply'])}", file=sys.stderr)
+            bar.write(f"    {shortened(sample['source'])} → {shortened(sample['reply'])}")
         if is_best:
             self.share(folder, "best")
 
@@ -282,14 +281,12 @@ class Run:
         """Train to the end, or until a request to stop; return whether the end was reached."""
         progress, run = self.progress, self.settings.run
         self.model.train()
-        bar = tqdm(
+        bar = progress_bar(
             total=self.num_steps,
-            initial=progress.step,
-            desc="training",
+            done=progress.step,
+            description="training",
             unit="step",
-            disable=not self.accelerator.is_main_process,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            dynamic_ncols=True,
+            shown=self.accelerator.is_main_process,
         )
         self.clock = time.perf_counter()
         with bar, self.stop:

@@ -15,7 +15,7 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.declaring import SettingsError, without_effect
 from chatformer.configuration.recipes import parse_settings, read_recipe
 from chatformer.configuration.training import TrainingSettings, check_settings
 from chatformer.data.exchanges import EncodedExchanges
@@ -26,7 +26,7 @@ from chatformer.evaluation.doctor.trial import FEW_QUESTIONS, different_question
 from chatformer.evaluation.doctor.verdict import verdict
 from chatformer.evaluation.figures import evaluate
 from chatformer.storage.names import BAD_ROWS_FILES, SETTINGS_FILE
-from chatformer.storage.printing import print_in_any_encoding
+from chatformer.storage.printing import print_in_any_encoding, warn
 
 from .building import chosen_precision
 from .distributed import from_main_process, is_only_one_of_several, keep_freed_memory, make_accelerator
@@ -40,10 +40,6 @@ from .tracking import check_trackers, start_trackers
 from .verify_resume import verify_resume
 
 QUESTIONS_OF_A_VERDICT = 50
-
-
-def warn(problem: str) -> None:
-    print(f"warning: {problem}", file=sys.stderr)
 
 
 def as_begun(settings: TrainingSettings) -> TrainingSettings:
@@ -211,7 +207,9 @@ def run_command(settings: TrainingSettings, on_published: OnPublished | None = N
 def main(arguments: Sequence[str] | None = None, program: str = "python -m chatformer.training.train") -> int:
     """Train with the settings of a command line; return the exit status."""
     try:
-        return run_command(parse_settings(sys.argv[1:] if arguments is None else arguments, program=program))
+        settings = parse_settings(sys.argv[1:] if arguments is None else arguments, program=program)
+        warn(*without_effect(settings))
+        return run_command(settings)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

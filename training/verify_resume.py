@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm.auto import tqdm
 
 from chatformer.configuration.training import TrainingSettings
+from chatformer.storage.bars import progress_bar
 from chatformer.storage.names import LOG_FILE
 from chatformer.storage.reading import read_json_lines
 
@@ -30,7 +29,7 @@ def verify_resume(settings: TrainingSettings) -> int:
     """
     Train for a few steps twice, once undisturbed and once killed several times; return the exit status.
 
-    0 if both runs end with the same bits in the weights, in the last checkpoint and in the losses of the log. SIGKILL
+    0 if both runs end with the same bits in the weights, in the last checkpoint and in the losses of the log. The kill
     comes at random moments, and leaves a process no time to clean up.
     """
     with tempfile.TemporaryDirectory(prefix="chatformer-verify-resume-") as name:
@@ -97,25 +96,30 @@ def _start(recipe: Path, folder: Path, *, resume: bool) -> "subprocess.Popen[str
 
 
 def _run_and_kill(recipe: Path, folder: Path, seconds: float) -> int:
-    """Run to the end despite SIGKILL; return the number of kills. An undisturbed run takes `seconds`."""
+    """Run to the end despite kills; return the number of kills. An undisturbed run takes `seconds`."""
     chance = random.Random()
     num_kills = 0
-    for _ in tqdm(range(NUM_KILLS), desc="killing and resuming", unit="kill", disable=not sys.stderr.isatty()):
-        is_resumed = bool(checkpoints(folder))
-        process = _start(recipe, folder, resume=is_resumed)
-        # Without a checkpoint there would be nothing to resume.
-        while process.poll() is None and not checkpoints(folder):
-            time.sleep(0.01)
-        try:
-            process.wait(timeout=chance.uniform(0, seconds / NUM_KILLS) + (seconds / 3 if is_resumed else 0))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            num_kills += 1
-        _, errors = process.communicate()
-        if process.returncode > 0:
-            raise ValueError(f"The run to be verified failed:\n{errors.strip()}")
-        if process.returncode == 0:
-            return num_kills
+    with progress_bar(total=NUM_KILLS, description="killing and resuming", unit="kill") as bar:
+        for _ in range(NUM_KILLS):
+            is_resumed = bool(checkpoints(folder))
+            process = _start(recipe, folder, resume=is_resumed)
+            # Without a checkpoint there would be nothing to resume.
+            while process.poll() is None and not checkpoints(folder):
+                time.sleep(0.01)
+            was_killed = False
+            try:
+                process.wait(timeout=chance.uniform(0, seconds / NUM_KILLS) + (seconds / 3 if is_resumed else 0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                was_killed = True
+                num_kills += 1
+            _, errors = process.communicate()
+            # The status of a killed process differs between systems.
+            if process.returncode and not was_killed:
+                raise ValueError(f"The run to be verified failed:\n{errors.strip()}")
+            if process.returncode == 0:
+                return num_kills
+            bar.update()
     _run(recipe, folder, resume=True)
     return num_kills
 

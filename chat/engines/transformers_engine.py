@@ -73,7 +73,8 @@ class TransformersEngine:
         nats_BT = torch.nn.functional.cross_entropy(
             logits_BTV.float().transpose(1, 2), labels_BT, ignore_index=IGNORED, reduction="none"
         )
-        return nats_BT.double().sum(-1).tolist()
+        # On the CPU: some devices have no float64.
+        return nats_BT.cpu().double().sum(-1).tolist()
 
     def set_seed(self, seed: int) -> None:
         transformers.set_seed(seed)

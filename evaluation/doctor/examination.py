@@ -1,13 +1,15 @@
 """`chatformer doctor`: what is wrong with data or a model, and what to do, in the terminal and in a file."""
 
 from chatformer.configuration.evaluation import DoctorSettings
+from chatformer.storage.printing import warn
 
-from .subject import check, is_model
+from .subject import check, is_model, without_effect
 
 
 def examine(settings: DoctorSettings) -> int:
     """Examine data or a model; return the exit status, 1 if there is a problem."""
     check(settings)
+    warn(*without_effect(settings))
     # With correct settings only: these take seconds to import, and what looks at models takes more.
     from .report import check_inputs_are_kept, show, write
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .causes import Cause, with_causes
 from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent, shortened
-from .run_log import HARDLY_LISTENS, LISTENS
+from .run_log import HARDLY_LISTENS, LISTENS, share_of_bits
 from .trial import Trial
 
 KNOWLEDGE = Check(
@@ -42,7 +42,7 @@ LISTENING = Check(
 
 def check_listening(source_gain: float, bits_per_character: float, causes: Sequence[Cause]) -> list[Finding]:
     """Whether the loss depends on the source; the `causes` are probable if it does not."""
-    share = source_gain / bits_per_character
+    share = share_of_bits(source_gain, bits_per_character)
     statement = (
         f"The true question saves {percent(max(share, 0))} of the loss, compared with another one "
         f"({source_gain:.3f} of {bits_per_character:.3f} bits per character)."
@@ -66,7 +66,7 @@ def check_remembering(trial: Trial) -> list[Finding]:
     if gain is None:
         return []
     statement = f"The turns before the last one save {gain:.3f} bits per character of the later replies."
-    return REMEMBERING.findings(gain / trial.evaluation.bits_per_character, statement)
+    return REMEMBERING.findings(share_of_bits(gain, trial.evaluation.bits_per_character), statement)
 
 
 ALWAYS_SAME, OFTEN_SAME = 0.5, 0.1

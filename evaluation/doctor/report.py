@@ -1,7 +1,6 @@
 """The findings in the terminal and in a file."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from chatformer.evaluation.own_data import own_files, run_settings
 from chatformer.storage.keeping import check_kept, model_files
 from chatformer.storage.names import DOCTOR_FILE
 from chatformer.storage.printing import plain_console
-from chatformer.storage.writing import json_line, write_text
+from chatformer.storage.writing import json_line, json_text, write_text
 
 from .diagnosis import Diagnosis
 from .findings import Finding
@@ -118,7 +117,7 @@ def write(diagnosis: Diagnosis, settings: DoctorSettings) -> None:
             files.append(PICTURE_FILE)
         else:
             print("(no picture: pip install 'chatformer[plots]' draws it)")
-    write_text(folder / DOCTOR_FILE, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    write_text(folder / DOCTOR_FILE, json_text(report, indent=1))
     print(f"Written to {folder}: {', '.join(files)}")
 
 

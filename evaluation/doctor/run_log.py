@@ -19,6 +19,11 @@ LISTENS, HARDLY_LISTENS = 0.05, 0.01
 the second on it hardly listens."""
 
 
+def share_of_bits(gain: float, bits_per_character: float) -> float:
+    """A gain as a share of the bits per character, of which a model that knows all by heart has none."""
+    return gain / max(bits_per_character, 1e-6)
+
+
 @dataclass(frozen=True)
 class RunLog:
     """The settings of a run, and the lines of its log."""
@@ -48,7 +53,7 @@ class RunLog:
     @property
     def gains(self) -> list[float]:
         """The share of the bits per character that the true source saved at each evaluation."""
-        return [line["eval_source_gain"] / line["eval_bits_per_character"] for line in self.evaluations]
+        return [share_of_bits(line["eval_source_gain"], line["eval_bits_per_character"]) for line in self.evaluations]
 
     @property
     def never_listened(self) -> bool:
@@ -66,6 +71,9 @@ DIVERGENCE = Check(
 DIVERGED = 1.2
 """How many times the lowest loss the last loss is, above which the training diverged."""
 
+NEARLY_NONE = 0.01
+"""A loss so low that a multiple of it is no divergence."""
+
 STILL_FALLING = Check(
     name="training",
     bad=Above(hint=0),
@@ -79,11 +87,12 @@ FALLING = 0.99
 
 def check_log(log: RunLog) -> list[Finding]:
     """Whether a training diverged or ended too early."""
-    losses = [line["loss"] for line in log.steps]
+    # What JSON cannot hold is null.
+    losses = [math.nan if line["loss"] is None else line["loss"] for line in log.steps]
     if not losses:
         return []
     lowest = min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
-    if not math.isfinite(losses[-1]) or losses[-1] > DIVERGED * lowest:
+    if not math.isfinite(losses[-1]) or losses[-1] > max(DIVERGED * lowest, NEARLY_NONE):
         return DIVERGENCE.findings(True, f"Its loss ended at {losses[-1]:.3f}, after {lowest:.3f}.")
     if len(log.evaluations) < 2:
         statement = f"Training loss {losses[0]:.3f} at the beginning, {losses[-1]:.3f} after {log.num_steps:,} steps."

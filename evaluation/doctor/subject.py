@@ -1,8 +1,10 @@
 """Whether data or a model is examined."""
 
+import dataclasses
 from pathlib import Path
 
-from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.data import ReadingSettings
+from chatformer.configuration.declaring import SettingsError, flag, given
 from chatformer.configuration.evaluation import DoctorSettings
 
 
@@ -24,3 +26,17 @@ def check(settings: DoctorSettings) -> None:
 def is_model(settings: DoctorSettings) -> bool:
     """True if the subject is a model: a folder, or anything that --data is given for."""
     return bool(settings.data) or any(Path(name).is_dir() for name in settings.subject)
+
+
+def without_effect(settings: DoctorSettings) -> list[str]:
+    """A sentence for each setting that is given and is for a model, or for data, and not for this subject."""
+    reading = {field.name for field in dataclasses.fields(ReadingSettings)} - {"data"}
+    if not is_model(settings):
+        return [
+            f"{flag(name)} has no effect on data: it is for models."
+            for name in ("max_exchanges", "device")
+            if name in given(settings)
+        ]
+    if settings.data:
+        return []
+    return [f"{flag(name)} has no effect on a model without --data." for name in sorted(reading & given(settings))]

@@ -14,13 +14,19 @@ from chatformer.configuration.declaring import (
     Formerly,
     LessThan,
     MoreThan,
+    Needs,
+    OfHub,
     SettingsError,
     Share,
+    Without,
     check,
     did_you_mean,
     flag,
+    given,
     parsed,
+    without_effect,
 )
+from chatformer.configuration.replies import ChatSettings, ReplySettings
 from chatformer.configuration.sharing import PushSettings, SpaceSettings
 from chatformer.configuration.training import TrainingSettings
 
@@ -118,7 +124,11 @@ def test_an_earlier_name_is_not_shown_in_the_help(capsys):
 
 
 def settings_classes():
-    classes = {type(TrainingSettings()), *(type(section) for section in vars(TrainingSettings()).values())}
+    classes = {
+        ReplySettings,
+        type(TrainingSettings()),
+        *(type(section) for section in vars(TrainingSettings()).values()),
+    }
     classes |= {found for verb in VERBS.values() if isinstance(found := pkgutil.resolve_name(verb.settings), type)}
     return sorted((found for found in classes if dataclasses.is_dataclass(found)), key=lambda found: found.__name__)
 
@@ -126,7 +136,7 @@ def settings_classes():
 @pytest.mark.parametrize("settings", settings_classes(), ids=lambda settings: settings.__name__)
 def test_every_default_is_within_its_bounds(settings):
     required = {"model": "bot", "subject": ("bot",), "output_dir": "out", "checkpoint": "bot", "to": "onnx"}
-    required |= {"hub_model_id": "bot"}
+    required |= {"hub_model_id": "bot", "picture": "attention", "output_file": "a.png"}
     without_default = [
         field.name
         for field in dataclasses.fields(settings)
@@ -154,3 +164,104 @@ def test_the_nearest_name_is_asked_for():
     assert did_you_mean("tarin", VERBS, shown_as="`chatformer {}`") == " Did you mean `chatformer train`?"
     assert did_you_mean("zzz", VERBS) == ""
     assert flag("hub_model_id") == "--hub-model-id"
+
+
+REQUIRED = {
+    "checkpoint": "org/bot",
+    "hub_model_id": "org/bot",
+    "model": "org/bot",
+    "output_dir": "out",
+    "output_file": "a.png",
+    "picture": "attention",
+    "subject": ("org/bot",),
+    "to": "onnx",
+}
+
+
+def made(settings, *names, **values):
+    """Return settings of a class with these values, and with any but the default where only a name is given."""
+    known = {}
+    for field in dataclasses.fields(settings):
+        if dataclasses.is_dataclass(field.default):
+            known[field.name] = made(type(field.default), *names)
+        elif field.name in values:
+            known[field.name] = values[field.name]
+        elif field.default in (dataclasses.MISSING, "") and field.default_factory is dataclasses.MISSING:
+            known[field.name] = REQUIRED[field.name]
+        elif field.name in names:
+            kinds = set(declaring_types(typing.get_type_hints(settings)[field.name]))
+            known[field.name] = (
+                not field.default if bool in kinds else 2 if int in kinds else 0.5 if float in kinds else ("x",)
+            )
+    return settings(**known)
+
+
+def declaring_types(type_):
+    """Yield all types that a type is made of."""
+    yield type_
+    for part in typing.get_args(type_):
+        yield from declaring_types(part)
+
+
+def conditions():
+    """Return each condition with its class of settings and its field."""
+    return [
+        (settings, field.name, condition)
+        for settings in settings_classes()
+        for field in dataclasses.fields(settings)
+        for kind in (Needs, Without, OfHub)
+        for condition in declaring._declared(typing.get_type_hints(settings, include_extras=True)[field.name], kind)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "condition"), conditions(), ids=lambda value: getattr(value, "__name__", str(value)[:24])
+)
+def test_what_changes_nothing_is_said_and_what_changes_something_is_not(settings, name, condition, tmp_path):
+    def said(*names, **values):
+        found = made(settings, *names, **values)
+        flags = flag(name), flag(f"no_{name}")
+        return [sentence for sentence in without_effect(found) if sentence.split()[0] in flags]
+
+    known = {each.name for section in declaring._sections(made(settings)) for each in dataclasses.fields(section)}
+    assert said() == []
+    if isinstance(condition, Needs):
+        needed = known.intersection(condition.names)
+        assert needed, f"{settings.__name__} has none of {condition.names}"
+        # What is always given, or comes with a request, is not lacking.
+        is_there = bool(needed & given(made(settings))) or hasattr(settings, "ARE_DEFAULTS")
+        assert len(said(name)) == (0 if is_there else 1)
+        for other in needed:
+            assert said(name, other) == []
+    elif isinstance(condition, Without):
+        assert condition.name in known
+        assert said(name) == [] and len(said(name, condition.name)) == 1
+    else:
+        here = tmp_path if condition.name != "subject" else (str(tmp_path),)
+        assert said(name) == [] and len(said(name, **{condition.name: here if here != tmp_path else str(here)})) == 1
+
+
+def test_the_settings_that_depend_on_others():
+    assert {name for _, name, _ in conditions()} == {
+        *("seed", "top_p", "top_k", "length_penalty", "revision", "hub_private_repo", "validation_fraction"),
+        *("resume", "resume_changed", "overwrite_output_dir", "dry_run"),
+        *("question_column", "answer_column", "messages_column", "system_column", "context_column"),
+        *("sheet", "encoding", "dataset_split", "dataset_revision", "dataset_streaming", "skip_bad_rows"),
+    }
+    # The branch of a push need not exist.
+    with_revision = {settings for settings, name, _ in conditions() if name == "revision"}
+    assert {found for found in settings_classes() if "revision" in made(found).__dataclass_fields__} == {
+        *with_revision,
+        PushSettings,
+    }
+
+
+def test_a_condition_looks_into_the_sections():
+    assert without_effect(ChatSettings(model="org/bot", seed=1)) == ["--seed has no effect without --temperature."]
+    drawing = ReplySettings(temperature=0.5, top_p=0.9, length_penalty=2.0)
+    assert without_effect(ChatSettings(model="org/bot", seed=1, reply=drawing)) == [
+        "--length-penalty has no effect without --num-beams."
+    ]
+    assert without_effect(SpaceSettings(model="org/bot", output_dir="page", hub_private_repo=True)) == [
+        "--hub-private-repo has no effect without --repo."
+    ]

@@ -1,5 +1,8 @@
+import dataclasses
+import math
 import socket
 
+import numpy as np
 import pytest
 import sacrebleu
 import torch
@@ -7,8 +10,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer.chat.engines import TransformersEngine
 from chatformer.data.exchanges import encode_exchanges
-from chatformer.evaluation.figures import distinct, evaluate, reply_figures
+from chatformer.evaluation.doctor.run_log import share_of_bits
+from chatformer.evaluation.figures import distinct, evaluate, figures_of, reply_figures
+from chatformer.evaluation.scoring import Outcome
 
 REPLIES = [
     "네, 좋아요.",
@@ -103,3 +109,39 @@ def test_bits_per_character_do_not_depend_on_the_tokenizer(characters_at_once):
     assert figures.bits_per_character == pytest.approx((4 * 2 + 1) / 4, rel=1e-5)
     assert figures.perplexity == pytest.approx(2 ** (9 / (4 / characters_at_once + 1)), rel=1e-5)
     assert figures.chrf is None and figures.exact_match is None
+
+
+def test_what_is_known_by_heart_has_figures(tokenizer, conversations):
+    exchanges = encode_exchanges(conversations[:4], tokenizer, 40, 40)
+    count = len(exchanges)
+    none, some = np.zeros(count), np.full(count, 3.0)
+    found = figures_of(exchanges, Outcome(none, some, some, exchanges.replies), range(count))
+    assert found.loss == found.bits_per_character == 0 and found.perplexity == 1
+    assert found.source_gain == found.history_gain > 0
+    assert all(math.isfinite(value) for value in dataclasses.astuple(found) if value is not None)
+    # The score is the best that there is, and still counts the replies.
+    other = dataclasses.replace(found, chrf=found.chrf / 2)
+    assert math.isfinite(found.score) and found.score == 2 * other.score > 1e6
+    assert math.isfinite(share_of_bits(found.source_gain, found.bits_per_character))
+
+
+def test_a_device_without_float64_scores(monkeypatch):
+    config = ChatformerConfig(vocab_size=9, d_model=8, d_ff=8, num_heads=1, encoder_layers=1, decoder_layers=1)
+    engine = TransformersEngine(ChatformerForConditionalGeneration(config).eval())
+    expected = engine.score([[3, 4], [5]], [[6, 2], [7, 8, 2]])
+    double, cpu, moved = torch.Tensor.double, torch.Tensor.cpu, []
+
+    def on_cpu(tensor):
+        moved.append(cpu(tensor).clone())
+        return moved[-1]
+
+    def only_on_cpu(tensor):
+        if not any(tensor is other for other in moved):
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
+        return double(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", on_cpu)
+    monkeypatch.setattr(torch.Tensor, "double", only_on_cpu)
+    assert engine.score([[3, 4], [5]], [[6, 2], [7, 8, 2]]) == expected

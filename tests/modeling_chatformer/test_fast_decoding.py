@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache, EncoderDecoderCache, StaticCache
+from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin, StaticCache
 from transformers.cache_utils import DynamicLayer
 
 import chatformer.fast_decoding
@@ -135,11 +135,22 @@ def test_where_the_modules_run_their_inputs_are_the_stock_ones(make_model):
     caches = [StaticCache(config=model.config, max_cache_len=length) for length in (8, SOURCES.shape[1])]
     _, cache = token_by_token(model, cache=EncoderDecoderCache(*caches), replies=REPLIES[:, :2])
     assert steps_of(cache) is None
-    inputs = model.prepare_inputs_for_generation(
-        REPLIES[:, :3], next_sequence_length=1, past_key_values=cache, attention_mask=MASK, use_cache=True
-    )
-    # Caches of fixed size are compiled, which takes a mask that is made before.
-    assert inputs["decoder_attention_mask"].shape == (3, 1, 1, 8)
+    arguments = {
+        "input_ids": REPLIES[:, :3],
+        "next_sequence_length": 1,
+        "past_key_values": cache,
+        "encoder_outputs": (torch.zeros(*SOURCES.shape, model.config.d_model),),
+        "attention_mask": MASK,
+        "use_cache": True,
+    }
+    # Versions of transformers differ in the masks that they make for caches of fixed size, which are compiled.
+    expected = GenerationMixin.prepare_inputs_for_generation(model, **arguments)
+    inputs = model.prepare_inputs_for_generation(**arguments)
+    assert inputs.keys() == expected.keys()
+    assert torch.equal(inputs.pop("decoder_input_ids"), expected.pop("decoder_input_ids"))
+    masks = [name for name in inputs if name.endswith("mask")]
+    assert masks and all(torch.equal(inputs.pop(name), expected.pop(name)) for name in masks)
+    assert inputs == expected
 
 
 def test_beams_leave_the_source_where_it_is(make_model):

@@ -1,5 +1,8 @@
 """A file or a folder is complete or not there, whatever happens while it is written."""
 
+import fcntl
+import json
+import math
 import os
 import signal
 import subprocess
@@ -9,7 +12,15 @@ import threading
 import pytest
 
 from chatformer.storage.explaining import StorageError
-from chatformer.storage.writing import flush, replace_folder, whole_file, whole_folder, write_json, write_text
+from chatformer.storage.writing import (
+    append_json_line,
+    flush,
+    replace_folder,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 KILLED = """
 import os, signal, sys
@@ -72,6 +83,33 @@ def test_a_link_stays_a_link(tmp_path):
     write_json(link, {"ㄱ": 1})
     assert link.is_symlink()
     assert content_of(tmp_path / "there") == {"file": '{\n  "ㄱ": 1\n}\n'}
+
+
+def test_json_has_no_infinite_numbers(tmp_path):
+    def refuse(word):
+        raise ValueError(f"{word} is not JSON")
+
+    content = {"norm": math.inf, "figures": [-math.inf, {"loss": math.nan}, (1.5, True, None)], "step": 1}
+    write_json(tmp_path / "record.json", content)
+    append_json_line(tmp_path / "log.jsonl", content)
+    for name in ("record.json", "log.jsonl"):
+        read = json.loads((tmp_path / name).read_text("utf-8"), parse_constant=refuse)
+        assert read == {"norm": None, "figures": [None, {"loss": None}, [1.5, True, None]], "step": 1}
+
+
+def test_files_are_flushed_where_only_what_is_open_for_writing_can_be(tmp_path, monkeypatch):
+    flushed = []
+
+    def as_on_windows(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY and not os.path.isdir(
+            f"/proc/self/fd/{descriptor}"
+        ):
+            raise OSError(9, "Bad file descriptor")
+        flushed.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", as_on_windows)
+    write_text(tmp_path / "one", "1")
+    assert flushed and (tmp_path / "one").read_text() == "1"
 
 
 def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
