@@ -192,7 +192,7 @@ def check_complete(folder: str, bundle: Bundle) -> None:
 def write_bundle(bundle: Bundle, folder: Path) -> None:
     """Write the files of a bundle into a folder."""
     for name, content in bundle.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, Path):
             shutil.copyfile(content, folder / name)
         else:

@@ -136,6 +136,10 @@ class Page:
             notes.append(words["no_history"])
         return f"<h1>{html.escape(self.title)}</h1><p>{html.escape(' '.join(notes))}</p>"
 
+    def first_note(self, words: Mapping[str, str]) -> str:
+        """The text in the place of a view, before the first reply."""
+        return words["no_inside"] if model_of(self.chatbot) is None else words["nothing"]
+
     def controls(self, words: Mapping[str, str]) -> list[gr.components.Component]:
         """The settings of replies, in the order that `reply` takes them."""
         given = self.settings
@@ -175,7 +179,7 @@ class Page:
             layer = gr.Radio(list(range(1, num_layers + 1)), value=num_layers, label=words["layer"], min_width=140)
             head = gr.Slider(0, num_heads, 0, step=1, label=words["head"], min_width=140)
         special = gr.Checkbox(True, label=words["special"])
-        note = gr.Textbox(words["nothing"], show_label=False, container=False, interactive=False, elem_id="note")
+        note = gr.Textbox(self.first_note(words), show_label=False, container=False, interactive=False, elem_id="note")
         plot = gr.Plot(show_label=False, visible=False, elem_classes="inside", elem_id="inside")
         return view, [which, layer, head, special], note, plot
 
@@ -278,7 +282,7 @@ class Page:
             gr.update(choices=named(VIEWS, words), label=words["view"]),
             gr.update(choices=named(("cross", "encoder", "decoder"), words), label=words["which"]),
             *(gr.update(label=words[name]) for name in ("layer", "head", "special")),
-            words["nothing"],
+            self.first_note(words),
         ]
 
 
