@@ -107,7 +107,8 @@ def look_inside(model: Any, tokenizer: Any, source_ids: Ids, reply_ids: Ids, *, 
     outputs = model(
         input_ids=torch.tensor([list(source_ids)], device=model.device),
         decoder_input_ids=torch.tensor([previous_ids], device=model.device),
-        output_attentions=True,
+        # Of the recurrent models, some have none.
+        output_attentions=getattr(model.config, "attention", True),
         use_cache=False,
     )
     source, previous, reply = (tokens_of(tokenizer, ids) for ids in (source_ids, previous_ids, reply_ids))

@@ -110,7 +110,7 @@ class WebSettings(ChatSettings):
 
     title: str | None = None
     """Title of the page; the model's name unless given."""
-    samples: bool = True
+    examples: bool = True
     """Offer a few questions of the validation data, which may be private, as examples."""
     host: str = "127.0.0.1"
     """Address to listen at; with the default, only browsers on this machine reach the page. 0.0.0.0 is all of the

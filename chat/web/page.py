@@ -169,8 +169,10 @@ class Page:
     def inside(self, words: Mapping[str, str]) -> tuple[Any, list[Any], Any, Any]:
         """The choice of a view, what can be chosen in it, a note, and the view."""
         model = model_of(self.chatbot)
-        num_layers = model.config.num_hidden_layers if model is not None else 1
-        num_heads = model.config.num_attention_heads if model is not None else 1
+        config = getattr(model, "config", None)
+        # A recurrent model has one layer and one head.
+        num_layers = getattr(config, "num_hidden_layers", 1)
+        num_heads = getattr(config, "num_attention_heads", 1)
         view = gr.Radio(named(VIEWS, words), value="attention", label=words["view"], elem_id="view")
         attentions = named(("cross", "encoder", "decoder"), words)
         which = gr.Radio(attentions, value="cross", label=words["which"])

@@ -60,7 +60,7 @@ def page_of(settings: WebSettings) -> "Page":
     chatbot = load_chatbot(settings)
     folder = chatbot.folder.folder
     records = Records.read(folder) if (folder / LOG_FILE).is_file() else None
-    questions = records.questions() if records and settings.samples else []
+    questions = records.questions() if records and settings.examples else []
     return Page(
         chatbot=chatbot,
         title=settings.title or Path(settings.model).absolute().name,

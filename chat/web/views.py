@@ -9,6 +9,7 @@ from plotly.graph_objects import Figure
 from chatformer.chat.chatbot import Answer, Chatbot, Replier
 from chatformer.chat.engines import TransformersEngine
 from chatformer.chat.inside import AttentionName, beam_tree, look_inside
+from chatformer.configuration import ChatformerConfig
 from chatformer.configuration.replies import ReplySettings
 from chatformer.embedding import sinusoids
 
@@ -40,6 +41,8 @@ def drawn(
     if model is None:
         return words["no_inside"]
     assert isinstance(chatbot, Chatbot)
+    if choice.view == "positions" and not isinstance(model.config, ChatformerConfig):
+        return words["no_positions"]
     if choice.view == "positions":
         return figures.positions(sinusoids(MAX_POSITIONS, model.config.d_model).numpy(), words)
     if answer is None:
@@ -53,8 +56,11 @@ def drawn(
     if choice.view == "steps":
         return figures.steps(inside.steps, words)
     if choice.view == "masks":
-        return figures.masks(inside.source, inside.attentions["decoder"].keys, words)
-    weights = inside.attentions[choice.attention]
+        decoder = inside.attentions.get("decoder")
+        return words["no_attention"] if decoder is None else figures.masks(inside.source, decoder.keys, words)
+    weights = inside.attentions.get(choice.attention)
+    if weights is None:
+        return words["no_attention"]
     shown = weights if choice.with_special else weights.without_special()
     # Of a reply that is nothing but its end, nothing would be left.
     return figures.attention(
