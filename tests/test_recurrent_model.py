@@ -14,8 +14,8 @@ from chatformer.cli.main import main
 from chatformer.hub.bundle import code_files, gather
 from chatformer.training import run as loop
 
-# The sizes of the flags' tiny Transformer, which a recurrent model does not have.
-NOT_RECURRENT = dict.fromkeys(("num_heads", "encoder_layers", "decoder_layers"))
+# Of the flags' tiny Transformer: sizes that a recurrent model does not have, and small embeddings, which hold it up.
+NOT_RECURRENT = dict.fromkeys(("num_heads", "encoder_layers", "decoder_layers", "embedding_initializer_range"))
 PLAN = {**NOT_RECURRENT, "max_steps": 20, "eval_steps": 10, "save_steps": 5, "dropout": 0.2}
 DIGITS = [f"따라 해 {first} {second}" for first in range(3) for second in range(3)]
 
