@@ -39,7 +39,7 @@ def learning_rates(name: str, *, learning_rate: float, d_model: int, warmup_step
     scheduler = make_scheduler(name, optimizer, d_model=d_model, warmup_steps=warmup_steps, num_steps=num_steps)
     rates = []
     for _ in range(num_steps):
-        rates.append(scheduler.get_last_lr()[0])
+        rates.append(float(scheduler.get_last_lr()[0]))
         optimizer.step()
         scheduler.step()
     return rates

@@ -79,7 +79,7 @@ class Page:
             inputs, outputs = [messages, *controls], [textbox, shown, messages, seen]
             # A model computes one reply at a time.
             turn_taking: Any = {"concurrency_id": "reply", "concurrency_limit": 1, "show_progress": "hidden"}
-            replies = [
+            replies: list[Any] = [
                 textbox.submit(self.say, [textbox, *inputs], outputs, api_name="chat", **turn_taking),
                 shown.example_select(self.say_example, inputs, outputs, api_visibility="private", **turn_taking),
                 shown.retry(self.say_again, inputs, outputs, api_visibility="private", **turn_taking),
