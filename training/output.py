@@ -67,14 +67,15 @@ class RunFolder:
             folder.begun_with = read_recipe(str(folder.path / SETTINGS_FILE))
             folder.begun_with_data = read_structure(folder.path / RECORD_FILE).get("data", {})
             check_changes(folder.path, folder.begun_with, settings)
+            folder.check_inputs_are_kept(settings)
         elif settings.run.overwrite_output_dir and (folder.path / SETTINGS_FILE).is_file():
+            folder.check_inputs_are_kept(settings)
             folder.check_removable()
         elif folder.is_taken():
             raise SettingsError(
                 f"--output-dir {folder.path} is not empty. Choose another folder, continue an earlier run with "
                 "--resume, or replace it with --overwrite-output-dir."
             )
-        folder.check_inputs_are_kept(settings)
         # All ranks check before any rank writes.
         accelerator.wait_for_everyone()
         return folder
