@@ -184,7 +184,7 @@ def check_complete(folder: str, bundle: Bundle) -> None:
     missing = sorted(modules - set(bundle)) if modules else [f"auto_map in {CONFIG_FILE}"]
     if missing:
         raise HubError(
-            f"The folder {folder} lacks the code that other users load the model with ({', '.join(missing)}): load the "
+            f"The folder {folder} lacks the code that its {CONFIG_FILE} names ({', '.join(missing)}): load the "
             "model and save it again with this version of Chatformer."
         )
 

@@ -119,7 +119,7 @@ def test_nothing_of_the_author_and_his_machine_travels(push, hub, hub_server, fo
             assert secret.encode() not in content, (name, secret)
     pushed = yaml.safe_load(files["training_settings.yaml"])
     # Whoever runs the recipe again pushes nothing to the author's repository.
-    where = {"push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_samples"}
+    where = {"push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_samples", "log_with"}
     assert where < set(settings) and pushed == {name: settings[name] for name in settings if name not in where} | {
         "data": [Path(settings["data"][0]).name],
         "output_dir": Path(settings["output_dir"]).name,
