@@ -17,7 +17,7 @@ class Seq2SeqConfig(PretrainedConfig):
     """Describe an encoder-decoder; each architecture adds its own numbers, and checks them."""
 
     keys_to_ignore_at_inference = ["past_key_values"]
-    own_code = {}
+    own_code = dict[str, str]()
     """What a saved folder says of itself, so that it loads with `trust_remote_code=True` without chatformer."""
 
     vocab_size: int = 37000

@@ -78,6 +78,7 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
 
     def __init__(self, config: BahdanauConfig):
         super().__init__(config)
+        assert config.d_embedding is not None
         self.embedding = nn.Embedding(config.vocab_size, config.d_embedding)
         self.dropout = nn.Dropout(config.dropout)
         self.gru = nn.GRU(config.d_embedding, config.d_model, batch_first=True, bidirectional=True)
@@ -169,11 +170,11 @@ class RecurrentState(CacheLayerMixin):
             )
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.cumulative_length:
+        if self.keys is not None:
             self.keys = self.values = self.keys.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        if self.cumulative_length:
+        if self.keys is not None:
             self.keys = self.values = self.keys[indices]
 
 
@@ -197,6 +198,7 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
 
     def __init__(self, config: BahdanauConfig):
         super().__init__(config)
+        assert config.d_embedding is not None and config.d_attention is not None
         M, D, A = config.d_embedding, config.d_model, config.d_attention
         self.embedding = nn.Embedding(config.vocab_size, M)
         self.dropout = nn.Dropout(config.dropout)
@@ -333,6 +335,7 @@ class BahdanauModel(EncoderDecoderMixin, BahdanauPreTrainedModel):
         super().__init__(config)
         # The configuration may have changed since it was checked.
         config.validate_architecture()
+        assert config.d_embedding is not None
         self.shared = nn.Embedding(config.vocab_size, config.d_embedding)
         self.encoder = BahdanauEncoder(config)
         self.decoder = BahdanauDecoder(config)
@@ -355,6 +358,7 @@ class BahdanauForConditionalGeneration(ConditionalGenerationMixin, BahdanauPreTr
     def __init__(self, config: BahdanauConfig):
         super().__init__(config)
         self.model = BahdanauModel(config)
+        assert config.d_embedding is not None
         self.lm_head = nn.Linear(config.d_embedding, config.vocab_size, bias=False)
         self.loss_function = fused_loss
         self.post_init()

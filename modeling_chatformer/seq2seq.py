@@ -204,6 +204,7 @@ class ConditionalGenerationMixin(GenerationMixin):
             if labels is not None:
                 loss = self.loss_function(logits_BTV, labels, num_items_in_batch=num_items_in_batch, **loss_options)
         elif labels is not None:
+            assert isinstance(self.lm_head, nn.Linear)
             loss = fused_loss(hidden_BTD, labels, num_items_in_batch, head=self.lm_head, **loss_options)
         return Seq2SeqLMOutput(
             loss=loss,
