@@ -50,6 +50,9 @@ def read_recipe(recipe: str, *, based_on_it: tuple[str, ...] = ()) -> TrainingSe
     if any(stated.get(name) is not None for name in LENGTHS):
         # A length takes the place of that of the recipe below.
         stated = dict.fromkeys(LENGTHS) | stated
+    if Path(recipe).name == SETTINGS_FILE and stated.get("max_steps") is not None:
+        # Runs of version 0.1 recorded both, and took the steps.
+        stated["num_train_epochs"] = None
     return base.changed({**stated, "recipe": recipe}, where=where)
 
 

@@ -67,6 +67,11 @@ def test_a_length_takes_the_place_of_that_of_the_recipe(name, tmp_path):
         assert lengths(parsed("--recipe", base)) == dict.fromkeys(LENGTHS) | {other: 7}
 
 
+def test_a_run_of_an_earlier_version_has_the_steps_that_it_took(tmp_path):
+    recorded = read_recipe(written(tmp_path / "training_settings.yaml", max_steps=3, num_train_epochs=20)).flat()
+    assert (recorded["max_steps"], recorded["num_train_epochs"]) == (3, None)
+
+
 def test_two_lengths_at_once_are_refused():
     settings = parse_settings(["--data", "a.csv", "--max-steps", "3", "--num-train-epochs", "4"], program=PROGRAM)
     with pytest.raises(SettingsError, match="--max-steps and --num-train-epochs each say how long to train"):
