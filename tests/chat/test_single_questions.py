@@ -62,7 +62,7 @@ def test_a_chat_through_a_pipe_says_once_that_each_line_is_alone(request, monkey
 
 @pytest.mark.parametrize(("model", "times"), [("trained", 0), ("reads_questions", 1)])
 def test_the_pipeline_says_once_what_it_does_not_read(request, model, times):
-    pipe = pipeline("seq2seq-chat", model=str(request.getfixturevalue(model)), device="cpu", trust_remote_code=False)
+    pipe = pipeline("seq2seq-chat", model=str(request.getfixturevalue(model)), device="cpu", trust_remote_code=True)
     records = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())

@@ -15,7 +15,7 @@ from chatformer.storage.printing import plain_console
 
 
 @pytest.mark.parametrize(
-    ("flags", "sentence"),
+    ("arguments", "sentence"),
     [
         (["--revision", "v1"], "--revision has no effect on {folder}, which is not on the Hub but on this machine."),
         (["--top-p", "0.5"], "--top-p has no effect without --temperature."),
@@ -24,10 +24,10 @@ from chatformer.storage.printing import plain_console
         (["--seed", "1", "--top-k", "9", "--temperature", "0.5"], None),
     ],
 )
-def test_a_command_says_what_changes_nothing(trained, tmp_path, capsys, flags, sentence):
+def test_a_command_says_what_changes_nothing(trained, tmp_path, capsys, arguments, sentence):
     (tmp_path / "lines.txt").write_text("안녕\n", "utf-8")
     capsys.readouterr()
-    assert main(["generate", str(trained), "--data", str(tmp_path / "lines.txt"), "--device", "cpu", *flags]) == 0
+    assert main(["generate", str(trained), "--data", str(tmp_path / "lines.txt"), "--device", "cpu", *arguments]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert lines == ([] if sentence is None else [f"warning: {sentence.format(folder=trained)}"])
 

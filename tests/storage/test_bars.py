@@ -79,6 +79,7 @@ def test_no_bar_where_none_is_wanted(monkeypatch, clock, stream):
 
 def test_datasets_has_bars_in_a_terminal_alone(monkeypatch):
     hidden = []
+    datasets.enable_progress_bars()
     for stream in (io.StringIO(), Terminal()):
         monkeypatch.setattr(sys, "stderr", stream)
         for shown in (True, False):
