@@ -133,5 +133,5 @@ def test_a_finished_run_goes_on_for_more_steps(folder, chatformer):
     assert record(folder / "run")["steps_taken"] == steps + 10
     settings = yaml.safe_load((folder / "run" / "training_settings.yaml").read_text("utf-8"))
     before = yaml.safe_load((DATA / "run" / "training_settings.yaml").read_text("utf-8"))
-    # What came later has a setting of its own; of the earlier ones none is lost.
+    # What came later has a setting of its own; of the earlier ones only the epochs are gone, which the steps outvoted.
     assert {name: settings[name] for name in before} == before | {"max_steps": steps + 10, "num_train_epochs": None}

@@ -324,7 +324,7 @@ def test_without_validation_data_the_last_model_is_published(flags, train, tmp_p
 def test_the_model_with_the_best_validation_is_the_published_one(flags, train, tmp_path):
     folder = tmp_path / "run"
     # So high a rate that it gets worse from some step on.
-    plan = {"max_steps": 6, "eval_steps": 1, "learning_rate": 0.2, "lr_scheduler_type": "constant", "warmup_steps": 1}
+    plan = {"max_steps": 6, "eval_steps": 1, "learning_rate": 0.1, "lr_scheduler_type": "constant", "warmup_steps": 1}
     assert train(flags(folder, **plan)) == 0
     evaluations = evaluations_of(folder)
     best = min(evaluations, key=lambda line: line["eval_loss"])
