@@ -20,6 +20,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     reading                    the parts of a conversation that a chat template passes on
     pipeline_chatformer        `pipeline("seq2seq-chat")`
     modeling_chatformer        the model: its parts, put together
+    bahdanau_state             the cache of a recurrent decoder's state
     modeling_bahdanau          the rungs before it: a recurrent model, with and without attention
     fast_training              dropout, products and attention for training on CPUs
     registration               entries in transformers' auto classes, and `push_to_hub` with a card
