@@ -44,10 +44,7 @@ class RemoteChatbot:
         import httpx2
 
         assert settings.url is not None
-        default = ChatSettings(url=settings.url)
-        for name in LOCAL_FLAGS:
-            if getattr(settings, name) != getattr(default, name):
-                raise ChatError(f"{flag(name)} has no effect with --url: the server decides. Leave it out.")
+        check_as_by_default(settings, ChatSettings(url=settings.url), LOCAL_FLAGS, "the server decides")
         check_reply(settings.reply)
         check_system(settings.system)
         key = settings.api_key or os.environ.get(KEY_VARIABLE)
@@ -107,10 +104,14 @@ def base_url_of(url: str) -> "httpx2.URL":
 
 def check_reply(settings: ReplySettings) -> None:
     """Raise a `ChatError` for a setting that no server could be asked for."""
-    default = ReplySettings()
-    for name in LOCAL_REPLY_FLAGS:
+    check_as_by_default(settings, ReplySettings(), LOCAL_REPLY_FLAGS, "the protocol has no place for it")
+
+
+def check_as_by_default(settings: Any, default: Any, names: Sequence[str], reason: str) -> None:
+    """Raise a `ChatError`, with the reason, if a named setting is not as by default."""
+    for name in names:
         if getattr(settings, name) != getattr(default, name):
-            raise ChatError(f"{flag(name)} has no effect with --url: the protocol has no place for it. Leave it out.")
+            raise ChatError(f"{flag(name)} has no effect with --url: {reason}. Leave it out.")
 
 
 def pieces(lines: Iterator[str]) -> Iterator[str]:

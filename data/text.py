@@ -2,10 +2,11 @@
 
 import codecs
 import contextlib
-import difflib
 import encodings.aliases
 import logging
 import re
+
+from chatformer.configuration.declaring import did_you_mean
 
 from .messages import DataError
 
@@ -112,8 +113,7 @@ def decode(file: str, data: bytes, encoding: str | None) -> tuple[str, str]:
     try:
         text = data.decode(encoding, "chatformer.mark")
     except LookupError as error:
-        nearest = difflib.get_close_matches(encoding, encodings.aliases.aliases, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        hint = did_you_mean(encoding, encodings.aliases.aliases)
         raise DataError(
             f"{file}: there is no text encoding {encoding!r}.{hint} Korean ones are utf-8, cp949, johab, iso2022_kr."
         ) from error

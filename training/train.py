@@ -197,8 +197,7 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
 
 def run_command(settings: TrainingSettings, on_published: OnPublished | None = None) -> int:
     """Train, or verify that the run can be resumed, as a command does; return the exit status."""
-    # One progress bar is enough, and it is intended that a checkpoint stores tied weights once.
-    transformers.utils.logging.disable_progress_bar()
+    # It is intended that a checkpoint stores tied weights once.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     return verify_resume(settings) if settings.run.verify_resume else train(settings, on_published)
@@ -206,6 +205,8 @@ def run_command(settings: TrainingSettings, on_published: OnPublished | None = N
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m chatformer.training.train") -> int:
     """Train with the settings of a command line; return the exit status."""
+    # One progress bar is enough.
+    transformers.utils.logging.disable_progress_bar()
     try:
         settings = parse_settings(sys.argv[1:] if arguments is None else arguments, program=program)
         warn(*without_effect(settings))

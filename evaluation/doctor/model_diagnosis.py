@@ -105,7 +105,6 @@ def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]
     # transformers asks the Hub for each missing file again and again, for a minute if there is no network.
     folder = ModelFolder.find(name, settings.revision).folder
     datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
     # A finding reports missing weights.
     transformers.utils.logging.set_verbosity_error()
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
