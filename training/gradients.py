@@ -62,6 +62,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
+def source_noise(settings: TrainingSettings, data: PreparedData) -> SourceNoise | None:
+    """The noise that the settings ask for; None if they ask for none."""
+    rates = {name: getattr(settings.data, name) for name in ("token_dropout", "word_swap", "bpe_dropout")}
+    return SourceNoise(data.tokenizer, **rates, seed=settings.optimization.seed) if any(rates.values()) else None
+
+
 class Gradients:
     """Accumulates the gradients of a run's steps on its model, as `Accelerator.prepare` returned it."""
 
@@ -75,8 +81,7 @@ class Gradients:
     ):
         self.model, self.accelerator, self.data, self.progress = model, accelerator, data, progress
         self.plan = settings.optimization
-        rates = {name: getattr(settings.data, name) for name in ("token_dropout", "word_swap", "bpe_dropout")}
-        self.noise = SourceNoise(data.tokenizer, **rates, seed=self.plan.seed) if any(rates.values()) else None
+        self.noise = source_noise(settings, data)
 
     def num_parts(self) -> int:
         """The number of parts that a step is split into, over all processes and micro-batches."""

@@ -14,8 +14,9 @@ from chatformer.configuration.training import TrainingSettings
 from chatformer.data.batches import split_step
 from chatformer.data.preparation import PreparedData
 
+from .averaging import Averages
 from .building import EpochPlans, make_optimizer, new_model, ready_to_train
-from .gradients import batch_on, is_out_of_memory, training_loss
+from .gradients import batch_on, is_out_of_memory, source_noise, training_loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,6 +49,12 @@ def _seconds(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+def _seconds_when_warm(work: Callable[[], None], device: torch.device) -> float:
+    """Seconds of the second time: the first one prepares kernels and memory for the lengths."""
+    work()
+    return _seconds(work, device)
+
+
 def _evaluation_seconds(model: Any, settings: TrainingSettings, data: PreparedData, device: torch.device) -> float:
     """Seconds to score the validation exchanges three times, and to reply as often as an evaluation does."""
     exchanges = data.eval_exchanges
@@ -69,20 +76,22 @@ def _evaluation_seconds(model: Any, settings: TrainingSettings, data: PreparedDa
         model.generate(**sources, do_sample=False, num_beams=1, min_new_tokens=length, max_new_tokens=length)
 
     num_replies = min(len(exchanges), settings.run.max_eval_replies)
-    scoring = 3 * len(exchanges) / len(indices) * min(_seconds(score, device) for _ in range(2))
-    return scoring + num_replies / len(indices) * min(_seconds(reply, device) for _ in range(2))
+    scoring = 3 * len(exchanges) / len(indices) * _seconds_when_warm(score, device)
+    return scoring + num_replies / len(indices) * _seconds_when_warm(reply, device)
 
 
 def _pace_of_this_process(settings: TrainingSettings, data: PreparedData, accelerator: "Accelerator") -> Pace:
     options, device = settings.optimization, accelerator.device
     model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
     model = ready_to_train(model.to(device), device, compiled=False).train()
-    optimizer = make_optimizer(model, options)
+    optimizer, averages = make_optimizer(model, options), Averages(model, options)
+    noise = source_noise(settings, data)
+    noise_of_an_epoch = None if noise is None else functools.partial(noise, epoch=0)
 
     def step(indices: Any) -> None:
         parts = split_step(indices, accelerator.num_processes * options.gradient_accumulation_steps)
         for part in parts[accelerator.process_index :: accelerator.num_processes]:
-            batch = batch_on(device, data.train_exchanges, part, data.tokenizer.pad_token_id)
+            batch = batch_on(device, data.train_exchanges, part, data.tokenizer.pad_token_id, noise_of_an_epoch)
             with accelerator.autocast():
                 loss = training_loss(
                     model,
@@ -95,10 +104,10 @@ def _pace_of_this_process(settings: TrainingSettings, data: PreparedData, accele
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        averages.add(model, saves=False)
 
     steps = EpochPlans(data.train_exchanges, options).steps(0)[:MEASURED_STEPS]
-    # Twice each: the first time at a length prepares kernels and memory for it.
-    seconds = [min(_seconds(functools.partial(step, indices), device) for _ in range(2)) for indices in steps]
+    seconds = [_seconds_when_warm(functools.partial(step, indices), device) for indices in steps]
     return Pace(sum(seconds) / len(seconds), _evaluation_seconds(model, settings, data, device))
 
 
