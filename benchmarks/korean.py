@@ -10,7 +10,6 @@ dropout 0.1, in a bare loop: batches of 64 random exchanges, padded, float32, Ad
 schedule with 4,000 steps of warm-up, label smoothing 0.1.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,9 @@ from chatformer.data.preparation import message_texts
 from chatformer.data.splitting import split_conversations
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.evaluation.figures import evaluate
+from chatformer.storage.names import LOG_FILE
+from chatformer.storage.reading import read_json_lines
+from chatformer.storage.writing import append_json_line
 from chatformer.training.reporting import evaluation_figures, evaluation_line
 from chatformer.training.schedules import make_scheduler
 
@@ -94,8 +96,8 @@ def peer(settings: tyro.conf.OmitArgPrefixes[PeerSettings]) -> None:
             step += 1
         seconds += time.perf_counter() - began
         evaluation, _ = evaluate(model, tokenizer, eval_exchanges, max_replies=1000)
-        with (settings.output_dir / "training_log.jsonl").open("a") as log:
-            log.write(json.dumps({"step": step, "seconds": seconds, **evaluation_figures(evaluation)}) + "\n")
+        line = {"step": step, "seconds": seconds, **evaluation_figures(evaluation)}
+        append_json_line(settings.output_dir / LOG_FILE, line)
         print(f"{seconds:.0f} s, {evaluation_line(step, evaluation, is_best=False)}", flush=True)
 
 
@@ -104,8 +106,7 @@ def table(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     print("| run | chosen by | seconds | bits per character | chrF | exact match | distinct replies |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for run in runs:
-        with (run / "training_log.jsonl").open(encoding="utf-8") as log:
-            lines = [json.loads(line) for line in log]
+        lines = read_json_lines(run / LOG_FILE)
         evaluations = [line for line in lines if "eval_chrf" in line]
         for name, figure in (("loss", lambda line: -line["eval_loss"]), ("score", lambda line: line["eval_score"])):
             best = max(evaluations, key=figure)

@@ -17,7 +17,6 @@ times, each counted as two operations. The backward pass takes twice as many, so
 many as a forward pass.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -36,6 +35,7 @@ from rich.table import Table
 from torch.utils.benchmark import Timer
 
 from chatformer.data.messages import DataError
+from chatformer.storage.writing import write_json
 
 Name = TypeVar("Name", bound=str)
 
@@ -243,8 +243,7 @@ def print_matrix_rates(rates: Mapping[str, Sequence[MatrixRate]], num_rows: int,
 def write_figures(path: Path | None, **figures: Any) -> None:
     """Write all figures as JSON, with a description of the machine."""
     if path is not None:
-        text = json.dumps({"machine": description(), **figures}, indent=2, ensure_ascii=False, default=str)
-        path.write_text(text + "\n", "utf-8")
+        write_json(path, {"machine": description(), **figures}, default=str)
 
 
 def run(

@@ -23,6 +23,8 @@ from typing import Any
 
 import tyro
 
+from chatformer.storage.writing import write_json
+
 FAQ = Path(__file__).with_name("faq.csv")
 SIZES = (100, 300, 1000, 3000)
 MOST_QUESTIONS = 1000
@@ -174,7 +176,7 @@ def main(settings: Settings) -> None:
         folder = settings.output_dir / case.name
         minutes = train(case, folder)
         results[case.name] = {"minutes": minutes, **figures(case, folder)}
-        file.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        write_json(file, results)
         (settings.output_dir / "own_data.md").write_text(table(results), "utf-8")
     print(table(results))
 

@@ -12,7 +12,6 @@ both speakers' turns are learnt. A tenth of the conversations, in all their styl
 """
 
 import csv
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+
+from chatformer.storage.writing import json_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +74,7 @@ def main() -> None:
     num_validation = round(settings.validation_fraction * len(conversations))
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     for name, part in (("validation", conversations[:num_validation]), ("training", conversations[num_validation:])):
-        lines = [
-            json.dumps(conversation, ensure_ascii=False) + "\n"
-            for turns in part
-            for conversation in in_each_style(turns)
-        ]
+        lines = [json_line(conversation) for turns in part for conversation in in_each_style(turns)]
         (settings.output_dir / f"{name}.jsonl").write_text("".join(lines), "utf-8")
         print(f"{name}: {len(part)} conversations, {len(lines)} with all styles and beginnings")
 

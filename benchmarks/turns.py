@@ -10,7 +10,6 @@ history of another conversation, and alone: a model that uses the history replie
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from chatformer.data.preparation import read_conversations
 from chatformer.evaluation.own_data import own_data, run_settings
 from chatformer.evaluation.turns import Histories, OtherTopics, ask_behind_other_topics, ask_with_histories
 from chatformer.reading import reads_history
+from chatformer.storage.writing import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def measure(settings: Settings) -> None:
             "other_topics": dataclasses.asdict(topics),
             "histories": None if histories is None else dataclasses.asdict(histories),
         }
-        settings.output_file.write_text(json.dumps(report, ensure_ascii=False, indent=1, default=str) + "\n", "utf-8")
+        write_json(settings.output_file, report, default=str)
     print(tables(topics, histories))
 
 

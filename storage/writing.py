@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,14 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, "utf-8", newline="\n")
 
 
-def json_text(content: Any, *, indent: int | None = 2) -> str:
-    """A structure in JSON, which has no infinite numbers and no NaN: they become null."""
-    return json.dumps(_without_infinity(content), ensure_ascii=False, indent=indent, allow_nan=False) + "\n"
+def json_text(content: Any, *, indent: int | None = 2, default: Callable[[Any], Any] | None = None) -> str:
+    """
+    A structure in JSON, which has no infinite numbers and no NaN: they become null.
+
+    `default` turns values that JSON has no form for into others.
+    """
+    text = json.dumps(_without_infinity(content), ensure_ascii=False, indent=indent, allow_nan=False, default=default)
+    return text + "\n"
 
 
 def _without_infinity(content: Any) -> Any:
@@ -59,9 +64,9 @@ def _without_infinity(content: Any) -> Any:
     return content
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replace a file by a structure in JSON."""
-    write_text(path, json_text(content))
+def write_json(path: Path, content: Any, *, default: Callable[[Any], Any] | None = None) -> None:
+    """Replace a file by a structure in JSON, as `json_text` has it."""
+    write_text(path, json_text(content, default=default))
 
 
 def json_line(content: Any) -> str:

@@ -95,6 +95,8 @@ def test_json_has_no_infinite_numbers(tmp_path):
     for name in ("record.json", "log.jsonl"):
         read = json.loads((tmp_path / name).read_text("utf-8"), parse_constant=refuse)
         assert read == {"norm": None, "figures": [None, {"loss": None}, [1.5, True, None]], "step": 1}
+    write_json(tmp_path / "figures.json", {"file": tmp_path, "ratio": math.inf}, default=str)
+    assert json.loads((tmp_path / "figures.json").read_text("utf-8")) == {"file": str(tmp_path), "ratio": None}
 
 
 def test_files_are_flushed_where_only_what_is_open_for_writing_can_be(tmp_path, monkeypatch):
