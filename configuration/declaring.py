@@ -73,7 +73,7 @@ class Formerly:
 
 
 class Needs:
-    """Settings of which one must be given for another to have an effect: `Annotated[int, Needs("temperature")]`."""
+    """Settings, one of which must be given for another to have an effect: `Annotated[int, Needs("temperature")]`."""
 
     def __init__(self, *names: str):
         self.names = names
@@ -117,11 +117,23 @@ def without_effect(settings: Any) -> list[str]:
             ]
             for of_hub in _declared(types[field.name], OfHub):
                 value = values[of_hub.name]
-                named = [value] if isinstance(value, str) else value or []
-                here = [other for other in named if other and Path(other).exists()]
-                if here:
-                    sentences.append(f"{name} has no effect on {here[0]}, which is not on the Hub but on this machine.")
+                for other in [value] if isinstance(value, str) else value or []:
+                    if place := place_outside_the_hub(other):
+                        sentences.append(f"{name} has no effect on {other}, which is not on the Hub but {place}.")
+                        break
     return sentences
+
+
+def place_outside_the_hub(name: str) -> str | None:
+    """Where a model or data is, by its name, if it is not on the Hub."""
+    if is_url(name):
+        return "at an address of its own"
+    return "on this machine" if name and Path(name).exists() else None
+
+
+def is_url(name: str) -> bool:
+    """True for an address of the web."""
+    return name.lower().startswith(("http://", "https://"))
 
 
 def given(settings: Any) -> set[str]:

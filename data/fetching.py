@@ -1,4 +1,4 @@
-"""Where data comes from: a path, a URL or a dataset of the Hugging Face Hub, and what is wrong if it does not come."""
+"""Where data comes from: a path, a URL or a dataset on the Hub; and why it is not available."""
 
 import codecs
 import difflib
@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
+
+from chatformer.configuration.declaring import is_url
 
 from .messages import DataError
 
@@ -30,22 +32,18 @@ _SIGNATURES = (
     (b"PAR1", "Parquet: let its name end in .parquet"),
     (b"PK\x03\x04", "a ZIP archive: unpack it, or let its name end in .xlsx if it is an Excel file"),
 )
-"""How files begin that are saved under a wrong name, and what they are; small letters mean capital ones too."""
+"""The first bytes of files that are often saved under a wrong name, in lower case or as they are, and what they are."""
 _OWN_SIGNATURES = {".parquet": b"PAR1", ".xlsx": b"PK\x03\x04"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def suffix_of(file: str) -> str:
-    path = urlparse(file).path if _is_url(file) else file
+    path = urlparse(file).path if is_url(file) else file
     return Path(path.lower().removesuffix(".gz")).suffix
 
 
-def _is_url(file: str) -> bool:
-    return file.lower().startswith(("http://", "https://"))
-
-
 def is_hub_id(file: str) -> bool:
-    # "folder/chats.csv" looks like a dataset's id too; a known ending or a folder of that name tells them apart.
+    # "folder/chats.csv" looks like a dataset's id too; a known ending or a folder of that name distinguishes them.
     return (
         _HUB_ID.fullmatch(file) is not None
         and not Path(file).exists()
@@ -141,7 +139,7 @@ def local_path(file: str, *, sha256: str | None) -> Path:
 
 
 def _fetched(file: str, *, sha256: str | None) -> Path:
-    if not _is_url(file):
+    if not is_url(file):
         path = Path(file).expanduser()
         _check_file(path)
         if sha256 is not None:

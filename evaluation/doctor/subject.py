@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from chatformer.configuration.data import ReadingSettings
-from chatformer.configuration.declaring import SettingsError, flag, given
+from chatformer.configuration.declaring import SettingsError, flag, given, place_outside_the_hub
 from chatformer.configuration.evaluation import DoctorSettings
 
 
@@ -32,11 +32,11 @@ def without_effect(settings: DoctorSettings) -> list[str]:
     """A sentence for each setting that is given and is for a model, or for data, and not for this subject."""
     reading = {field.name for field in dataclasses.fields(ReadingSettings)} - {"data"}
     if not is_model(settings):
-        return [
-            f"{flag(name)} has no effect on data: it is for models."
-            for name in ("max_exchanges", "device")
-            if name in given(settings)
-        ]
+        names = ["max_exchanges", "device"]
+        if not any(map(place_outside_the_hub, settings.subject)):
+            # Of other data the declaration says it.
+            names.append("revision")
+        return [f"{flag(name)} has no effect on data: it is for models." for name in names if name in given(settings)]
     if settings.data:
         return []
     return [f"{flag(name)} has no effect on a model without --data." for name in sorted(reading & given(settings))]

@@ -7,6 +7,7 @@ import pytest
 from chatformer.chat.terminal import run_command
 from chatformer.cli.main import main
 from chatformer.configuration.data import DataSettings
+from chatformer.configuration.declaring import without_effect as declared
 from chatformer.configuration.evaluation import DoctorSettings
 from chatformer.configuration.replies import ReplySettings
 from chatformer.data.preparation import read_conversations
@@ -52,6 +53,20 @@ def test_a_chat_says_it_of_what_is_set(capsys):
 def test_a_training_that_would_not_do_what_is_asked_does_not_begin(tmp_path, capsys, flag, value):
     assert main(["train", "--data", "a.csv", "--output-dir", str(tmp_path / "run"), "--dropout", "0", flag, value]) == 2
     assert capsys.readouterr().err.startswith(f"error: {flag} ")
+
+
+def test_a_revision_has_an_effect_on_the_hub_alone(tmp_path):
+    def said(subject, **options):
+        settings = DoctorSettings(subject=(subject,), revision="v1", **options)
+        return [*declared(settings), *without_effect(settings)]
+
+    (tmp_path / "pairs.csv").write_text("question,answer\n", "utf-8")
+    for here in (str(tmp_path), str(tmp_path / "pairs.csv")):
+        assert said(here) == [f"--revision has no effect on {here}, which is not on the Hub but on this machine."]
+    url = "https://example.org/pairs.csv"
+    assert said(url) == [f"--revision has no effect on {url}, which is not on the Hub but at an address of its own."]
+    assert said("org/pairs") == ["--revision has no effect on data: it is for models."]
+    assert said("org/bot", data=("pairs.csv",)) == []
 
 
 def test_the_doctor_says_what_is_for_another_subject(tmp_path):
