@@ -16,6 +16,7 @@ from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
 from chatformer.data.unread import unread_part
 from chatformer.evaluation.baselines import compare
 from chatformer.evaluation.own_data import own_data, questions_and_answers, run_settings
+from chatformer.storage.bars import datasets_bars
 
 # This import also registers Chatformers with AutoModelForSeq2SeqLM.
 from chatformer.storage.model_folder import ModelFolder
@@ -52,6 +53,7 @@ UNREAD = Check(
 TRIAL = Check(name="trial", bad=Above(hint=0), title="It was not tried")
 
 
+@datasets_bars(shown=False)
 def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
     """Examine a model, try it, and examine the data and the log of its run if they are available."""
     (name,) = settings.subject
@@ -104,7 +106,6 @@ def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]
     """The model in float32, its tokenizer, and the names of the weights that are not in its files."""
     # transformers asks the Hub for each missing file again and again, for a minute if there is no network.
     folder = ModelFolder.find(name, settings.revision).folder
-    datasets.disable_progress_bars()
     # A finding reports missing weights.
     transformers.utils.logging.set_verbosity_error()
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,6 +27,8 @@ def doctor(monkeypatch, capfd):
             status = main(["doctor", *(str(argument) for argument in arguments)])
         finally:
             torch.set_num_threads(num_threads)
+        # What comes after it in this process has the bars of datasets.
+        assert not datasets.are_progress_bars_disabled()
         return status, capfd.readouterr()
 
     return run
