@@ -50,7 +50,7 @@ METRICS_WITHOUT_REPLIES = (*LOWER_IS_BETTER, "source_gain", "last")
 """Metrics that need no replies."""
 
 LENGTHS = ("minutes", "max_steps", "num_train_epochs")
-"""Ways to give the length of a run, of which it has one."""
+"""Ways to give the length of a run; a run has one of them."""
 
 PLANNED = (
     "size",
@@ -186,7 +186,7 @@ class RunSettings:
     metric_for_best_model: Metric | None = None
     """What chooses the published model, on the validation data. The score is chrF of the replies divided by bits per
     character, which sees the replies and the loss alike: the loss alone chooses a dull bot. "last" takes the newest.
-    Unless given, the score, or the last where there is too little validation data to choose by."""
+    Unless given, the score, or the last if there is too little validation data to choose by."""
     early_stopping_patience: Annotated[int, AtLeast(1)] | None = None
     """Stop after this many evaluations without a better one."""
     max_eval_replies: Annotated[int, AtLeast(0)] = 1000
@@ -209,7 +209,7 @@ class RunSettings:
     overwrite_output_dir: Annotated[bool, Without("resume")] = False
     """Begin again in a folder that holds an earlier run; only what that run wrote is removed."""
     dry_run: Annotated[bool, Without("verify_resume")] = False
-    """Say what would run, try a few steps for an estimate of time and memory, and write nothing."""
+    """Say what would run, or why it cannot, try a few steps for an estimate of time and memory, and write nothing."""
     verify_resume: bool = False
     """Prove, in a few minutes, that a run of these settings that is killed and resumed ends with the same bits."""
 
@@ -315,6 +315,8 @@ def check_settings(settings: TrainingSettings) -> None:
         )
     if not data.data:
         raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
+    if run.output_dir is None and run.resume and not run.verify_resume:
+        raise SettingsError("Say which run is to be resumed: --output-dir DIR.")
     if run.output_dir is None and not (run.dry_run or run.verify_resume):
         raise SettingsError("Say where the model is to be written: --output-dir DIR.")
     # Not a warning, which would be read when the training is over.

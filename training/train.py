@@ -90,6 +90,20 @@ def announce_run(run: Run, figures: dict[str, Any], facts: Facts, pace: Pace | N
     )
 
 
+def load_state(run: Run, folder: RunFolder, description: dict[str, Any]) -> None:
+    """Load the last checkpoint of a run that is resumed; raise a `SettingsError` if the run cannot go on from it."""
+    judging = before = judged_by(run.settings, description["validation_sha256"])
+    if folder.begun_with is not None:
+        if not run.settings.run.resume_changed:
+            folder.check_data(description)
+        for problem in folder.load_checkpoint(run.accelerator, run.settings.optimization.seed):
+            if run.accelerator.is_main_process:
+                warn(problem)
+        run.go_on(folder.begun_with)
+        before = judged_by(folder.begun_with, folder.begun_with_data.get("validation_sha256"))
+    run.progress.judge_by(judging, before=before)
+
+
 def show_verdict(run: Run, folder: RunFolder) -> None:
     """Print, at the very end, what is wrong with the published model, in the doctor's words."""
     log = RunLog.of(folder.path)
@@ -144,7 +158,8 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         keep_freed_memory()
     if settings.run.resume:
         settings = as_begun(settings)
-    folder = None if settings.run.dry_run else RunFolder.prepared(accelerator, settings)
+    # A dry run needs no folder, but refuses what a run in that folder would refuse.
+    folder = None if settings.run.output_dir is None else RunFolder.prepared(accelerator, settings)
     data = prepare_data(
         settings,
         tokenizer=folder.load_tokenizer(settings) if folder is not None and settings.run.resume else None,
@@ -152,33 +167,24 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         from_main=from_main_process,
     )
     if accelerator.is_main_process:
-        report_unread(data, folder)
+        report_unread(data, None if settings.run.dry_run else folder)
     facts = facts_of(data, accelerator)
     settings, pace = with_plan(settings, data, accelerator, facts)
     set_seed(settings.optimization.seed)
     run = Run(settings, accelerator, data, on_published)
-    if folder is None:
-        figures = run.figures()
-        if accelerator.is_main_process:
-            announce_run(run, figures, facts, pace)
-        estimate = try_out(run.take_step_at_once, run.num_steps, accelerator.device)
+    description = describe_data(data.training, data.validation, settings)
+    if folder is not None:
+        load_state(run, folder, description)
+    figures = run.figures() if accelerator.is_main_process else {}
+    if accelerator.is_main_process:
+        announce_run(run, figures, facts, pace)
+    if settings.run.dry_run:
+        estimate = try_out(run.take_step_at_once, run.num_steps - run.progress.step, accelerator.device)
         if accelerator.is_main_process:
             print_dry_run(settings, figures | estimate)
         return 0
-    description = describe_data(data.training, data.validation, settings)
-    judging = before = judged_by(settings, description["validation_sha256"])
-    if folder.begun_with is not None:
-        if not settings.run.resume_changed:
-            folder.check_data(description)
-        for problem in folder.load_checkpoint(accelerator, settings.optimization.seed):
-            if accelerator.is_main_process:
-                warn(problem)
-        run.go_on(folder.begun_with)
-        before = judged_by(folder.begun_with, folder.begun_with_data.get("validation_sha256"))
-    run.progress.judge_by(judging, before=before)
+    assert folder is not None
     if accelerator.is_main_process:
-        figures = run.figures()
-        announce_run(run, figures, facts, pace)
         folder.begin(settings, figures, description, data.tokenizer, steps_done=run.progress.step)
         start_trackers(accelerator, folder, settings.run.log_with, settings.flat(), steps_done=run.progress.step)
     finished = run.go(folder)

@@ -243,6 +243,7 @@ def test_parts_that_memory_asked_for_stay_unless_others_are_set(now, expected):
         assert (progress.micro_batches, progress.micro_batches_set) == (expected, now)
 
 
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]], ids=["run", "dry run"])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -253,13 +254,50 @@ def test_parts_that_memory_asked_for_stay_unless_others_are_set(now, expected):
         ({"minutes": 3}, "--minutes plans a new run"),
     ],
 )
-def test_what_is_refused_is_said_in_a_sentence(begun, train, tmp_path, capsys, changes, message):
+def test_what_is_refused_is_said_in_a_sentence(begun, train, tmp_path, capsys, changes, message, dry_run):
     folder = shutil.copytree(begun, tmp_path / "run")
     flags = [part for name, value in changes.items() for part in (f"--{name.replace('_', '-')}", value)]
-    assert train(["--output-dir", folder, "--resume", "--resume-changed", *flags]) == 2
+    assert train(["--output-dir", folder, "--resume", "--resume-changed", *dry_run, *flags]) == 2
     error = capsys.readouterr().err
     assert "error: " in error and message in error and "Traceback" not in error
     assert (folder / "training_settings.yaml").read_bytes() == (begun / "training_settings.yaml").read_bytes()
+
+
+def test_a_dry_run_of_a_resumed_run_refuses_what_the_run_would_refuse(begun, train, tmp_path, capsys):
+    folder = shutil.copytree(begun, tmp_path / "run")
+
+    def refused(*arguments):
+        found = []
+        for dry_run in ([], ["--dry-run"]):
+            assert train([*arguments, "--resume", *dry_run]) == 2
+            found.append(capsys.readouterr().err)
+        assert found[0] == found[1]
+        return found[0]
+
+    assert "There is nothing to resume" in refused("--data", "a.csv", "--output-dir", tmp_path / "none")
+    assert "Say which run is to be resumed" in refused("--data", "a.csv")
+    assert "learning_rate: 0.005 before, 0.1 now" in refused("--output-dir", folder, "--learning-rate", "0.1")
+    other = tmp_path / "other.csv"
+    other.write_text("question,answer\n" + "".join(f"{number}?,{number}!\n" for number in range(40)), "utf-8")
+    assert "began with other training conversations" in refused("--output-dir", folder, "--data", other)
+    (folder / "checkpoint-2" / "optimizer.bin").write_bytes(b"")
+    assert "No checkpoint in" in refused("--output-dir", folder)
+
+
+def test_a_dry_run_of_a_resumed_run_writes_nothing(begun, train, tmp_path, capsys):
+    def content(folder):
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    folder = shutil.copytree(begun, tmp_path / "run")
+    flags = ["--resume-changed", "--max-steps", "20", "--learning-rate", "1e-4", "--dry-run"]
+    assert train(["--output-dir", folder, "--resume", *flags]) == 0
+    assert "learning_rate" in capsys.readouterr().out
+    assert content(folder) == content(begun)
+
+
+def test_a_dry_run_refuses_a_folder_that_the_run_would_refuse(begun, flags, train, capsys):
+    assert train([*flags(begun), "--dry-run"]) == 2
+    assert "is not empty. Choose another folder" in capsys.readouterr().err
 
 
 def test_an_epoch_s_number_takes_the_place_of_the_steps(run_of):
