@@ -1,9 +1,9 @@
-"""The stock `push_to_hub` of a model, with Chatformer's card and the record of the training in the same commit."""
+"""The stock ways to push a model, with Chatformer's card and the record of the training in the same commit."""
 
 import filecmp
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,13 @@ def push_to_hub(
     create_pr: bool = False,
     max_shard_size: int | str = "50GB",
     tags: str | Sequence[str] = (),
+    save: Callable[[str], None] | None = None,
 ) -> CommitInfo:
-    """Push a model as `PreTrainedModel.push_to_hub` does, with what `add_card_and_records` adds to its folder."""
+    """
+    Push a model as `PreTrainedModel.push_to_hub` does, with what `add_card_and_records` adds to its folder.
+
+    `save` writes the model into a folder; `save_pretrained` unless given.
+    """
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     all_tags = [*(model.model_tags or ()), *((tags,) if isinstance(tags, str) else tags or ())]
@@ -58,7 +63,10 @@ def push_to_hub(
             if not (create_pr and error.response.status_code == 403):
                 raise
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        if save is None:
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+        else:
+            save(folder)
         card.save(Path(folder, CARD_FILE))
         add_card_and_records(model.name_or_path, folder, repo_id, revision)
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())

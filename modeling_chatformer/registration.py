@@ -1,5 +1,5 @@
 """
-Chatformer's entries in transformers' auto classes, and the card that `push_to_hub` of the installed model adds.
+Chatformer's entries in transformers' auto classes, and the card that the installed model adds when it is pushed.
 
 Each hook runs when the module that it names has been imported, so that importing Chatformer loads neither torch nor
 transformers, and the order of imports does not matter.
@@ -7,6 +7,7 @@ transformers, and the order of imports does not matter.
 
 import functools
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -26,6 +27,8 @@ CONFIGURATIONS = {
     "Chatformer": "chatformer.configuration.configuration_chatformer",
     "Bahdanau": "chatformer.configuration.configuration_bahdanau",
 }
+OPTIONS_OF_A_PUSH = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
+"""Those of `save_pretrained` that say where and how it pushes."""
 MODELS = {"Chatformer": "chatformer.modeling_chatformer", "Bahdanau": "chatformer.modeling_bahdanau"}
 """The file of each architecture, whose classes begin with its name."""
 
@@ -81,6 +84,13 @@ def register_models(name: str, modeling: Any) -> None:
     # Not of an encoder or a decoder alone, whose card would be that of a model that talks.
     for model_class in (model, whole):
         model_class.push_to_hub = with_card(model_class.push_to_hub)
+        model_class.save_pretrained = pushing_with_card(model_class.save_pretrained)
+
+
+def push(model: Any, repo_id: str, **options: Any) -> Any:
+    """Push a model with Chatformer's card and the record of its training."""
+    # By name, when it is called: a model that is not pushed needs nothing of the hub.
+    return pkgutil.resolve_name("chatformer.hub.stock_push:push_to_hub")(model, repo_id, **options)
 
 
 def with_card(stock_push_to_hub: Any) -> Any:
@@ -88,7 +98,35 @@ def with_card(stock_push_to_hub: Any) -> Any:
 
     @functools.wraps(stock_push_to_hub)
     def push_to_hub(model: Any, repo_id: str, **options: Any) -> Any:
-        # By name, when it is called: a model that is not pushed needs nothing of the hub.
-        return pkgutil.resolve_name("chatformer.hub.stock_push:push_to_hub")(model, repo_id, **options)
+        return push(model, repo_id, **options)
 
     return push_to_hub
+
+
+def pushing_with_card(stock_save_pretrained: Any) -> Any:
+    """The stock method; what it pushes with `push_to_hub=True` is the same, with the card and the record."""
+
+    @functools.wraps(stock_save_pretrained)
+    def save_pretrained(
+        model: Any,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, Any] | None = None,
+        push_to_hub: bool = False,
+        *others: Any,
+        **options: Any,
+    ) -> None:
+        # Of a distributed checkpoint every process has a part, which the stock method collects.
+        if not (push_to_hub and is_main_process) or options.get("distributed_checkpoint"):
+            stock_save_pretrained(model, save_directory, is_main_process, state_dict, push_to_hub, *others, **options)
+            return
+        for_the_hub = {name: options.pop(name) for name in OPTIONS_OF_A_PUSH if name in options}
+        repo_id = for_the_hub.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
+
+        def save(folder: str | os.PathLike[str]) -> None:
+            stock_save_pretrained(model, folder, True, state_dict, False, *others, **options)
+
+        save(save_directory)
+        push(model, repo_id, save=save, token=options.get("token"), **for_the_hub)
+
+    return save_pretrained

@@ -62,6 +62,8 @@ with contextlib.redirect_stdout(io.StringIO()):
     first = open(hf_hub_download("alice/whole-stock", "README.md"), encoding="utf-8").read()
     AutoTokenizer.from_pretrained(folder).push_to_hub("whole-stock")
     model.push_to_hub("edited")
+    model.save_pretrained(f"{folder}/../saved", push_to_hub=True, commit_message="Saved")
+    model.save_pretrained(f"{folder}/../named", push_to_hub=True, repo_id="alice/by-id", max_shard_size="100KB")
     with torch.no_grad():
         model.lm_head.weight.add_(0.01)
     # The stock card stands there already.
@@ -217,6 +219,15 @@ def test_stock_methods_bring_card_and_record_of_the_same_weights(hub, hub_server
     assert b'"samples"' in (folder / "training_log.jsonl").read_bytes() and '"samples"' not in log
     for name, content in whole.items():
         assert b"secret place" not in content and b"/tmp/" not in content, name
+
+    # So does a model that is pushed as it is saved.
+    saved = hub.files("models", "alice/saved")
+    assert {*saved} == {*whole} and is_ours(saved["README.md"])
+    assert b"## How it was trained" in saved["README.md"]
+    assert hub.repos["models", "alice/saved"].at("main").title == "Saved"
+    assert {"config.json", "model.safetensors"} <= {*os.listdir(folder.parent / "saved")}
+    in_parts = hub.files("models", "alice/by-id")
+    assert "model.safetensors.index.json" in in_parts and is_ours(in_parts["README.md"])
 
     # One that has learnt since has no record, one that a person has written about keeps that.
     learnt = hub.files("models", "alice/learnt")
