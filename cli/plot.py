@@ -2,21 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chatformer.configuration.declaring import SettingsError
 from chatformer.configuration.pictures import PlotSettings, check_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from chatformer.chat.chatbot import Chatbot
-
-ATTENTIONS = {
-    "cross": "From the reply to the source",
-    "encoder": "Within the source",
-    "decoder": "Within the reply",
-}
 
 
 def plot(settings: PlotSettings) -> None:
@@ -37,6 +29,8 @@ def plot(settings: PlotSettings) -> None:
     elif settings.picture == "positions":
         figure = positions_of_model(settings)
     else:
+        from chatformer.evaluation.plots.of_a_text import picture_of_text
+
         figure = picture_of_text(settings)
     save(figure, settings.output_file)
     print(f"Written: {settings.output_file}", file=sys.stderr)
@@ -97,56 +91,3 @@ def positions_of_model(settings: PlotSettings) -> "Figure":
         if config.model_type != "chatformer":
             raise SettingsError(f"{settings.model} is a recurrent model, which has no positions to draw.")
     return positions(sinusoids(settings.num_positions, config.d_model).numpy())
-
-
-def picture_of_text(settings: PlotSettings) -> "Figure":
-    """A picture of what a model does with a text."""
-    from chatformer.chat.chatbot import Chatbot
-    from chatformer.chat.inside import AttentionName, beam_tree, look_inside, tokens_of
-    from chatformer.configuration.replies import ReplySettings
-    from chatformer.conversation import encode_conversation, turn
-    from chatformer.evaluation import plots
-
-    chatbot = Chatbot.from_pretrained(str(settings.model), revision=settings.revision, device=settings.device)
-    chatbot.folder.show_commit()
-    messages = [turn("user", settings.text)]
-    source_ids = encode_conversation(chatbot.tokenizer, messages, chatbot.max_source_tokens)
-    if settings.picture == "tokens":
-        return plots.tokens(tokens_of(chatbot.tokenizer, source_ids), title="Tokens and their ids")
-    model: Any = model_of(chatbot)
-    if settings.picture == "beams":
-        search = ReplySettings(num_beams=settings.num_beams, max_new_tokens=settings.max_new_tokens).search()
-        tree = beam_tree(model, chatbot.tokenizer, source_ids, search)
-        return plots.beams(tree, title=f"A search with {settings.num_beams} beams")
-    answer = chatbot.answer(messages, ReplySettings(max_new_tokens=settings.max_new_tokens))
-    inside = look_inside(
-        model, chatbot.tokenizer, answer.source_ids, answer.reply_ids, num_likeliest=settings.num_likeliest
-    )
-    if settings.picture == "steps":
-        return plots.steps(inside.steps)
-    needed: AttentionName = "decoder" if settings.picture == "mask" else settings.attention
-    if needed not in inside.attentions:
-        raise SettingsError(
-            f"{settings.model} is a recurrent model, whose only attention is that of the decoder to the encoder: give "
-            "--attention cross."
-        )
-    if settings.picture == "mask":
-        return plots.masks(inside.source, inside.attentions["decoder"].keys)
-    weights = inside.attentions[settings.attention]
-    num_layers, num_heads = weights.weights_LHQK.shape[:2]
-    for name, value, most in (("--layer", settings.layer, num_layers), ("--head", settings.head, num_heads)):
-        if value is not None and value > most:
-            raise SettingsError(f"{name} must be at most {most}, as many as the model has, but it is {value}.")
-    if not settings.special_tokens:
-        weights = weights.without_special()
-    return plots.attention(
-        weights, title=ATTENTIONS[settings.attention], layer=settings.layer or num_layers, head=settings.head
-    )
-
-
-def model_of(chatbot: "Chatbot") -> Any:
-    """The model that a chatbot on transformers runs."""
-    from chatformer.chat.engines import TransformersEngine
-
-    assert isinstance(chatbot.engine, TransformersEngine)
-    return chatbot.engine.model

@@ -202,5 +202,21 @@ def test_the_house_has_its_rooms_and_no_others():
     assert {path.name for path in ROOT.glob("*.py")} == set()
 
 
+MOST_LINES = 350
+MOST_LINES_OF_THE_FRONT_DOOR = 400
+
+
+def num_lines(path):
+    return len((ROOT / path).read_text("utf-8").splitlines())
+
+
+def test_a_file_is_read_at_one_sitting():
+    assert {path.as_posix(): num_lines(path) for path in SOURCES if num_lines(path) > MOST_LINES} == {}
+
+
+def test_the_front_door_is_thin():
+    assert sum(num_lines(path) for path in SOURCES if path.parts[0] == "cli") <= MOST_LINES_OF_THE_FRONT_DOOR
+
+
 def test_tests_are_no_packages():
     assert list((ROOT / "tests").rglob("__init__.py")) == []

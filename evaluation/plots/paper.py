@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def positions(table_PD: np.ndarray) -> "Figure":
-    """The positional encodings (Section 3.5): the whole table, and some of its columns as waves."""
+    """The positional encodings (Section 3.5): the table, and some of its columns as waves."""
     figure = new_figure(12, 4.6)
     table, waves = figure.subplots(1, 2, width_ratios=(3, 2))
     image = table.imshow(table_PD, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
