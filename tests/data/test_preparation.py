@@ -4,6 +4,7 @@ import pytest
 
 from chatformer.data.preparation import prepare_data
 from chatformer.configuration.training import TrainingSettings
+from chatformer.reading import reads_history
 
 
 @pytest.fixture
@@ -34,6 +35,20 @@ def test_validation_data_has_bad_rows_of_its_own(settings, conversations_file, t
     data = prepare_data(plain)
     assert (len(data.training), len(data.bad_rows)) == (100, 0)
     assert [row.row for row in data.bad_validation_rows] == [101]
+
+
+@pytest.mark.parametrize("fraction", [None, 0, 0.5])
+def test_other_topics_before_single_questions_are_read(settings, tmp_path, fraction):
+    single = tmp_path / "single.csv"
+    single.write_text("question,answer\n" + "".join(f"what is {n}?,it is {n}.\n" for n in range(40)), "utf-8")
+    plan = {"data": [str(single)], "other_topics_fraction": fraction}
+    data = prepare_data(settings(tmp_path, **plan))
+    assert reads_history(data.tokenizer) == bool(fraction)
+    assert len(data.train_exchanges) == data.train_exchanges.num_per_epoch * (2 if fraction else 1)
+    if fraction:
+        alone, behind = data.train_exchanges.source(0), data.train_exchanges.source(data.train_exchanges.num_per_epoch)
+        # The question comes first, and what was said before it after it.
+        assert len(behind) > len(alone) and behind[: len(alone) - 1].tolist() == alone[:-1].tolist()
 
 
 def test_a_given_tokenizer_is_used(settings, tokenizer, tmp_path):
