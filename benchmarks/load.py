@@ -42,7 +42,7 @@ def request_bytes(body: dict[str, Any], port: int) -> bytes:
 async def exchange(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
 ) -> tuple[int, bytes, float | None]:
-    """Send a request; return the status, the whole body, and when the first text of a stream came."""
+    """Send a request; return the status, the body, and when the first text of a stream came."""
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")

@@ -1,5 +1,5 @@
 """
-Servers of one model beside each other: requests a second, latency, time to the first text, memory, in one run.
+Servers of one model, compared: requests a second, latency, time to the first text, memory, in one run.
 
     python benchmarks/serve.py --markdown
     python benchmarks/serve.py --contestants one-by-one grouped --num-clients 64 --seconds 30
@@ -191,7 +191,7 @@ def take_turn(name: Name, folder: Path, bodies: Sequence[dict[str, Any]], settin
 
 
 def compare(settings: Settings) -> None:
-    """Load everyone in turn, then print the table and write all figures."""
+    """Load every server in turn, then print the table and write all figures."""
     check_comparison(settings)
     least, most = settings.num_new_tokens
     if not 1 <= least <= most <= 64:

@@ -78,7 +78,7 @@ class Beam:
     parent: int | None
     """The number of the beginning that is one token shorter, or None for the first token."""
     log_probability: float
-    """Of the whole beginning, as the search adds it up."""
+    """The sum over all tokens so far, as the search has it."""
     rank: int | None
     """1 for the reply, 2 for the second best and so on; None for what is no complete reply."""
 

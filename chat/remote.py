@@ -29,7 +29,7 @@ LOCAL_REPLY_FLAGS = ("top_k", "num_beams", "length_penalty", "repetition_penalty
 class RemoteChatbot:
     """A model behind a URL, which answers conversations as a `Chatbot` does."""
 
-    # A server does not say; it is sent the whole conversation.
+    # A server does not say whether it does; it is sent the entire conversation.
     reads_history = True
 
     def __init__(self, client: "httpx2.Client", model: str, seed: int | None = None):

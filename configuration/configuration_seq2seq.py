@@ -45,7 +45,7 @@ class Seq2SeqConfig(PretrainedConfig):
     def from_dict(cls, config_dict, **overrides):
         """Make a configuration of `config_dict`; `overrides` are the keywords that `from_pretrained` was given."""
         found = super().from_dict(config_dict, **overrides)
-        # transformers sets them past all checks, and leaves what is not a field for whatever else may want it.
+        # transformers sets them without any check, and leaves those that are not fields to other readers.
         config, unknown = found if isinstance(found, tuple) else (found, overrides)
         config._reject_misspelt_fields(unknown)
         config.validate_architecture()

@@ -22,11 +22,11 @@ class ReadingSettings:
     answer_column: Annotated[str | None, OF_DATA] = None
     """Column of the answer; found by the usual names unless given."""
     messages_column: Annotated[str | None, OF_DATA] = None
-    """Column of whole conversations, lists of role and content."""
+    """Column of conversations, lists of role and content."""
     system_column: Annotated[str | None, OF_DATA] = None
     """Column of system messages; found by the usual names unless given."""
     context_column: Annotated[str | None, OF_DATA] = None
-    """Column of what a question is about, such as the input of an instruction, which is read behind it; found by the
+    """Column of what a question is about, such as the input of an instruction, which is read after it; found by the
     usual names unless given."""
     sheet: Annotated[str | None, OF_DATA] = None
     """Sheet of an Excel file; the first unless given."""
@@ -56,8 +56,8 @@ class DataSettings(ReadingSettings):
     """Use only the first so many rows of --data."""
     other_topics_fraction: Share | None = None
     """Share of the replies that an epoch learns behind one to four other conversations instead of alone, others each
-    time, for chats that change the subject; unless given, 0.25 where there are conversations of several turns and 0
-    elsewhere. With it a model of single questions reads what was said before, and learns to ignore it."""
+    time, for chats that change the subject; unless given, 0.25 if conversations have several turns, and 0 otherwise.
+    With it a model of single questions reads what was said before, and learns to ignore it."""
     token_dropout: Share = 0.0
     """Share of the sources' tokens that are left out, others each time: noise against learning by heart."""
     word_swap: Share = 0.0
@@ -81,5 +81,5 @@ class TokenizerSettings:
     """Longest reply; --too-long says what becomes of longer ones."""
     too_long: Literal["truncate", "drop", "refuse"] = "truncate"
     """What becomes of what is too long: "truncate" leaves out the oldest turns of an input, and exchanges whose reply
-    is too long; "drop" leaves out every exchange of which a part is too long; "refuse" stops. What is left out is
+    is too long; "drop" leaves out every exchange with a part that is too long; "refuse" stops. What is left out is
     counted."""

@@ -18,8 +18,8 @@ class EvaluationSettings(ReadingSettings, SearchSettings, PretrainedSettings):
     """Conversations to measure on, in any form that training takes; those that the run was validated on unless
     given."""
     training_data: tuple[str, ...] = ()
-    """What the model was trained on, read as --data is, to tell answers that it has seen from others; the run's own
-    unless given."""
+    """What the model was trained on, read as --data is, to separate answers that it has seen from others; the
+    run's own unless given."""
     max_target_tokens: Annotated[int, AtLeast(1)] | None = None
     """Longest reference answer; exchanges with longer ones are left out, and counted. The run's limit unless given."""
     max_replies: Annotated[int, AtLeast(0)] | None = None

@@ -29,7 +29,7 @@ class SearchSettings:
     """How a reply is searched for."""
 
     num_beams: Annotated[int, AtLeast(1)] = 1
-    """Beams of the search; 1 is greedy. More find likelier replies, which a chat then shows whole instead of word by
+    """Beams of the search; 1 is greedy. More find likelier replies, which a chat then shows at once instead of word by
     word."""
     length_penalty: Annotated[float | None, Needs("num_beams")] = None
     """Exponent of the length that the score of a beam is divided by; the model's own, mostly 1, unless given."""

@@ -61,7 +61,7 @@ class PushSettings:
     """Show in the card, and keep in the log, a few questions of the validation data, which may be private, and the
     bot's replies to them; with --no-hub-samples it only says hello, and the repository holds no conversation."""
     replace_card: bool = False
-    """Write a new model card, even where somebody has written or edited it."""
+    """Write a new model card, even over one that was written or edited by hand."""
     output_dir: str | None = None
     """Write what would travel into this folder, new or empty, to read or edit, and push nothing."""
     dry_run: bool = False

@@ -10,7 +10,7 @@ What it learns from: the way of the data, from a file to batches. In reading ord
     tables          text with separators -> rows
     spreadsheets    an Excel file -> the records of one sheet
     formats         a file, or a dataset -> rows
-    bad_rows        the rows that are no conversation
+    bad_rows        the rows that are not conversations
     conversations   rows -> conversations
     splitting       conversations -> those to train on and those to validate on
     tokenizer       byte-pair encoding and the chat template
@@ -18,6 +18,6 @@ What it learns from: the way of the data, from a file to batches. In reading ord
     batches         exchanges -> the steps of an epoch, and their tensors
     noise           sources -> other wordings of them
     topics          conversations -> changes of subject, behind other conversations
-    unread          what of conversations a chat template leaves out
-    preparation     settings -> all that a run trains on
+    unread          the parts of conversations that a chat template leaves out
+    preparation     settings -> everything that a run trains on
 """

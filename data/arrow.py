@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import pyarrow
 
 CONVERSATIONS_IN_MEMORY = 100_000
-"""As many, or more, are kept in a file."""
+"""From this number on, conversations are kept in a file."""
 CONVERSATIONS_AT_ONCE = 10_000
-"""The file is written and read in pieces of so many."""
+"""Conversations that are read or written at a time."""
 
 
 def are_few(num_conversations: int) -> bool:
-    """True if so many conversations are kept in memory."""
+    """True if this many conversations are kept in memory."""
     return num_conversations < CONVERSATIONS_IN_MEMORY
 
 
@@ -35,7 +35,7 @@ def list_of_messages() -> "datasets.List":
 
 
 def as_dataset(conversations: Iterator[list[Message]]) -> "datasets.Dataset":
-    """A dataset with the one column `messages`; many conversations are in a file that is deleted at exit."""
+    """A dataset with the one column `messages`; if they are many, they are in a file that is deleted at exit."""
     import datasets
     import pyarrow
 
@@ -49,7 +49,7 @@ def as_dataset(conversations: Iterator[list[Message]]) -> "datasets.Dataset":
 
 
 def chosen(conversations: "datasets.Dataset", is_chosen: np.ndarray) -> "datasets.Dataset":
-    """The conversations for which `is_chosen` is true; many are in a file of their own."""
+    """The conversations for which `is_chosen` is true; if they are many, they are in a file of their own."""
     if are_few(len(conversations)):
         return conversations.select(np.flatnonzero(is_chosen))
     import pyarrow

@@ -1,4 +1,4 @@
-"""Rows that are no conversation: an error that names them, or a file that lists them."""
+"""Rows that are not conversations: an error that names them, or a file that lists them."""
 
 import dataclasses
 import json
@@ -53,7 +53,7 @@ class BadRows:
         return iter(self.rows)
 
     def error(self) -> DataError:
-        """An error that shows the first rows, for data that may have none of them."""
+        """The error for data that must not have such rows; it shows the first of them."""
         shown = [f"  {row.file}, row {row.row}: {row.reason}" for row in self.rows[:_NUM_SHOWN]]
         if len(self) > len(shown):
             shown.append(f"  … and {len(self) - len(shown)} more")
@@ -64,7 +64,7 @@ class BadRows:
         return DataError("\n".join([f"{len(self)} of {self.num_rows} rows cannot be used:", *shown, advice]))
 
     def report(self, file: Path | None) -> None:
-        """Warn of the rows, if there are any, and list them in `file`, one JSON object a line, if it is given."""
+        """Warn of the rows and, if `file` is given, list them there, one JSON object a line."""
         if not self.rows:
             return
         if file is None:

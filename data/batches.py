@@ -14,7 +14,7 @@ ROWS_OF_A_BATCH = 8
 """Every batch except the last has a multiple of this many exchanges."""
 
 EXCHANGES_OF_A_POOL = 2**20
-"""More exchanges are planned in pools of this size, which bounds the memory of planning."""
+"""If there are more exchanges, they are planned in pools of this size, which bounds the memory of planning."""
 
 
 def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -28,7 +28,7 @@ def plan_epoch(exchanges: EncodedExchanges, tokens_per_step: int, seed: int, epo
     generator = np.random.default_rng((seed, epoch))
     chance = exchanges.drawn(generator)
     sources, targets = exchanges.source_lengths, exchanges.target_lengths
-    # The mean of all epochs, so that each has the same number of steps.
+    # From the mean of all epochs, so that each has the same number of steps.
     num_steps = max(1, round(exchanges.tokens_per_epoch / tokens_per_step))
     steps: list[np.ndarray] = []
     num_pools = min(num_steps, max(1, -(-len(chance) // EXCHANGES_OF_A_POOL)))

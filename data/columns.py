@@ -12,16 +12,16 @@ from .messages import DataError
 logger = logging.getLogger(__name__)
 
 PAIR = ("question", "answer")
-"""The columns of data that comes without names."""
+"""The columns of data without column names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
     """
-    The columns to read: `messages`, or `question` and `answer`, or these two of the texts that `translation` holds.
+    The columns to read: `messages`, or `question` and `answer`, or the two languages of `translation` by these names.
 
     `system` is a system message, and `context` a part of the question, such as the input of an instruction. `unread`
-    are columns that cannot be read, although an answer may mean something else without them.
+    are columns that cannot be read, although an answer may depend on them.
     """
 
     question: str | None = None
@@ -103,7 +103,7 @@ def choose_columns(
     translation_keys: Sequence[str] = (),
 ) -> Columns:
     """
-    The columns that were named, or else the only ones with usual names; raise a `DataError` unless it is clear.
+    The named columns, or else the only ones with usual names; raise a `DataError` if it is not clear which.
 
     `translation_keys` are the languages of a column `translation`, which are columns too.
     """
@@ -146,10 +146,10 @@ def _question_and_answer(
 
     def questions(names: str) -> list[str]:
         usual = [column for column in _usual(names, columns) if column != context_column]
-        # An input beside an instruction is what the instruction is about.
+        # Next to an instruction, an input is what the instruction is about.
         return [column for column in usual if _normal_name(column) != "input"] or usual
 
-    # A column that was named goes with the usual names of any pair.
+    # A named column may be paired with any usual name.
     pairs = [
         Columns(question=one, answer=other)
         for question_names, answer_names in _PAIRS_OF_NAMES

@@ -1,8 +1,8 @@
 """
-Conversations from a user's data, whatever it looks like, in one form.
+Conversations in one form, from a user's data in any of many forms.
 
 They are a `datasets.Dataset` with the one column `messages`, each a list of {"role": "system" | "user" | "assistant",
-"content": str} in which user and assistant speak in turn. No row is dropped in silence: one that cannot be read so
+"content": str} in which user and assistant speak in turn. No row is dropped silently: a row that is not a conversation
 stops the loading, or is returned among the bad rows.
 """
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ROWS_TRIED = 100
-"""The first rows, in which the languages of a translation are looked for."""
+"""The number of rows that are searched for the languages of a translation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """The conversations of some data, and its rows that are none."""
+    """The conversations of the data, and the rows that are not conversations."""
 
     conversations: "datasets.Dataset"
     bad_rows: BadRows
@@ -67,7 +67,7 @@ class _Source:
         return list(next((value for value in values if isinstance(value, Mapping)), {}))
 
     def num_unread(self, columns: Columns) -> dict[str, int | None]:
-        """In how many rows each of the unread columns holds something; None where only reading on would tell."""
+        """The number of rows in which each unread column holds something; None for a stream, which is not counted."""
         if self.dataset is None:
             return {name: sum(bool(row.fields.get(name)) for row in self.rows) for name in columns.unread}
         return {name: _num_filled(self.dataset, name) for name in columns.unread}
@@ -96,8 +96,8 @@ def _open_file(file: str, *, encoding: str | None, sheet: str | None, sha256: st
     suffix = suffix_of(file)
     if suffix not in (*TABLE_SUFFIXES, ".txt"):
         raise DataError(
-            f"{file}: files that can be read end in {', '.join(TABLE_SUFFIXES)}, or have .gz behind it. Save it as "
-            "one of these, or as .txt with a tab between question and answer, or pass two files of plain text, whose "
+            f"{file}: files that can be read end in {', '.join(TABLE_SUFFIXES)}, with or without .gz. Save it as one "
+            "of these, or as .txt with a tab between question and answer, or pass two files of plain text, whose "
             "lines are questions and answers."
         )
     if suffix == ".parquet":
@@ -186,7 +186,7 @@ def _pair(fields: Mapping[str, Any], columns: Columns) -> list[Message]:
 
 
 def _warn_of_unread(name: str, num_unread: Mapping[str, int | None]) -> None:
-    """Warn of columns that hold something, which is not read, although an answer may mean something else without it."""
+    """Warn of columns that hold something and are not read, although an answer may depend on them."""
     filled = [
         f"{column} (not counted in a stream)" if count is None else f"{column} ({count:,} rows)"
         for column, count in num_unread.items()
@@ -219,16 +219,16 @@ def load_conversations(
     Load the conversations of `data`.
 
     `data` is a CSV, TSV, JSON, JSON Lines (each also with .gz), Excel or Parquet file, a .txt with a tab between
-    question and answer, a URL of one, the id of a dataset on the Hub, a dataset, or two files of plain text, where each
-    line of the second answers that line of the first.
-    `split` picks from a Hub dataset or a DatasetDict, `revision` from a Hub dataset's versions. With `streaming` a Hub
+    question and answer, the URL of such a file, the id of a dataset on the Hub, a dataset, or two files of plain text,
+    where each line of the second file answers the same line of the first.
+    `split` is that of a Hub dataset or a DatasetDict, `revision` that of a Hub dataset. With `streaming` a Hub
     dataset is read row by row, without a copy of its files. Columns are found by their usual names unless named; a
     system message becomes the first message, and a context, such as the input of an instruction, the end of the
     question. The encoding of text is detected unless given, and of an Excel file the first sheet is read unless `sheet`
     names another. At most the first `max_rows` rows are read.
 
-    Raises a `DataError` if the data is not available or cannot be read, and for rows that are no conversation. With
-    `skip_bad_rows` those are returned beside the conversations; if no row is left, it is an error all the same.
+    Raises a `DataError` if the data is not available or cannot be read, or if a row is not a conversation. With
+    `skip_bad_rows` such rows are returned together with the conversations; it is an error only if no other row is left.
     """
     source = _open_source(
         data, encoding=encoding, sheet=sheet, split=split, revision=revision, sha256=sha256, streaming=streaming

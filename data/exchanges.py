@@ -45,7 +45,7 @@ class Sequences:
         return values[offsets[place] : offsets[place + 1]]
 
     def lengths(self) -> np.ndarray:
-        """The number of ids of each, in 32 bits, as there may be many."""
+        """The number of ids in each list, in 32 bits to save memory."""
         lengths = np.empty(len(self), np.int32)
         for start, (offsets, _) in zip(self.starts, self.chunks, strict=False):
             lengths[start : start + len(offsets) - 1] = np.diff(offsets)
@@ -64,8 +64,8 @@ class EncodedExchanges:
     rows: "datasets.Dataset"
     num_too_long: int = 0
     share_behind_others: float = 0.0
-    """Share of the exchanges that an epoch reads behind other conversations, others each time: then the second half of
-    the rows are the exchanges of the first, in their order, as they stand there."""
+    """Share of the exchanges that an epoch reads behind other conversations, other exchanges in each epoch. If it is
+    not 0, the second half of the rows has the exchanges of the first half, in the same order, behind others."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,7 +95,7 @@ class EncodedExchanges:
         return list(self.rows["history"])
 
     def with_behind_others(self, twins: "EncodedExchanges", share: float) -> "EncodedExchanges":
-        """These exchanges, of which each epoch reads a share behind other conversations, as `twins` has all of them."""
+        """These exchanges, a share of which each epoch reads as their twins: the same, behind other conversations."""
         import datasets
 
         assert len(twins) == len(self)
@@ -116,7 +116,7 @@ class EncodedExchanges:
 
     @cached_property
     def tokens_per_epoch(self) -> int:
-        """Source and target tokens of an epoch, in the mean of all."""
+        """Source and target tokens of a mean epoch."""
         lengths = self.source_lengths + self.target_lengths
         alone, behind = lengths[: self.num_per_epoch].sum(), lengths[self.num_per_epoch :].sum()
         return round((1 - self.share_behind_others) * int(alone) + self.share_behind_others * int(behind))
@@ -140,16 +140,15 @@ def encode_exchanges(
     cache_folder: Path | None = None,
 ) -> EncodedExchanges:
     """
-    Encode each reply of each conversation, or the `last_only`, with the turns before it as its source.
+    Encode each reply of each conversation, with the turns before it as its source; only the last with `last_only`.
 
     `too_long` is what happens to exchanges that are too long. "truncate" leaves out the oldest turns of a source. An
     exchange whose reply is too long is left out and counted, as a model that trains on truncated replies learns to
     break off. "drop" leaves out, and counts, every exchange whose source or reply is too long. "refuse" raises a
     `DataError`.
 
-    `num_processes` encode in parallel; by default as many as there are cores, and enough data for. With a
-    `cache_folder` the result is a file there, named by a hash of its content, and the next call with the same content
-    reads it.
+    `num_processes` encode in parallel; by default one for each core, but fewer for little data. With a `cache_folder`
+    the result is a file there, named by a hash of its content, and the next call with the same content reads it.
     """
     import datasets
 
@@ -213,8 +212,8 @@ def _encode_batch(
         return encoded
     histories, replies = (list(part) for part in zip(*found, strict=True))
     sources = encode_conversations(tokenizer, histories, max_source_tokens if too_long == "truncate" else None)
-    # A typed text never becomes a control token; the end token follows it. Tokenizers of translation encode a target
-    # otherwise than a source.
+    # Typed text never becomes a control token; the end token follows it. Tokenizers for translation encode targets
+    # differently from sources.
     targets = tokenizer(
         text_target=replies,
         split_special_tokens=True,
@@ -256,7 +255,7 @@ def _count_replies(conversations: "datasets.Dataset") -> int:
 def _tokenizer_state(tokenizer: Any) -> str:
     if tokenizer.is_fast:
         return tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
-    # Marian's, for one.
+    # A slow tokenizer, such as Marian's.
     return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.chat_template], sort_keys=True)
 
 

@@ -126,7 +126,7 @@ def parallel_rows(files: Sequence[str], encoding: str | None) -> tuple[list[str]
     sides = []
     for file in files:
         text, used = decode(file, read_bytes(file, local_path(file, sha256=None)), encoding)
-        # Not splitlines, which counts other lines than editors and line-by-line tools do.
+        # Not splitlines: it ends lines at characters where editors and line-by-line tools do not.
         lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
         sides.append([(line, undecodable(line, used)) for line in lines])
     questions, answers = sides
@@ -153,7 +153,7 @@ def parquet_dataset(file: str, path: Path) -> "datasets.Dataset":
 
     try:
         if not are_few(pyarrow.parquet.read_metadata(path).num_rows):
-            # In a file of the cache, whose rows come into memory only when they are read. With its default options the
+            # In a file of the cache, whose rows are loaded only when they are read. With its default options the
             # reader would load the entire file first.
             options = pyarrow.dataset.ParquetFragmentScanOptions(use_buffered_stream=True, pre_buffer=False)
             return datasets.Dataset.from_parquet(

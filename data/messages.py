@@ -1,4 +1,4 @@
-"""What a conversation is made of, and how its messages are checked and brought to one form."""
+"""The messages of a conversation, checked and brought to one form."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def optional_text(value: Any, what: str) -> str:
     """The text that a model reads, "" if it is missing; raise a `NotAConversation` of `what` if it is no text."""
     if _is_missing(value):
         return ""
-    # Of a list of strings, such as several right answers, only its reader knows what it is.
+    # What a list of strings means depends on the data: it may be several right answers.
     if isinstance(value, list) and not all(isinstance(part, Mapping) for part in value):
         raise NotAConversation(f"{what} is not text but list")
     try:
@@ -51,7 +51,7 @@ _ROLES = {
 """The usual names of roles: of chat templates, of ShareGPT, and of dialogues."""
 _TURNS = ("user", "assistant")
 _UNREAD_KEYS = ("tool_calls", "function_call", "images", "image", "audio", "video")
-"""Parts of a message that cannot be read, and without which it means something else."""
+"""Parts of a message that cannot be read, although its meaning depends on them."""
 
 
 def _role_key(message: Mapping[str, Any]) -> str:
@@ -65,10 +65,10 @@ def _roles(messages: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
     )
     roles = {name: _ROLES[str(name).strip().casefold()] for name in names if str(name).strip().casefold() in _ROLES}
     if all(message.get("speaker") is not None for message in messages):
-        # Of two speakers the one who begins asks, whatever their names are.
+        # The first of two speakers asks, whatever their names are.
         if not roles and len(names) == 2:
             return dict(zip(names, _TURNS, strict=True))
-        # The literature on dialogue systems calls the one who answers the system.
+        # In the literature on dialogue systems, "system" is the speaker who answers.
         if "assistant" not in roles.values():
             roles = {name: "assistant" if role == "system" else role for name, role in roles.items()}
     return roles
@@ -97,10 +97,10 @@ def _list_of_messages(value: Any) -> list[Mapping[str, Any]]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise NotAConversation(f"the messages are text that is no JSON list ({error})") from error
+            raise NotAConversation(f"the messages are text that is not a JSON list ({error})") from error
     if not isinstance(value, list) or not value:
         raise NotAConversation(
-            "the messages are missing" if not value else f"the messages are no list but {type(value).__name__}"
+            "the messages are missing" if not value else f"the messages are not a list but {type(value).__name__}"
         )
     if all(isinstance(message, str) for message in value):
         return [{"role": _TURNS[index % 2], "content": text} for index, text in enumerate(value)]
@@ -112,10 +112,10 @@ def _list_of_messages(value: Any) -> list[Mapping[str, Any]]:
 
 def clean_messages(value: Any, system: Any = None) -> list[Message]:
     """
-    Return the messages of one conversation in their one form, behind a `system` message that is given apart from them.
+    The messages of one conversation in their one form, after the `system` message if their row has one.
 
     An optional system message comes first, then user and assistant speak in turn, and the assistant has the last word.
-    A list of texts is one of these turns. Raises a `NotAConversation` for anything else.
+    A list of texts holds these turns. Raises a `NotAConversation` for anything else.
     """
     given = _list_of_messages(value)
     roles = _roles(given)
@@ -132,7 +132,7 @@ def clean_messages(value: Any, system: Any = None) -> list[Message]:
 
 
 def with_system(messages: list[Message], system: Any) -> list[Message]:
-    """The messages behind the system message that their row has apart from them; without an empty one."""
+    """The messages after the system message that their row has apart from them; an empty one is left out."""
     text = optional_text(system, "the system message")
     if messages[0]["role"] == "system":
         own = messages[0]["content"]

@@ -54,16 +54,16 @@ def prepare_data(
     """
     Load the conversations, train the tokenizer unless one is given, and encode.
 
-    If there are several processes, the main one enters `main_first()` before the others, and `from_main(make)` returns
-    what `make` returns on the main one.
+    If there are several processes, the main process enters `main_first()` before the others, and `from_main(make)`
+    returns what `make` returns on the main process.
     """
     import datasets
 
-    # The main process first: what it downloads and encodes the others find in the cache.
+    # The main process first: the others find in the cache what it downloaded and encoded.
     with main_first():
         loaded, loaded_validation = conversations_of(settings)
     training, validation = loaded.conversations, loaded_validation.conversations
-    has_history = any(len(history) > 1 for made in training for history, _ in exchanges(made["messages"]))
+    has_history = any(len(history) > 1 for row in training for history, _ in exchanges(row["messages"]))
     fraction = settings.data.other_topics_fraction
     if fraction is None:
         fraction = SHARE_OF_OTHER_TOPICS if has_history else 0.0
@@ -85,7 +85,7 @@ def prepare_data(
         if not len(train_exchanges):
             raise DataError(f"No reply is at most --max-target-tokens ({limits[1]}) long: nothing is left to train on.")
         if fraction:
-            # Behind other conversations of the training alone: what validates is seen nowhere. Of those, as much is
+            # Behind other training conversations only: validation data must not be seen. Of their turns, as many are
             # kept as there is room for.
             behind = behind_other_topics(train_exchanges, training, settings.optimization.seed)
             twins = encode(behind, too_long="truncate", last_only=True)
@@ -153,7 +153,7 @@ STARTER_FILES = ("conversations.jsonl", "follow_ups.jsonl")
 
 
 def local_files(data: Iterable[str]) -> list[Path]:
-    """The files of this machine that data is read from; what is neither a path nor "starter" is not here."""
+    """The files of this machine that data may be read from."""
     return [
         file
         for name in data
@@ -184,7 +184,7 @@ def new_tokenizer(training: "datasets.Dataset", settings: "TrainingSettings", *,
     """
     A tokenizer that is trained on the training conversations.
 
-    Its template passes on what was said before if `has_history`.
+    If `has_history`, its template passes on what was said before.
     """
     tokenizer = train_tokenizer(message_texts(training), settings.tokenizer.vocab_size, has_history=has_history)
     tokenizer.model_max_length = settings.tokenizer.max_source_tokens

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _opening(messages: Sequence[Message]) -> tuple[str, ...]:
-    """The system message, if there is one, and the first question, whatever their case and spacing."""
+    """The system message, if there is one, and the first question, without regard to case and spacing."""
     end = 2 if messages[0]["role"] == "system" else 1
     return tuple(f"{message['role']}: {' '.join(message['content'].split()).casefold()}" for message in messages[:end])
 
@@ -30,8 +30,8 @@ def split_conversations(
     """
     The training and the validation conversations, which have no opening in common.
 
-    An opening is the system message and the first question, whatever their case and spacing. So a model is validated
-    on sources that it did not learn. The side of an opening depends on the seed and not on the order of rows.
+    An opening is the system message and the first question, without regard to case and spacing. So a model is
+    validated on sources that it did not learn. The side of an opening depends on the seed and not on the order of rows.
     Raises a `ValueError` for a fraction outside [0, 1), a `DataError` if one side would be empty.
     """
     if not 0 <= validation_fraction < 1:
@@ -39,7 +39,7 @@ def split_conversations(
     if validation_fraction == 0:
         return conversations, conversations.select([])
     wanted = min(max(1, round(validation_fraction * len(conversations))), len(conversations) - 1)
-    # Of many conversations only those with the lowest lots are kept in memory: twice as many as wanted.
+    # Of many conversations, only those with the lowest lots are kept in memory: twice as many as wanted.
     share = 1.0 if are_few(len(conversations)) else min(1.0, max(2 * validation_fraction, 0.01))
     while (drawn := _draw(conversations, wanted, seed, share)) is None:
         share = min(1.0, 2 * share)
@@ -55,7 +55,7 @@ def _draw(conversations: "datasets.Dataset", wanted: int, seed: int, share: floa
     An opening's hash is its lot, and the lowest lots are drawn. Only the lowest `share` of all lots is read; None means
     that it holds too few.
     """
-    # A digest takes less memory than the words, and half of one is enough to tell openings apart.
+    # A digest takes less memory than the words, and half of one is enough to distinguish openings.
     digests, indices = bytearray(), array("q")
     bound = math.ceil(share * 2**64)
     for index, messages in enumerate(conversations["messages"]):

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def spreadsheet_records(file: str, content: bytes, sheet: str | None) -> Iterator[Record]:
-    """Yield the rows of the sheet, of the first one unless it is named, that are not empty."""
+    """Yield the rows of a sheet, by default the first, that are not empty."""
     try:
         from python_calamine import CalamineError, CalamineWorkbook
     except ImportError as error:

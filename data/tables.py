@@ -62,7 +62,8 @@ def table_rows(file: str, records: Iterable[Record]) -> tuple[list[str], list[Ro
         rows.append(Row(file=file, number=record.number, content=record.content, fields=fields, problem=problem))
     if repeated:
         shown = ", ".join(map(str, repeated[:5])) + (", …" if len(repeated) > 5 else "")
-        logger.warning("%s: the header is repeated in %d rows (%s), which are left out.", file, len(repeated), shown)
+        rows_are = f"1 row ({shown}), which is" if len(repeated) == 1 else f"{len(repeated)} rows ({shown}), which are"
+        logger.warning("%s: the header is repeated in %s left out.", file, rows_are)
     return columns or [], rows
 
 
@@ -99,8 +100,8 @@ def tabbed_rows(file: str, text: str, encoding: str) -> tuple[list[str], list[Ro
     """
     The column names and the rows of a text with a tab in each line.
 
-    Its first line is a header if it has the usual names. Columns without a name are question and answer if there are
-    two, and else the numbers from 1.
+    Its first line is a header if it has the usual names. If the columns have no names, two are question
+    and answer, and more are numbered from 1.
     """
     lines = list(io.StringIO(text, newline=""))
     first = next((index for index, line in enumerate(lines) if line.strip("\r\n")), 0)
@@ -198,7 +199,7 @@ def _unquoted(field: str) -> str:
 
 
 def _in_quotes(lines: Sequence[str], begin: int, width: int) -> tuple[int, list[str]] | None:
-    """The index after a record and its fields, if they are as many as they have to be when quotes hold them."""
+    """The index after a record that is read with quotes, and its fields; None unless there are `width` of them."""
     last = min(len(lines), begin + _LINES_IN_QUOTES)
     reader = csv.reader(map(lines.__getitem__, range(begin, last)), delimiter="\t", strict=True)
     try:

@@ -21,7 +21,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 _ESCAPE_SEQUENCES = {b"\x1b$)C": "iso2022_kr", b"\x1b$B": "iso2022_jp", b"\x1b$@": "iso2022_jp"}
-"""With what encodings of seven bits change to another character set."""
+"""The bytes with which encodings of seven bits change to another character set."""
 _UNDECODABLE = re.compile("[\udc00-\udcff]")
 _MOST_UNDECODABLE_UTF_8 = 0.5
 
@@ -29,13 +29,13 @@ _COMMON_SYLLABLES = frozenset(
     "이다는의에가고하을지도로기한사어리나를자은대아해서시그인보정게들수일있라요만부주장과니제여면거전구상세좋네안까데마랑예"
     "겠람생무같할남친연말내봐죠없음싶각오"
 )
-"""Syllables that make up half of the letters of Korean text, whatever it is about."""
+"""Syllables that make up half of the letters of Korean text on any subject."""
 _LEAST_COMMON_SYLLABLES = 0.25
 """Their least share in Korean text: two lines of it have 0.37, and one line of anything else has at most 0.14."""
 _BYTES_JUDGED = 1_000_000
 
 _POSSIBLE_ENCODINGS = ("cp949", "johab", "cp1252", "euc_jp", "shift_jis", "gb18030", "big5", "cp1251")
-"""How the text is shown where it is not clear what it is."""
+"""The encodings in which a line is shown if the encoding is not clear."""
 _CHARACTERS_SHOWN = 30
 
 
@@ -88,7 +88,7 @@ def _find_encoding(file: str, data: bytes) -> str:
     if _undecodable_share(data, "utf-8") < _MOST_UNDECODABLE_UTF_8:
         return "utf-8"
     lines = data.splitlines()
-    # What decodes without an error is not therefore Korean: nearly any two bytes are a syllable in these encodings.
+    # That it decodes without an error does not make it Korean: nearly any two bytes are a syllable in these encodings.
     sample = b"\n".join(line for line in lines if not line.isascii())[:_BYTES_JUDGED]
     shares = {encoding: _korean_share(sample, encoding) for encoding in ("cp949", "johab")}
     likeliest = max(shares, key=lambda encoding: shares[encoding])

@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 CONTROL_TOKENS = ("<|pad|>", "<|start|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
-"""Ids 0 to 5. All begin with "<|", which the chat template takes apart in what people typed."""
+"""Ids 0 to 5. All begin with "<|", which the chat template splits in typed text."""
 
 NUM_BYTES = 256
 
@@ -21,11 +21,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool 
     """
     Learn a byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909) of at most `vocab_size` tokens.
 
-    Nothing is unknown to it, for what it has not seen it spells in bytes, and nothing is lost: decoding gives back
-    the text that was encoded, spaces and rare signs included. Where no conversation has a history to read, the chat
-    template passes on the last question alone: a model that never saw a history would stumble over it.
+    There are no unknown tokens: characters that it has not seen are spelt in bytes. Decoding gives back the text that
+    was encoded, spaces and rare signs included. Without `has_history`, the chat template passes on only the last
+    question, since a model that never saw a history replies worse to one.
 
-    Raises a `ValueError` when `vocab_size` leaves no room for the control tokens, the bytes and some of the text's
+    Raises a `ValueError` if `vocab_size` leaves no room for the control tokens, the bytes and some of the text's
     characters.
     """
     num_reserved = len(CONTROL_TOKENS) + NUM_BYTES
@@ -40,8 +40,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool 
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     texts = list(texts)
-    # Writing systems with many thousands of characters must leave room for merges. Chosen here, as the trainer would
-    # break ties between equally rare characters by chance.
+    # Writing systems with many thousands of characters must leave room for merges. The alphabet is chosen here, since
+    # the trainer would break ties between equally rare characters at random.
     counts = Counter(" ")
     for text in texts:
         counts.update(text)
@@ -76,7 +76,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool 
 
 def _with_byte_fallback(tokenizer: Tokenizer) -> Tokenizer:
     """
-    Return the trained tokenizer with the 256 bytes behind its control tokens.
+    The trained tokenizer with the 256 bytes after its control tokens.
 
     The trainer could take them only as special tokens, and those would be found in a text that spells "<0xEA>".
     """

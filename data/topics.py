@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MOST_OTHER_CONVERSATIONS = 4
 
 SHARE_OF_OTHER_TOPICS = 0.25
-"""Of the replies, where conversations have several turns and nothing else is asked for."""
+"""The default share of the replies, if conversations have several turns."""
 
 
 def behind_other_topics(
@@ -24,8 +24,8 @@ def behind_other_topics(
     """
     Each of the exchanges as a conversation that ends with its reply, behind one to four of the `conversations`.
 
-    So a model learns that what was said before need not concern the last question. The seed draws the other ones. What
-    begins with a system message stays as it is, for that message speaks of the whole conversation.
+    So a model learns that what was said before need not concern the last question. The seed decides which others. An
+    exchange that begins with a system message stays as it is, since that message is about its own conversation.
     """
     chance = random.Random(seed)
     openings = [index for index, messages in enumerate(conversations["messages"]) if messages[0]["role"] != "system"]

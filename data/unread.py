@@ -1,4 +1,4 @@
-"""What of conversations a model does not read, as its chat template leaves it out."""
+"""The parts of conversations that a model does not read, because its chat template leaves them out."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from .messages import exchanges
 
 
 def unread_part(tokenizer: Any, conversations: Iterable[dict[str, Any]]) -> str | None:
-    """What of the conversations the template leaves out, and in how many exchanges; None if it leaves out nothing."""
+    """The parts that the template leaves out, and in how many exchanges; None if it leaves out nothing."""
     leaves_out_turns, leaves_out_system = not reads_history(tokenizer), not reads_system(tokenizer)
     if not (leaves_out_turns or leaves_out_system):
         return None

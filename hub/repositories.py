@@ -67,7 +67,7 @@ class Repository:
             else:
                 if private and not repository.private:
                     raise HubError(
-                        f"{self.id} exists already, and everybody can read it. Make it private in its settings "
+                        f"{self.id} exists already and is public. Make it private in its settings "
                         f"({self.url}/settings), choose another name, or leave out --hub-private-repo."
                     )
             if revision.startswith(PULL_REQUEST) or revision == constants.DEFAULT_REVISION:

@@ -23,7 +23,7 @@ class Seq2SeqChatPipeline(Pipeline):
     `num_return_sequences` above 1, it gives a list of them for each.
 
     `batch_size` replies are computed at once, and are those of one by one. Further keywords, here or where the pipeline
-    is made, go to `generate()`, such as `num_beams` or `temperature`, but for these:
+    is made, go to `generate()`, such as `num_beams` or `temperature`, except for these:
 
     return_full_text: False for the reply alone, to a conversation too.
     return_tensors: True for `{"generated_token_ids": ...}` instead.

@@ -11,7 +11,7 @@ SECONDS_BETWEEN_REDRAWS = 0.5
 
 
 class Bar:
-    """Progress that is not shown. What is written is printed all the same."""
+    """Progress that is not shown; `write` still prints."""
 
     def __enter__(self) -> "Bar":
         return self
@@ -23,7 +23,7 @@ class Bar:
         """Add what has been done since the last call."""
 
     def show(self, **figures: str) -> None:
-        """Show these figures from the next time on that the progress is shown."""
+        """Show these figures with the progress, from the next time it is shown."""
 
     def write(self, text: str) -> None:
         """Print a line of its own on standard error."""
@@ -90,7 +90,7 @@ class Lines(Bar):
 
 
 def progress_bar(*, total: int | None, description: str, unit: str, done: int = 0, shown: bool = True) -> Bar:
-    """The progress of `total` units, if that many are known, of which some are done already."""
+    """The progress of `total` units, None if unknown; `done` of them are done already."""
     if not shown:
         return Bar()
     options: dict[str, Any] = {"total": total, "description": description, "unit": unit, "done": done}

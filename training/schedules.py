@@ -34,7 +34,7 @@ def restart_schedule(scheduler: torch.optim.lr_scheduler.LambdaLR, base_rates: l
 
 
 def learning_rates(name: str, *, learning_rate: float, d_model: int, warmup_steps: int, num_steps: int) -> list[float]:
-    """The rate of each step of a whole run."""
+    """The rate of each step of a run."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
     scheduler = make_scheduler(name, optimizer, d_model=d_model, warmup_steps=warmup_steps, num_steps=num_steps)
     rates = []

@@ -18,7 +18,7 @@ from .engine import DEFAULT_MAX_NEW_TOKENS, Ids, OnToken
 class TransformersEngine:
     """Replies and scores of a model, on the device that it is on."""
 
-    # A seed is the whole process's.
+    # The process has one seed for all threads.
     num_parallel = 1
     keeps_seeds = True
 

@@ -4,7 +4,7 @@ The same app under Ray Serve, on one machine or many: replicas, as many as the l
     serve run chatformer.chat.serving.cluster:build model=runs/faq engine=ctranslate2 max_replicas=8
 
 Each replica has a model and a queue of its own, and takes one core. What its queue has no room for it refuses as
-`chatformer serve` does; what the whole cluster has no room for, Ray refuses with 503.
+`chatformer serve` does; what the cluster has no room for, Ray refuses with 503.
 """
 
 from typing import Any

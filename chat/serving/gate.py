@@ -76,7 +76,7 @@ class KeyRequired:
 
 
 class SizeLimited:
-    """Refuses bodies that are too large, however they come, before they are read whole."""
+    """Refuses bodies that are too large, before they are read to the end, however they are sent."""
 
     def __init__(self, app: ASGIApp, max_bytes: int):
         self.app = app

@@ -18,7 +18,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         options: dict[str, Any] = {"namespace": "chatformer", "registry": self.registry}
         self.requests = Counter("requests", "Answers by route and status", ["route", "status"], **options)
-        self.seconds = Histogram("request_seconds", "Seconds to the whole answer", buckets=SECONDS, **options)
+        self.seconds = Histogram("request_seconds", "Seconds to the complete answer", buckets=SECONDS, **options)
         self.first_text_seconds = Histogram(
             "first_text_seconds", "Seconds to the first text of a streamed reply", buckets=SECONDS, **options
         )

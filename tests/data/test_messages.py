@@ -74,8 +74,8 @@ def turns(*names: str) -> list[dict[str, str]]:
         ([{"speaker": name, "utterance": "글"} for name in "ABC"], "message 1 has the speaker 'A'"),
         ([], "the messages are missing"),
         (None, "the messages are missing"),
-        ({"role": "user"}, "the messages are no list but dict"),
-        ("글", "no JSON list"),
+        ({"role": "user"}, "the messages are not a list but dict"),
+        ("글", "not a JSON list"),
     ],
 )
 def test_messages_that_are_no_conversation(error_of, written, tmp_path, conversation, reason):

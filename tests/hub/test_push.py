@@ -345,7 +345,7 @@ def test_private_means_private(push, hub, folder, pushed):
     changed_weights(folder)
     hub.requests.clear()
     status, _, err = push(folder, "--hub-model-id", pushed, "--hub-private-repo")
-    assert status == 2 and "everybody can read it" in err
+    assert status == 2 and "exists already and is public" in err
     assert not hub.asked("PUT", "") and not hub.asked("POST", "")
 
 
