@@ -6,24 +6,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from chatformer.configuration.declaring import flag
 from chatformer.configuration.replies import ChatSettings, ReplySettings
 
 from .errors import ChatError
-from .loading import check_system
+from .loading import check_system, load_chatbot
 
 if TYPE_CHECKING:
     import httpx2
 
     from chatformer.conversation import Message
 
+    from .chatbot import Chatbot
+
 KEY_VARIABLE = "CHATFORMER_API_KEY"
 SECONDS_TO_CONNECT = 10.0
-
-LOCAL_FLAGS = ("engine", "revision", "device")
-"""What the server decides for all of its clients."""
-LOCAL_REPLY_FLAGS = ("top_k", "num_beams", "length_penalty", "repetition_penalty", "no_repeat_ngram_size")
-"""What the protocol has no place for."""
 
 
 class RemoteChatbot:
@@ -44,8 +40,6 @@ class RemoteChatbot:
         import httpx2
 
         assert settings.url is not None
-        check_as_by_default(settings, ChatSettings(url=settings.url), LOCAL_FLAGS, "the server decides")
-        check_reply(settings.reply)
         check_system(settings.system)
         key = settings.api_key or os.environ.get(KEY_VARIABLE)
         client = httpx2.Client(
@@ -67,8 +61,11 @@ class RemoteChatbot:
     def reply(
         self, messages: "Sequence[Message]", settings: ReplySettings, on_text: Callable[[str], None] | None = None
     ) -> str:
-        """The reply to a conversation that ends with a user's message; each piece goes to `on_text` as it comes."""
-        check_reply(settings)
+        """
+        The reply to a conversation that ends with a user's message; each piece goes to `on_text` as it comes.
+
+        Of the settings, the temperature, top-p and the longest reply are the client's choice, the others the server's.
+        """
         body: dict[str, Any] = {"model": self.model, "messages": list(messages), "stream": True}
         body["temperature"] = settings.temperature
         if settings.temperature > 0:
@@ -90,6 +87,15 @@ class RemoteChatbot:
         return reply
 
 
+def chatbot_of(settings: ChatSettings) -> "Chatbot | RemoteChatbot":
+    """The chatbot that the settings name, on this machine or behind a URL; raise a `ChatError` if they name none."""
+    if settings.url is not None:
+        return RemoteChatbot.connect(settings)
+    if not settings.model:
+        raise ChatError("The folder of a model must be given, or --url with the address of a server.")
+    return load_chatbot(settings)
+
+
 def base_url_of(url: str) -> "httpx2.URL":
     """The address that all of a server's routes begin with; raise a `ChatError` if it is none."""
     import httpx2
@@ -100,18 +106,6 @@ def base_url_of(url: str) -> "httpx2.URL":
             # Most people leave out the path that every such server has.
             return parsed if parsed.path.strip("/") else parsed.copy_with(path="/v1")
     raise ChatError(f"--url must be an address such as http://127.0.0.1:8000, but it is {url!r}.")
-
-
-def check_reply(settings: ReplySettings) -> None:
-    """Raise a `ChatError` for a setting that no server could be asked for."""
-    check_as_by_default(settings, ReplySettings(), LOCAL_REPLY_FLAGS, "the protocol has no place for it")
-
-
-def check_as_by_default(settings: Any, default: Any, names: Sequence[str], reason: str) -> None:
-    """Raise a `ChatError`, with the reason, if a named setting is not as by default."""
-    for name in names:
-        if getattr(settings, name) != getattr(default, name):
-            raise ChatError(f"{flag(name)} has no effect with --url: {reason}. Leave it out.")
 
 
 def pieces(lines: Iterator[str]) -> Iterator[str]:

@@ -14,8 +14,7 @@ from chatformer.storage.printing import plain_console, warn
 
 from .errors import ChatError
 from .lines import in_one_line, lines_of
-from .loading import load_chatbot
-from .remote import RemoteChatbot
+from .remote import chatbot_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,16 +30,12 @@ HELP = """/reset            begin a new conversation
 
 def chat(settings: ChatSettings) -> int:
     """Converse in a terminal, or answer the lines of a pipe; return the exit status."""
-    if settings.url is None and not settings.model:
-        raise ChatError("The folder of a model must be given, or --url with the address of a server.")
-    if settings.url is None and settings.api_key is not None:
-        raise ChatError("--api-key has no effect without --url. Leave it out.")
-    chatbot = load_chatbot(settings) if settings.url is None else RemoteChatbot.connect(settings)
+    chatbot = chatbot_of(settings)
     from .chatbot import Conversation
 
     conversation = Conversation(chatbot, settings.system)
     if sys.stdin.isatty():
-        return talk(conversation, settings.reply)
+        return talk(conversation, settings)
     if not chatbot.reads_history:
         warn("the model was trained on single questions, so each line is answered without those before.")
     answer_lines(conversation, settings.reply)
@@ -53,7 +48,7 @@ def answer_lines(conversation: "Conversation", settings: ReplySettings) -> None:
         print(in_one_line(conversation.say(text, settings)) if text else "", flush=True)
 
 
-def talk(conversation: "Conversation", settings: ReplySettings) -> int:
+def talk(conversation: "Conversation", settings: ChatSettings) -> int:
     """Converse until the user leaves."""
     with contextlib.suppress(ImportError):
         # Gives input() its line editing and history.
@@ -85,7 +80,7 @@ def talk(conversation: "Conversation", settings: ReplySettings) -> int:
             continue
         console.print("bot> ", style="bold cyan", end="")
         try:
-            conversation.say(text, settings, on_text=lambda piece: print(piece, end="", flush=True))
+            conversation.say(text, settings.reply, on_text=lambda piece: print(piece, end="", flush=True))
             print()
         except KeyboardInterrupt:
             console.print(" (stopped, and forgotten)", style="dim")
@@ -94,24 +89,26 @@ def talk(conversation: "Conversation", settings: ReplySettings) -> int:
 
 
 def run_command(
-    command: str, rest: list[str], conversation: "Conversation", settings: ReplySettings, console: "Console"
-) -> ReplySettings:
+    command: str, rest: list[str], conversation: "Conversation", settings: ChatSettings, console: "Console"
+) -> ChatSettings:
     """Run a command such as /set; return the settings for the next replies."""
     if command == "reset":
         conversation.reset()
         console.print("A new conversation begins.", style="dim")
     elif command == "settings":
-        for name, value in dataclasses.asdict(settings).items():
+        for name, value in dataclasses.asdict(settings.reply).items():
             console.print(f"{name} = {value}", style="dim")
     elif command == "set" and len(rest) == 2:
         try:
-            settings = tyro.cli(
-                ReplySettings, args=[f"--{rest[0]}", rest[1]], default=settings, prog="/set", add_help=False
+            reply = tyro.cli(
+                ReplySettings, args=[f"--{rest[0]}", rest[1]], default=settings.reply, prog="/set", add_help=False
             )
         except SystemExit:
             # The parser has printed what is wrong.
             return settings
-        for sentence in without_effect(settings):
+        settings = dataclasses.replace(settings, reply=reply)
+        # Of the other flags, the command has said it.
+        for sentence in without_effect(ChatSettings(url=settings.url, reply=reply)):
             console.print(sentence, style="dim")
     elif command == "help":
         console.print(HELP, style="dim")

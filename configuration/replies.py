@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from .declaring import AtLeast, AtMost, LessThan, MoreThan, Needs, OfHub, check
+from .declaring import AtLeast, AtMost, LessThan, MoreThan, Needs, OfHub, Without, check
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -20,7 +20,7 @@ class PretrainedSettings:
 
     model: Annotated[str, tyro.conf.Positional]
     """Folder of a trained model, or a model's id on the Hub."""
-    revision: Annotated[str | None, OfHub("model")] = None
+    revision: Annotated[str | None, OfHub("model"), Without("url")] = None
     """Commit, tag or branch of a model on the Hub."""
 
 
@@ -28,12 +28,12 @@ class PretrainedSettings:
 class SearchSettings:
     """How a reply is searched for."""
 
-    num_beams: Annotated[int, AtLeast(1)] = 1
+    num_beams: Annotated[int, AtLeast(1), Without("url")] = 1
     """Beams of the search; 1 is greedy. More find likelier replies, which a chat then shows at once instead of word by
     word."""
-    length_penalty: Annotated[float | None, Needs("num_beams")] = None
+    length_penalty: Annotated[float | None, Needs("num_beams"), Without("url")] = None
     """Exponent of the length that the score of a beam is divided by; the model's own, mostly 1, unless given."""
-    no_repeat_ngram_size: Annotated[int, AtLeast(0)] = 0
+    no_repeat_ngram_size: Annotated[int, AtLeast(0), Without("url")] = 0
     """No run of so many tokens comes twice in a reply, which ends loops; 0 allows all."""
     max_new_tokens: Annotated[int, AtLeast(1)] | None = None
     """Longest reply in tokens; the model's own limit unless given."""
@@ -47,9 +47,9 @@ class ReplySettings(SearchSettings):
     """0 takes the likeliest token each time; higher values draw more daringly."""
     top_p: Annotated[float, MoreThan(0), AtMost(1), Needs("temperature")] = 1.0
     """Draw from the likeliest tokens that together have this probability."""
-    top_k: Annotated[int, AtLeast(0), Needs("temperature")] = 50
+    top_k: Annotated[int, AtLeast(0), Needs("temperature"), Without("url")] = 50
     """Draw from this many likeliest tokens; 0 sets no limit."""
-    repetition_penalty: Annotated[float, MoreThan(0)] | None = None
+    repetition_penalty: Annotated[float | None, MoreThan(0), Without("url")] = None
     """Above 1, tokens that a reply already has become less likely; the model's own, mostly 1, unless given."""
 
     def __post_init__(self) -> None:
@@ -79,11 +79,11 @@ class ChatbotSettings(PretrainedSettings):
     """Who replies, and how."""
 
     reply: tyro.conf.OmitArgPrefixes[ReplySettings] = ReplySettings()
-    engine: EngineName = "transformers"
+    engine: Annotated[EngineName, Without("url")] = "transformers"
     """What computes the replies; ctranslate2 runs a folder that `chatformer export --to ctranslate2` wrote."""
     system: str | None = None
     """A message that comes before the conversation."""
-    device: str | None = None
+    device: Annotated[str | None, Without("url")] = None
     """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
     seed: Annotated[int | None, AtLeast(0), LessThan(2**32, "2^32"), Needs("temperature")] = None
     """Makes drawing with a temperature repeatable."""
@@ -100,7 +100,7 @@ class ChatSettings(ChatbotSettings):
     """Folder of a trained model, or a model's id on the Hub; with --url the server's model, its first unless given."""
     url: str | None = None
     """Server of OpenAI's protocol to talk to, such as http://127.0.0.1:8000 of `chatformer serve`."""
-    api_key: str | None = None
+    api_key: Annotated[str | None, Needs("url")] = None
     """Key of that server; CHATFORMER_API_KEY unless given, which other users of the machine do not see."""
 
 
@@ -110,7 +110,7 @@ class WebSettings(ChatSettings):
 
     title: str | None = None
     """Title of the page; the model's name unless given."""
-    examples: bool = True
+    examples: Annotated[bool, Without("url")] = True
     """Offer a few questions of the validation data, which may be private, as examples."""
     host: str = "127.0.0.1"
     """Address to listen at; with the default, only browsers on this machine reach the page. 0.0.0.0 is all of the

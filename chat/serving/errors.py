@@ -1,6 +1,7 @@
 """Errors in the protocol's shape, whatever raised them."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -78,7 +79,8 @@ def of_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
         return ApiError(400, f"{param} is required.", param=param, code="missing_required_parameter")
     if known is not None:
         return ApiError(400, f"{param} {REFUSALS[known]}.", param=param, code="unsupported_value")
-    rule = first["msg"].removeprefix("Input ")
+    # Without what a client cannot know of how the body is checked.
+    rule = re.sub(r"^(Input|List) |( after validation|, unable to).*", "", first["msg"])
     return ApiError(400, f"{param} {rule}, but it is {shortened(first['input'])}.", param=param, code="invalid_value")
 
 

@@ -93,7 +93,7 @@ class Page:
             gr.on(
                 [seen.change, view.change, *(choice.change for choice in choices)],
                 self.look,
-                [seen, view, *choices, controls[4]],
+                [seen, view, *choices, *controls],
                 [note, plot, *choices],
                 concurrency_limit=2,
                 show_progress="hidden",
@@ -148,7 +148,8 @@ class Page:
         is_local = isinstance(self.chatbot, Chatbot)
 
         def slider(name: str, low: float, high: float, value: float, step: float, **options: Any) -> gr.Slider:
-            return gr.Slider(low, high, value, step=step, label=words[name], **options)
+            # A value outside, which a flag may give, would be refused with each message.
+            return gr.Slider(min(low, value), max(high, value), value, step=step, label=words[name], **options)
 
         return [
             gr.Radio(self.searches(words), value=search, label=words["search"], elem_id="search"),
@@ -215,18 +216,17 @@ class Page:
         """The box, ready for the next message."""
         return gr.update(submit_btn=True, stop_btn=False)
 
-    def answered(
+    def chosen(
         self,
-        messages: list[Message],
         search: str,
         temperature: float,
         top_p: float,
         top_k: float,
         num_beams: float,
         max_new_tokens: float,
-    ) -> Iterator[tuple[Any, Any, list[Message], Any]]:
-        """Yield the parts of the page as a reply grows, and at the end what can be looked into."""
-        settings = replace(
+    ) -> ReplySettings:
+        """The settings of a reply that the controls say."""
+        return replace(
             self.settings,
             temperature=temperature if search == "sampling" else 0.0,
             top_p=top_p,
@@ -234,6 +234,10 @@ class Page:
             num_beams=int(num_beams) if search == "beams" else 1,
             max_new_tokens=int(max_new_tokens) or None,
         )
+
+    def answered(self, messages: list[Message], *controls: Any) -> Iterator[tuple[Any, Any, list[Message], Any]]:
+        """Yield the parts of the page as a reply grows, and at the end what can be looked into."""
+        settings = self.chosen(*controls)
         yield gr.update(value="", submit_btn=False, stop_btn=True), as_shown(messages), messages, gr.skip()
         system = [turn("system", self.system)] if self.system else []
         try:
@@ -246,14 +250,14 @@ class Page:
 
     def look(
         self,
+        request: gr.Request,
         answer: Answer | None,
         view: str,
         which: Any,
         layer: float,
         head: float,
         with_special: bool,
-        num_beams: float,
-        request: gr.Request,
+        *controls: Any,
     ) -> list[Any]:
         """The note, the view, and which of its choices are shown."""
         choice = Choice(
@@ -262,7 +266,8 @@ class Page:
             layer=int(layer),
             head=int(head),
             with_special=with_special,
-            num_beams=int(num_beams),
+            # However the reply was found: the search with beams that the controls describe.
+            beams=self.chosen("beams", *controls[1:]),
         )
         figure = drawn(self.chatbot, answer, choice, self.log, words_for(request.headers))
         is_note = isinstance(figure, str)

@@ -7,8 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatformer.chat.loading import load_chatbot
-from chatformer.chat.remote import RemoteChatbot
+from chatformer.chat.remote import RemoteChatbot, chatbot_of
 from chatformer.chat.serving.server import check_packages, is_open_to_others, listening
 from chatformer.configuration.replies import WebSettings
 from chatformer.storage.names import LOG_FILE
@@ -48,16 +47,15 @@ def page_of(settings: WebSettings) -> "Page":
     """The page of a model on this machine, or of one behind a URL."""
     from .page import Page
 
-    if settings.url is not None:
-        remote = RemoteChatbot.connect(settings)
+    chatbot = chatbot_of(settings)
+    if isinstance(chatbot, RemoteChatbot):
         return Page(
-            chatbot=remote,
-            title=settings.title or remote.model,
+            chatbot=chatbot,
+            title=settings.title or chatbot.model,
             examples=GREETINGS,
             settings=settings.reply,
             system=settings.system,
         )
-    chatbot = load_chatbot(settings)
     folder = chatbot.folder.folder
     records = Records.read(folder) if (folder / LOG_FILE).is_file() else None
     questions = records.questions() if records and settings.examples else []

@@ -28,7 +28,8 @@ class Choice:
     layer: int
     head: int
     with_special: bool
-    num_beams: int
+    beams: ReplySettings
+    """The search whose tree is drawn."""
 
 
 def drawn(
@@ -48,8 +49,8 @@ def drawn(
     if answer is None:
         return words["nothing"]
     if choice.view == "beams":
-        search = ReplySettings(num_beams=max(2, choice.num_beams)).search()
-        return figures.beams(beam_tree(model, chatbot.tokenizer, answer.source_ids, search), words)
+        tree = beam_tree(model, chatbot.tokenizer, answer.source_ids, choice.beams.search())
+        return figures.beams(tree, words)
     inside = look_inside(model, chatbot.tokenizer, answer.source_ids, answer.reply_ids)
     if choice.view == "tokens":
         return figures.tokens(inside.source, inside.reply, words)

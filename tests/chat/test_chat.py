@@ -20,7 +20,7 @@ from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.streaming import Pieces
 from chatformer.chat.terminal import run_command, talk
 from chatformer.cli.main import main
-from chatformer.configuration.replies import ReplySettings
+from chatformer.configuration.replies import ChatSettings, ReplySettings
 from chatformer.conversation import encode_conversation
 from chatformer.data.exchanges import encode_exchanges
 
@@ -285,7 +285,7 @@ def test_what_no_search_could_do_is_told_at_once(chatbot, capsys, name, value):
         main(["chat", "nowhere", flag, value])
     assert stopped.value.code == 2
     assert f"{flag} must be" in capsys.readouterr().err
-    settings = ReplySettings(temperature=0.5)
+    settings = ChatSettings(reply=ReplySettings(temperature=0.5))
     kept = run_command("set", [name, value], Conversation(chatbot, None), settings, Console(file=io.StringIO()))
     assert kept is settings
     assert f"{flag} must be" in capsys.readouterr().err
@@ -304,7 +304,7 @@ def test_what_is_mistyped_is_no_reason_to_leave(chatbot, capsys, monkeypatch):
 
     monkeypatch.setattr("builtins.input", next_input)
     conversation = Conversation(chatbot)
-    assert talk(conversation, GREEDY) == 0 and typed == []
+    assert talk(conversation, ChatSettings()) == 0 and typed == []
     shown = capsys.readouterr().out
     assert "Unknown command: /\n" in shown and "Unknown command: /[/x]\n" in shown
     assert shown.count("That is not text in ") == 2

@@ -7,7 +7,7 @@ from transformers.utils import logging as transformers_logging
 from chatformer.chat import terminal
 from chatformer.chat.chatbot import Chatbot, Conversation
 from chatformer.cli.main import main
-from chatformer.configuration.replies import ReplySettings
+from chatformer.configuration.replies import ChatSettings
 
 DOES_NOT_READ = "This model was trained on single questions and does not read what was said before."
 IGNORED = "warning: --system is ignored"
@@ -24,7 +24,7 @@ def leave_at_once(monkeypatch):
 @pytest.mark.parametrize(("model", "times"), [("trained", 0), ("reads_questions", 1)])
 def test_a_chat_says_once_that_the_history_is_not_read(request, leave_at_once, capsys, model, times):
     chatbot = Chatbot.from_pretrained(str(request.getfixturevalue(model)), device="cpu")
-    assert terminal.talk(Conversation(chatbot), ReplySettings()) == 0
+    assert terminal.talk(Conversation(chatbot), ChatSettings()) == 0
     assert capsys.readouterr().out.count(DOES_NOT_READ) == times
 
 

@@ -9,7 +9,7 @@ from chatformer.cli.main import main
 from chatformer.configuration.data import DataSettings
 from chatformer.configuration.declaring import without_effect as declared
 from chatformer.configuration.evaluation import DoctorSettings
-from chatformer.configuration.replies import ReplySettings
+from chatformer.configuration.replies import ChatSettings
 from chatformer.data.preparation import read_conversations
 from chatformer.evaluation.doctor.subject import without_effect
 from chatformer.storage.printing import plain_console
@@ -41,10 +41,13 @@ def test_only_one_of_several_processes_says_it(monkeypatch, capsys):
 
 
 def test_a_chat_says_it_of_what_is_set(capsys):
-    settings = run_command("set", ["top_p", "0.5"], None, ReplySettings(), plain_console())
-    assert settings.top_p == 0.5 and capsys.readouterr().out == "--top-p has no effect without --temperature.\n"
+    settings = run_command("set", ["top_p", "0.5"], None, ChatSettings(seed=1), plain_console())
+    assert settings.reply.top_p == 0.5 and capsys.readouterr().out == "--top-p has no effect without --temperature.\n"
     settings = run_command("set", ["temperature", "0.5"], None, settings, plain_console())
-    assert (settings.top_p, settings.temperature) == (0.5, 0.5) and capsys.readouterr().out == ""
+    assert (settings.reply.top_p, settings.reply.temperature) == (0.5, 0.5) and capsys.readouterr().out == ""
+    remote = ChatSettings(url="http://127.0.0.1:8000")
+    assert run_command("set", ["num_beams", "4"], None, remote, plain_console()).reply.num_beams == 4
+    assert capsys.readouterr().out == "--num-beams has no effect with --url.\n"
 
 
 @pytest.mark.parametrize(

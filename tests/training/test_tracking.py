@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import typing
 
 import pytest
 
+from chatformer.configuration.training import Tracker
 from chatformer.storage.reading import read_json_lines
 
 
@@ -22,17 +24,47 @@ def test_a_recipe_cannot_name_an_unknown_tracker(train, flags, tmp_path, capsys)
     assert "--log-with must be of tensorboard, trackio, wandb, but it is 'tensorbord'." in capsys.readouterr().err
 
 
-def test_a_resumed_run_is_reported_where_it_was_before(train, flags, tmp_path):
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+@pytest.fixture
+def tracked(train, flags, tmp_path, monkeypatch):
+    """Return the folder of a run that was resumed, reported to every tracker that is installed, and these trackers."""
+    names = [name for name in typing.get_args(Tracker) if importlib.util.find_spec(name)]
+    # Nothing is sent.
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": tmp_path, "TRACKIO_DIR": tmp_path / "trackio"}.items():
+        monkeypatch.setenv(name, str(value))
     folder = tmp_path / "run"
-    assert train(flags(folder, max_steps=4, eval_steps=2, log_with="tensorboard")) == 0
-    first = json.loads((folder / "training_record.json").read_text("utf-8"))["tracking_id"]
-    again = [*flags(folder, max_steps=6, eval_steps=2, log_with="tensorboard"), "--resume", "--resume-changed"]
-    assert train(again) == 0
-    assert json.loads((folder / "training_record.json").read_text("utf-8"))["tracking_id"] == first
-    events = accumulators.EventAccumulator(str(folder / "runs" / "chatformer"))
-    events.Reload()
+    for steps, more in ((4, []), (6, ["--resume", "--resume-changed"])):
+        assert train([*flags(folder, max_steps=steps, eval_steps=2), "--log-with", *names, *more]) == 0
+    return folder, names
+
+
+def test_a_resumed_run_is_reported_where_it_was_before(tracked, tmp_path):
+    folder, names = tracked
+    run_id = json.loads((folder / "training_record.json").read_text("utf-8"))["tracking_id"]
     log = read_json_lines(folder / "training_log.jsonl")
-    for name in ("loss", "eval_loss"):
-        reported = [(event.step, event.value) for event in events.Scalars(name)]
-        assert reported == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in log if name in line]
+    for name in ("loss", "eval_loss", "learning_rate"):
+        logged = [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in log if name in line]
+        assert logged
+        if "tensorboard" in names:
+            assert reported_to_tensorboard(folder, name) == logged
+        if "trackio" in names:
+            assert reported_to_trackio(run_id, name) == logged
+    if "wandb" in names:
+        # Two parts of one run, which `wandb sync` puts together.
+        assert [path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*")] == [run_id] * 2
+
+
+def reported_to_tensorboard(folder, name):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "runs" / "chatformer"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def reported_to_trackio(run_id, name):
+    from trackio.sqlite_storage import SQLiteStorage
+
+    assert [run["name"] for run in SQLiteStorage.get_run_records("chatformer")] == [f"run-{run_id}"]
+    assert SQLiteStorage.get_run_config("chatformer", f"run-{run_id}")["d_model"] == 32
+    lines = SQLiteStorage.get_logs("chatformer", f"run-{run_id}")
+    return [(line["step"], line[name]) for line in lines if name in line]

@@ -11,7 +11,7 @@ from collections import Counter
 import httpx2
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CLUSTER = """
 import sys
@@ -20,7 +20,12 @@ from ray import serve
 from chatformer.chat.serving.cluster import ClusterSettings, build
 
 ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
+address = {"host": "127.0.0.1", "port": int(sys.argv[2])}
+try:
+    serve.start(http_options=address)
+except TimeoutError:
+    # Ray waits for its proxy for a minute, and lets it go on starting.
+    serve.start(http_options=address)
 settings = ClusterSettings(
     model=sys.argv[1], engine="ctranslate2", model_name="bot", min_replicas=2, max_replicas=2, max_waiting=1
 )
@@ -31,6 +36,14 @@ serve.shutdown()
 ray.shutdown()
 """
 
+PATIENCE = {
+    "RAY_agent_register_timeout_ms": "240000",
+    "RAY_worker_register_timeout_seconds": "240",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "240",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "240",
+}
+"""On a busy machine Ray's processes, each of which imports for seconds, do not start within the times it gives them."""
+
 
 @pytest.fixture
 def url(exported, tmp_path):
@@ -39,10 +52,7 @@ def url(exported, tmp_path):
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER, str(exported), str(port)],
-        env=os.environ
-        | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        # On a busy machine the proxy does not start within the 5 seconds that Ray gives it.
-        | {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"},
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | PATIENCE,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

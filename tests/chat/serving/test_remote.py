@@ -120,8 +120,6 @@ def test_what_is_no_reply_is_an_error_in_words(other, reply, words):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--engine", "ctranslate2"], "--engine has no effect with --url"),
-        (["--num-beams", "4"], "--num-beams has no effect with --url"),
         (["--url", "http://127.0.0.1:9"], "cannot be reached"),
         (["--url", "127.0.0.1:8000"], "--url must be an address"),
         (["--url", "ftp://x"], "--url must be an address"),
@@ -141,7 +139,20 @@ def test_a_pipe_talks_over_the_network(other, capsys, monkeypatch):
     assert capsys.readouterr().out == "네, 1 2\n\n"
 
 
-def test_a_model_or_a_url_is_needed(capsys):
-    for flags in ([], ["folder", "--api-key", "x"]):
-        assert main(["chat", *flags]) == 2
-        assert "--url" in capsys.readouterr().err
+def test_what_the_server_decides_is_said_to_have_no_effect(other, capsys, monkeypatch):
+    other.reply = events(delta("네"), "[DONE]")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("안녕\n".encode())))
+    own = ["--engine", "ctranslate2", "--device", "cpu", "--revision", "v1", "--num-beams", "4", "--top-k", "9"]
+    assert main(["chat", "--url", other.url, *own, "--temperature", "0.5", "--max-new-tokens", "7"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    expected = [f"warning: {name} has no effect with --url." for name in own[::2]]
+    assert sorted(said) == sorted(expected)
+    assert set(other.received[0]) == {"model", "messages", "stream", "temperature", "top_p", "max_tokens"}
+
+
+@pytest.mark.parametrize("command", [["chat"], ["web", "--port", "0"]])
+def test_a_model_or_a_url_is_needed(capsys, command):
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith("error: The folder of a model must be given, or --url")
+    assert main([*command, "folder", "--api-key", "x"]) == 2
+    assert "warning: --api-key has no effect without --url." in capsys.readouterr().err

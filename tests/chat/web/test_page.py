@@ -3,6 +3,8 @@
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import time
 import unicodedata
 
@@ -12,7 +14,9 @@ from gradio_client import Client
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.web.page import Page
-from chatformer.configuration.replies import ReplySettings
+from chatformer.chat.web.serving import page_of
+from chatformer.chat.web.words import KOREAN
+from chatformer.configuration.replies import ReplySettings, WebSettings
 from chatformer.storage.run_folder import Records
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -211,6 +215,38 @@ def test_a_reply_streams_and_can_be_stopped(tab, serve):
     assert endless.is_stopped
     # A page without a model on this machine says why it shows no inside.
     assert "elsewhere" in page.input_value("#note textarea")
+
+
+def test_a_page_of_a_running_server_has_no_inside_and_says_so(tab, serve, trained, environment, chatbot):
+    command = [sys.executable, "-m", "chatformer.cli.main", "serve", str(trained), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://\S+", process.stdout.readline())[0]
+        page = tab(serve(page_of(WebSettings(url=address))), locale="ko-KR", viewport={"width": 390, "height": 844})
+        assert page.inner_text("h1") == trained.name
+        first = reply_of(chatbot, EXAMPLE)
+        say(page, EXAMPLE)
+        wait_for_reply(page, first)
+        say(page, "again!")
+        wait_for_reply(page, reply_of(chatbot, EXAMPLE, first, "again!"), 2)
+        for view in ("토큰", "어텐션", "빔"):
+            page.click(f"#view label:has(span:text-is('{view}'))")
+            page.wait_for_function(
+                "words => document.querySelector('#note textarea').value === words", arg=KOREAN["no_inside"]
+            )
+        # Only what the protocol has a place for can be chosen.
+        page.click("text=Settings")
+        assert page.is_visible("#search") and page.is_hidden(f"text={KOREAN['num_beams']}")
+        assert page.is_hidden(f"text={KOREAN['beams_search']}")
+        # A server that has gone is an error in words, and the next message is possible.
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+        say(page, "again!")
+        page.wait_for_selector("text=cannot be reached")
+        page.wait_for_selector("#say .submit-button")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_the_api_of_the_page_gives_the_same_text_and_asks_no_other_machine(address, chatbot, addresses):

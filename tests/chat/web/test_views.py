@@ -6,11 +6,17 @@ from plotly.graph_objects import Figure
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.engines import TransformersEngine
+from chatformer.chat.web.page import Page
 from chatformer.chat.web.views import VIEWS, Choice, drawn
 from chatformer.chat.web.words import KOREAN, WORDS, words_for
 from chatformer.configuration.configuration_bahdanau import BahdanauConfig
 from chatformer.configuration.replies import ReplySettings
 from chatformer.modeling_bahdanau import BahdanauForConditionalGeneration
+
+
+def chosen(view, attention="cross", **beams):
+    beams = ReplySettings(**{"num_beams": 2} | beams)
+    return Choice(view=view, attention=attention, layer=1, head=0, with_special=True, beams=beams)
 
 
 @pytest.mark.parametrize("has_attention", [True, False])
@@ -30,13 +36,41 @@ def test_a_recurrent_model_shows_what_it_has(has_attention, tokenizer):
     log = [{"step": 1, "loss": 2.0, "learning_rate": 0.1}]
 
     def seen(view, attention="cross"):
-        choice = Choice(view=view, attention=attention, layer=1, head=0, with_special=True, num_beams=2)
-        return drawn(chatbot, answer, choice, log, KOREAN)
+        return drawn(chatbot, answer, chosen(view, attention), log, KOREAN)
 
     figures = {view for view in VIEWS if isinstance(seen(view), Figure)}
     assert figures == {"tokens", "steps", "beams", "training"} | ({"attention"} if has_attention else set())
     assert seen("masks") == seen("attention", "encoder") == KOREAN["no_attention"]
     assert seen("positions") == KOREAN["no_positions"]
+
+
+def test_the_tree_is_that_of_the_search_that_replied(trained):
+    torch.set_num_threads(1)
+    chatbot = Chatbot.from_pretrained(str(trained), device="cpu")
+    replies = set()
+    for settings in ({}, {"no_repeat_ngram_size": 1}, {"max_new_tokens": 3}, {"repetition_penalty": 9.0}):
+        settings = {"num_beams": 3, **settings}
+        answer = chatbot.answer([{"role": "user", "content": "따라 해 2 2"}], ReplySettings(**settings))
+        *_, nodes = drawn(chatbot, answer, chosen("beams", **settings), [], KOREAN).data
+        (best,) = [place for place, text in enumerate(nodes.text) if text.endswith(" #1")]
+        # The first token is at 1.
+        assert nodes.x[best] == len(answer.reply_ids)
+        replies.add(answer.text)
+    assert len(replies) > 1
+
+
+def test_a_page_takes_whatever_its_flags_may_say(trained):
+    chatbot = Chatbot.from_pretrained(str(trained), device="cpu")
+    own = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "length_penalty": 2.0}
+    for sampling in (
+        {"temperature": 0.01, "top_p": 0.001, "top_k": 5000, "max_new_tokens": 1},
+        {"temperature": 55.5, "top_p": 0.99, "top_k": 0, "max_new_tokens": 9999},
+    ):
+        for settings in (ReplySettings(**own, **sampling), ReplySettings(**own, num_beams=64, max_new_tokens=9999)):
+            page = Page(chatbot=chatbot, title="bot", examples=[], settings=settings)
+            # As the browser sends back what it was shown.
+            values = [control.preprocess(control.value) for control in page.controls(KOREAN)]
+            assert page.chosen(*values) == settings
 
 
 def test_both_languages_have_all_words_and_the_browser_chooses():
