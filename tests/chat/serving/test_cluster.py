@@ -37,6 +37,8 @@ ray.shutdown()
 """
 
 PATIENCE = {
+    # Otherwise its workers are the last on the machine to get a core.
+    "RAY_worker_niceness": "0",
     "RAY_agent_register_timeout_ms": "240000",
     "RAY_worker_register_timeout_seconds": "240",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "240",
@@ -62,7 +64,11 @@ def url(exported, tmp_path):
         yield f"http://127.0.0.1:{port}"
     finally:
         process.stdin.close()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        finally:
+            # With it go the processes that it has started.
+            process.kill()
 
 
 def test_two_replicas_answer_as_one_and_refuse_what_is_too_much(url, fast_chatbot):
