@@ -75,6 +75,14 @@ def test_training_in_bf16(run):
     assert figures["contestants"]["marian-eager"]["times_slower_than_the_first"]["maximum"] == 1
 
 
+def test_training_of_recurrent_models(run):
+    contestants = run("recurrent", "--tokens-per-step", "80")["contestants"]
+    assert list(contestants) == ["chatformer", "input-feeding", "seq2seq", "torch-gru"]
+    assert all(min(found["target_tokens_per_second"]) > 0 for found in contestants.values())
+    sizes = {name: found["parameters"] for name, found in contestants.items()}
+    assert sizes["seq2seq"] == sizes["torch-gru"] < sizes["input-feeding"] < sizes["chatformer"]
+
+
 def test_the_trainer_counts_useful_tokens_alone_and_goes_on_to_other_exchanges(benchmark, conversations_file):
     from chatformer.data.preparation import prepare_data
     from chatformer.training.building import new_model
