@@ -35,6 +35,8 @@ from chatformer.chat.chatbot import Chatbot
 from chatformer.configuration.replies import ReplySettings
 from chatformer.configuration.training import TrainingSettings
 from chatformer.conversation import encode_conversation
+from chatformer.evaluation.figures import has_metrics
+from chatformer.evaluation.plots.drawing import check_format
 
 RECIPES = Path(__file__).with_name("recipes")
 RUNGS = ("seq2seq", "bahdanau", "transformer", "strided")
@@ -152,6 +154,10 @@ def climb(settings: Settings) -> None:
     """Train and measure what is not done yet, and write the results."""
     if not settings.seeds:
         raise ValueError("Give --seeds at least one seed.")
+    if not has_metrics():
+        raise ValueError("BLEU and chrF are missing. Run: pip install 'chatformer[metrics,plots]'")
+    # Not after hours of training.
+    check_format(settings.output_dir / "ladder.png")
     rungs = check_rungs(settings.rungs)
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     task = task_of(settings)
