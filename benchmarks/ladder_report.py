@@ -78,10 +78,10 @@ def words_of_source(items: Items) -> np.ndarray:
     return np.array([len(item["history"][-1]["content"].split()) for item in items])
 
 
-def groups_by_length(items: Items) -> dict[str, tuple[int, int]]:
+def groups_by_length(items: Items, fewest: int = FEWEST) -> dict[str, tuple[int, int]]:
     """Groups of about the same size by the words of the source: names, and the lengths from and below which."""
     lengths = words_of_source(items)
-    number = max(1, min(MOST_GROUPS, len(items) // FEWEST))
+    number = max(1, min(MOST_GROUPS, len(items) // fewest))
     quantiles = np.quantile(lengths, np.linspace(0, 1, number, endpoint=False), method="lower")
     # A length belongs to one group: equal bounds are one.
     bounds = [*np.unique(quantiles).tolist(), int(lengths.max()) + 1]
@@ -92,7 +92,8 @@ def groups_by_length(items: Items) -> dict[str, tuple[int, int]]:
 
 def results_by_length(items: Mapping[str, list[Items]], metric: str) -> dict[str, dict[str, float]]:
     """The metric of each rung in each group of lengths, the mean over the seeds, whose exchanges may differ."""
-    groups = groups_by_length([item for of_seed in next(iter(items.values())) for item in of_seed])
+    first_rung = next(iter(items.values()))
+    groups = groups_by_length(list(itertools.chain.from_iterable(first_rung)), FEWEST * len(first_rung))
 
     def figure(of_seed: Items, low: int, high: int) -> float:
         lengths = words_of_source(of_seed)

@@ -48,10 +48,8 @@ def test_the_metric_by_length_is_that_of_the_group_and_the_mean_of_the_seeds(ben
     report = benchmark("ladder_report")
     lengths = [*range(1, 101)] * 2
     right = items_of_lengths(lengths, bool)
-    short, none = (
-        items_of_lengths(lengths, lambda length: length <= 50),
-        items_of_lengths(lengths, lambda length: False),
-    )
+    short = items_of_lengths(lengths, lambda length: length < 50)
+    none = items_of_lengths(lengths, lambda length: False)
     found = report.results_by_length({"bahdanau": [right, right], "seq2seq": [right, short], "x": [none, none]}, "bleu")
     assert [round(figure) for figure in found["bahdanau"].values()] == [100] * 4
     assert [round(figure) for figure in found["seq2seq"].values()] == [100, 100, 50, 50]
