@@ -6,10 +6,10 @@ The ladder: sequence to sequence, Bahdanau's attention, the Transformer, sparse 
     python benchmarks/ladder.py --data multi30k --output-dir runs/ladder-multi30k --seeds 1 2
 
 Every rung has the same tokenizer, training, validation and test data, and the same steps; learning rate, dropout and
-size are its own, chosen by the validation data, in the recipes next to this file. Each rung is trained by `chatformer
-train` and measured by `chatformer evaluate`; then all generate in turn, which gives their speed. The folder gets
-ladder.md, a table, ladder.json, ladder.png, the quality by the length of the source (Figure 2 of Bahdanau et al., 2014,
-arXiv:1409.0473), and attention.png, where each rung looked for the same sentence.
+size are those of its recipe. Each rung is trained by `chatformer train` and measured by `chatformer evaluate`; then all
+generate in turn, which gives their speed. The folder gets ladder.md, a table, ladder.json, ladder.png, the quality by
+the length of the source (Figure 2 of Bahdanau et al., 2014, arXiv:1409.0473), and attention.png, where each rung looked
+for the same sentence.
 
 --quick trains small models on the corpus that comes with chatformer. Multi30k's folder has train, val and
 test_2016_flickr, each as NAME.lc.norm.tok.en and .de, with or without .gz. What is finished in the folder is not
