@@ -240,9 +240,11 @@ def shortcomings(
             f"that teaches. Take --warmup-steps {max(1, num_steps // STEPS_PER_WARMUP_STEP)}, or more steps."
         )
     if SIZE.bad.severity(num_parameters / facts.tokens) == "problem":
+        smallest = next(iter(sizes_of(settings.model.architecture)))
+        advice = "Take more data" if settings.model.size == smallest else "Take a smaller --size, or more data"
         problems.append(
             f"{num_parameters:,} parameters learn from {facts.tokens:,} tokens, {num_parameters / facts.tokens:,.0f} "
-            "for each: the model will know them by heart and little else. Take a smaller --size, or more data."
+            f"for each: the model will know them by heart and little else. {advice}."
         )
     if (
         facts.validation_exchanges

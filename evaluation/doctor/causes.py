@@ -41,7 +41,7 @@ def with_causes(
 
 def named_by(finding: Finding) -> Cause:
     """The cause that another finding names."""
-    return Cause(f"{finding.title!r} says why.", "See there.")
+    return Cause(f"{finding.title!r} says why.", "Follow the advice there.")
 
 
 def causes_of(

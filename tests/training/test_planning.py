@@ -141,6 +141,9 @@ def test_what_cannot_teach_is_said_with_the_flag_to_change():
     assert "--max-steps" in found("--max-steps", "40")
     assert "--warmup-steps 600" in found("--max-steps", "3000", "--warmup-steps", "2000")
     assert "22,222 for each" in found(num_parameters=10**9)
+    assert "Take a smaller --size" in found("--size", "mini", num_parameters=10**9)
+    # There is none that is smaller.
+    assert "little else. Take more data." in found("--size", "tiny", num_parameters=10**9)
     assert "--validation-fraction 0" in found(exchanges=95, tokens=1500, validation_exchanges=5)
     assert "--minutes 60" in found(minutes=200.0)
     assert not found()
