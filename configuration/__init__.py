@@ -7,7 +7,8 @@ What it is: the configuration of a model, and the settings of every command. In 
     declaring                 bounds next to the defaults, their check, the names of flags
     sizes                     the named sizes
     data                      which conversations are read, and how text becomes tokens
-    training                  what is trained, how, and what a run writes
+    model                     what is trained
+    training                  how it is trained, and what a run writes
     recipes                   files that give some settings: defaults < recipe < flags
     replies                   which model replies, and how: `chat`, `generate`
     evaluation                `evaluate`, `doctor`

@@ -5,6 +5,7 @@ import math
 from .configuration_seq2seq import Seq2SeqConfig
 
 ACTIVATIONS = ("relu", "silu", "swish", "gelu")
+SELF_ATTENTIONS = ("full", "strided", "fixed")
 
 # What a saved folder says of itself, so that it loads with `trust_remote_code=True` where chatformer is not installed.
 AUTO_MAP = {
@@ -12,6 +13,11 @@ AUTO_MAP = {
     "AutoModel": "modeling_chatformer.ChatformerModel",
     "AutoModelForSeq2SeqLM": "modeling_chatformer.ChatformerForConditionalGeneration",
 }
+
+
+def root_of(num_tokens):
+    """The stride at which sparse attention to `num_tokens` tokens takes the least time: their root, rounded up."""
+    return math.isqrt(num_tokens - 1) + 1
 
 
 class ChatformerConfig(Seq2SeqConfig):
@@ -36,6 +42,12 @@ class ChatformerConfig(Seq2SeqConfig):
         "swish") or "gelu".
     output_bias (`bool`): Whether a learnt number is added to each token's logit; the paper has none.
     layer_norm_eps (`float`): Added to the variance in layer normalisation.
+    self_attention (`str`): What a token looks at within its own sequence: "full" as in the paper, or "strided" or
+        "fixed", the sparse sets of Child et al. (2019). From decoder to encoder, attention is always full.
+    stride (`int`, *optional*): Their l: how many tokens are near, and how far apart the others are; the root of
+        `max_position_embeddings` unless given. Good values are near the root of the length of the inputs.
+    summary_size (`int`, *optional*): Their c, of "fixed": so many tokens at the end of each `stride` tokens are seen
+        from everywhere; 8, or a quarter of `stride` if that is less, unless given.
     max_position_embeddings (`int`): Positions tabulated beforehand. Not a limit: longer inputs extend the table, but
         for what `torch.export` made, which refuses them.
     pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`): Rows of the control tokens.
@@ -65,12 +77,19 @@ class ChatformerConfig(Seq2SeqConfig):
     activation: str = "relu"
     output_bias: bool = False
     layer_norm_eps: float = 1e-5
+    self_attention: str = "full"
+    stride: int | None = None
+    summary_size: int | None = None
     max_position_embeddings: int = 1024
 
     def set_open_widths(self):
         """`d_ff` as the paper has it; only now, because d_model may have come under its other name, hidden_size."""
         if self.d_ff is None and isinstance(self.d_model, int):
             self.d_ff = 4 * self.d_model
+        if self.self_attention != "full" and self.stride is None:
+            self.stride = root_of(self.max_position_embeddings)
+        if self.self_attention == "fixed" and self.summary_size is None:
+            self.summary_size = min(8, max(1, self.stride // 4))
 
     def validate_architecture(self):
         """Check every rule that a Chatformer's numbers must keep."""
@@ -88,6 +107,16 @@ class ChatformerConfig(Seq2SeqConfig):
             raise ValueError(f"layer_norm_eps must be more than 0, but it is {self.layer_norm_eps!r}.")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but it is {self.activation!r}.")
+        if self.self_attention not in SELF_ATTENTIONS:
+            raise ValueError(
+                f"self_attention must be one of {', '.join(SELF_ATTENTIONS)}, but it is {self.self_attention!r}."
+            )
+        if self.self_attention != "full":
+            self._check_widths("stride")
+        if self.self_attention == "fixed":
+            self._check_widths("summary_size")
+            if self.summary_size > self.stride:
+                raise ValueError(f"summary_size ({self.summary_size}) must be at most stride ({self.stride}).")
         if self.d_model % self.num_heads:
             raise ValueError(f"d_model ({self.d_model}) must be a multiple of num_heads ({self.num_heads}).")
         if self.d_model % 2:

@@ -48,6 +48,7 @@ class Seq2SeqConfig(PretrainedConfig):
         # transformers sets them without any check, and leaves those that are not fields to other readers.
         config, unknown = found if isinstance(found, tuple) else (found, overrides)
         config._reject_misspelt_fields(unknown)
+        config.set_open_widths()
         config.validate_architecture()
         return found
 

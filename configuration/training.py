@@ -27,6 +27,7 @@ from .declaring import (
     flag,
     given,
 )
+from .model import ModelSettings, check_model
 
 Value = TypeVar("Value")
 
@@ -67,53 +68,6 @@ PLANNED = (
     "metric_for_best_model",
 )
 """What is planned from the data unless a flag or a recipe gives it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """What is trained."""
-
-    architecture: Literal["transformer", "bahdanau", "seq2seq"] = "transformer"
-    """The paper's Transformer, or a rung of the ladder to it: recurrent networks with Bahdanau's attention, or without
-    any, seq2seq."""
-    size: str | None = None
-    """A named size: tiny, mini, small, or the paper's base and big; planned from the data unless given."""
-    d_model: int | None = None
-    """Width of the residual stream, or of a recurrent state; the size's unless given."""
-    d_embedding: int | None = None
-    """Width of a recurrent model's embedding; d_model unless given."""
-    d_attention: int | None = None
-    """Width of the layer inside Bahdanau's attention; d_model unless given."""
-    d_ff: int | None = None
-    """Inner width of the feed-forward network; the size's unless given."""
-    num_heads: int | None = None
-    """Attention heads; the size's unless given."""
-    encoder_layers: int | None = None
-    """Layers of the encoder; the size's unless given."""
-    decoder_layers: int | None = None
-    """Layers of the decoder; the size's unless given."""
-    dropout: float | None = None
-    """Dropout on sub-layers and embeddings; planned from the data unless given."""
-    attention_dropout: float | None = None
-    """Dropout on attention weights; the paper has none."""
-    activation_dropout: float | None = None
-    """Dropout inside the feed-forward network; the paper has none."""
-    embedding_initializer_range: Annotated[float, MoreThan(0)] | None = None
-    """Standard deviation of the embedding's first weights; the root of 1 / its width unless given."""
-    repetition_penalty: Annotated[float, AtLeast(1)] = 1.1
-    """Saved in generation_config.json, so that `generate()` has it: above 1, tokens that a reply already has become
-    less likely, which ends loops and doubled words; 1 changes nothing."""
-
-
-OF_ONE_ARCHITECTURE = {
-    **dict.fromkeys(
-        ("d_ff", "num_heads", "encoder_layers", "decoder_layers", "attention_dropout", "activation_dropout"),
-        ("transformer",),
-    ),
-    "d_embedding": ("bahdanau", "seq2seq"),
-    "d_attention": ("bahdanau",),
-}
-"""Settings of a model that not every architecture has, each with those that do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +195,7 @@ class TrainingSettings:
     def filled(self, before: "TrainingSettings") -> "TrainingSettings":
         """These settings, and the plan of `before` where they leave it open, as a resumed run has them."""
         given, begun_with = self.flat(), before.flat()
-        open_names = [name for name in PLANNED if given[name] is None]
+        open_names = [name for name in (*PLANNED, "stride") if given[name] is None]
         if any(given[name] is not None for name in LENGTHS):
             open_names = [name for name in open_names if name not in LENGTHS]
         return self.changed({name: begun_with[name] for name in open_names}, where="the run so far")
@@ -303,12 +257,8 @@ def check_settings(settings: TrainingSettings) -> None:
         raise SettingsError("--resume goes on with a run, and --overwrite-output-dir removes it: give one of them.")
     if run.resume_changed and not run.resume:
         raise SettingsError("--resume-changed is for --resume, which is not given.")
+    check_model(settings.model)
     architecture = settings.model.architecture
-    for name, owners in OF_ONE_ARCHITECTURE.items():
-        if getattr(settings.model, name) is not None and architecture not in owners:
-            raise SettingsError(
-                f"{flag(name)} is for --architecture {' or '.join(owners)}, but the architecture is {architecture}."
-            )
     if plan.torch_compile and architecture != "transformer":
         raise SettingsError(
             f"--torch-compile compiles the Transformer's layers; --architecture {architecture} has none. Leave it out."

@@ -7,6 +7,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     pretrained                 what the models share: loading, saving, initial weights
     attention                  Equation 1, and several heads of it
     feed_forward               Equation 2
+    sparse_attention           attention to a part of the tokens, of the Sparse Transformer; skip it at first
     encoder                    source -> memory
     decoder                    memory and target so far -> next target vectors
     loss                       logits and labels -> label-smoothed cross-entropy

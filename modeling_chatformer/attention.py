@@ -88,7 +88,7 @@ class MultiHeadAttention(nn.Module):
         self,
         x_BQD: Tensor,
         memory_BKD: Tensor,
-        mask: Tensor | None,
+        mask: Any,
         cache: EncoderDecoderCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -100,10 +100,22 @@ class MultiHeadAttention(nn.Module):
         """
         query_BHQC = self.split_heads(self.query(x_BQD))
         key_BHKC, value_BHKC = self.keys_and_values(memory_BKD, cache)
+        attended_BQHC, weights_BHQK = self.attend(query_BHQC, key_BHKC, value_BHKC, mask, output_attentions)
+        return self.output(attended_BQHC.flatten(2)), weights_BHQK
+
+    def attend(
+        self,
+        query_BHQC: Tensor,
+        key_BHKC: Tensor,
+        value_BHKC: Tensor,
+        mask: Any,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The heads, (B, Q, H, C), by the attention in use, and its weights, (B, H, Q, K), if it keeps them."""
         # Only the eager attention returns its weights.
         implementation = "eager" if output_attentions else self.config._attn_implementation
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, self.eager_attention)
-        attended_BQHC, weights_BHQK = attend(
+        return attend(
             self,
             query_BHQC,
             key_BHKC,
@@ -112,7 +124,6 @@ class MultiHeadAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             scaling=self.scaling,
         )
-        return self.output(attended_BQHC.flatten(2)), weights_BHQK
 
 
 class MaskedSelfAttention(MultiHeadAttention):

@@ -4,6 +4,7 @@ The decoder: Section 3.1 of "Attention Is All You Need".
 Letters after a tensor's name are its axes: B batch, S source tokens, T target tokens, D d_model.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .configuration_chatformer import ChatformerConfig
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of
 from .feed_forward import FeedForward
 from .pretrained import ChatformerPreTrainedModel
+from .sparse_attention import MaskedSparseAttention, sparse_masks
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -26,7 +28,8 @@ class DecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: ChatformerConfig, layer_index: int):
         super().__init__()
-        self.self_attention = MaskedSelfAttention(config, layer_index)
+        kind = MaskedSelfAttention if config.self_attention == "full" else MaskedSparseAttention
+        self.self_attention = kind(config, layer_index)
         self.self_attention_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.cross_attention = CrossAttention(config, layer_index)
         self.cross_attention_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
@@ -37,7 +40,7 @@ class DecoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None,
+        mask: Any,
         memory: Tensor,
         memory_mask: Tensor | None,
         past_key_values: EncoderDecoderCache | None = None,
@@ -102,10 +105,22 @@ class Decoder(ChatformerPreTrainedModel):
         # A cache of fixed size counts its tokens on the device; its size is a bound that is known without waiting.
         num_positions = num_new if target_cache is None else target_cache.get_mask_sizes(num_new, 0)[0]
 
-        # To return weights the eager attention runs, which needs a mask even if all of it is causal.
-        mask = create_causal_mask(
-            self.config, inputs_embeds, attention_mask, target_cache, allow_is_causal_skip=not output_attentions
-        )
+        # One for all layers, or one for each of the sets that sparse layers have in turn.
+        if self.config.self_attention == "full":
+            # To return weights the eager attention runs, which needs a mask even if all of it is causal.
+            skip = not output_attentions
+            masks: Any = [
+                create_causal_mask(self.config, inputs_embeds, attention_mask, target_cache, allow_is_causal_skip=skip)
+            ]
+        else:
+            masks = sparse_masks(
+                self.config,
+                inputs_embeds,
+                attention_mask,
+                is_causal=True,
+                cache=target_cache,
+                output_attentions=output_attentions,
+            )
         memory = encoder_hidden_states
         memory_mask = create_bidirectional_mask(
             self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states=memory
@@ -114,7 +129,7 @@ class Decoder(ChatformerPreTrainedModel):
         hidden_states: tuple[Tensor, ...] = (x_BTD,)
         self_attentions: tuple[Any, ...] = ()
         cross_attentions: tuple[Any, ...] = ()
-        for layer in self.layers:
+        for layer, mask in zip(self.layers, itertools.cycle(masks), strict=False):
             x_BTD, self_weights, cross_weights = layer(
                 x_BTD,
                 mask,

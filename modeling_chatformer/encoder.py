@@ -4,6 +4,7 @@ The encoder: Section 3.1 of "Attention Is All You Need".
 Letters after a tensor's name are its axes: B batch, S source tokens, D d_model.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .configuration_chatformer import ChatformerConfig
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of
 from .feed_forward import FeedForward
 from .pretrained import ChatformerPreTrainedModel
+from .sparse_attention import SparseAttention, sparse_masks
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -25,13 +27,14 @@ class EncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: ChatformerConfig, layer_index: int):
         super().__init__()
-        self.attention = MultiHeadAttention(config, layer_index)
+        kind = MultiHeadAttention if config.self_attention == "full" else SparseAttention
+        self.attention = kind(config, layer_index)
         self.attention_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, mask: Any, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
         attended, weights = self.attention(x, x, mask, output_attentions=output_attentions)
         x = self.attention_norm(x + self.dropout(attended))
         x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
@@ -73,11 +76,17 @@ class Encoder(ChatformerPreTrainedModel):
         else:
             position_ids_BS = torch.arange(num_tokens, device=inputs_embeds.device).unsqueeze(0)
 
-        mask = create_bidirectional_mask(self.config, inputs_embeds, attention_mask)
+        # One for all layers, or one for each of the sets that sparse layers have in turn.
+        if self.config.self_attention == "full":
+            masks: Any = [create_bidirectional_mask(self.config, inputs_embeds, attention_mask)]
+        else:
+            masks = sparse_masks(
+                self.config, inputs_embeds, attention_mask, is_causal=False, output_attentions=output_attentions
+            )
         x_BSD = self.dropout(inputs_embeds + self.positions(position_ids_BS, num_tokens))
         hidden_states: tuple[Tensor, ...] = (x_BSD,)
         attentions: tuple[Any, ...] = ()
-        for layer in self.layers:
+        for layer, mask in zip(self.layers, itertools.cycle(masks), strict=False):
             x_BSD, weights = layer(x_BSD, mask, output_attentions=output_attentions)
             hidden_states += (x_BSD,)
             attentions += (weights,)

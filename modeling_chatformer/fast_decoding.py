@@ -21,11 +21,12 @@ from .decoder import Decoder, DecoderLayer
 from .embedding import ScaledEmbedding, SinusoidalPositions
 from .fast_products import HAS_ONEDNN, onednn_product
 from .feed_forward import FeedForward
+from .sparse_attention import MaskedSparseAttention, pattern_of
 
 PLAIN_MODULES = frozenset(
     {
-        *(Decoder, DecoderLayer, MaskedSelfAttention, CrossAttention, FeedForward, ScaledEmbedding),
-        *(SinusoidalPositions, nn.Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList),
+        *(Decoder, DecoderLayer, MaskedSelfAttention, MaskedSparseAttention, CrossAttention, FeedForward),
+        *(ScaledEmbedding, SinusoidalPositions, nn.Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList),
     }
 )
 """Modules whose arithmetic this file knows. A class that replaces one of these names it as its `evaluates_as`."""
@@ -111,6 +112,7 @@ class NextTokenLayer:
             for norm in (layer.self_attention_norm, layer.cross_attention_norm, layer.feed_forward_norm)
         ]
         self.scaling = own.scaling
+        self.pattern = pattern_of(own.config, own.layer_index, is_causal=True)
         self.shape_BH1C = -1, own.num_heads, 1, own.config.d_model // own.num_heads
 
     def __call__(
@@ -118,6 +120,8 @@ class NextTokenLayer:
     ) -> Tensor:
         query, key, value, output = self.own_products
         keys_BHKC, values_BHKC = own_cache.update(key(x_BD).view(self.shape_BH1C), value(x_BD).view(self.shape_BH1C))
+        if self.pattern is not None:
+            keys_BHKC, values_BHKC = self.pattern.seen_by_last(keys_BHKC), self.pattern.seen_by_last(values_BHKC)
         attended_BD = attend(query(x_BD), keys_BHKC, values_BHKC, own_mask, self.scaling)
         x_BD = functional.layer_norm(x_BD + output(attended_BD), *self.norms[0])
         query, output = self.cross_products

@@ -16,7 +16,17 @@ from typing import Any
 
 import wrapt
 
-PARTS = ("pretrained", "attention", "feed_forward", "encoder", "decoder", "fast_decoding", "seq2seq", "generation")
+PARTS = (
+    "pretrained",
+    "attention",
+    "feed_forward",
+    "sparse_attention",
+    "encoder",
+    "decoder",
+    "fast_decoding",
+    "seq2seq",
+    "generation",
+)
 """The models' files that import transformers."""
 
 # The models need these, and each of them may lead to the import of transformers' auto classes.

@@ -11,7 +11,8 @@ from chatformer import (
     ChatformerForConditionalGeneration,
     sized_config,
 )
-from chatformer.configuration.training import ModelSettings, OptimizationSettings, decided
+from chatformer.configuration.model import ModelSettings
+from chatformer.configuration.training import OptimizationSettings, decided
 from chatformer.data.batches import plan_epoch
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.fast_training import speed_up

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from chatformer.configuration.configuration_chatformer import root_of
 from chatformer.configuration.declaring import SettingsError
+from chatformer.configuration.model import OF_SPARSE_ATTENTION
 from chatformer.configuration.sizes import sizes_of
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.preparation import PreparedData
@@ -190,6 +192,8 @@ def planned(
         changes["metric_for_best_model"] = "loss"
     if given["size"] is not None and "dropout" in sizes_of(given["architecture"]).get(given["size"], {}):
         del changes["dropout"]
+    if given["self_attention"] in OF_SPARSE_ATTENTION["stride"]:
+        changes["stride"] = root_of(max(given["max_source_tokens"], given["max_target_tokens"]))
     changes = {name: value for name, value in changes.items() if given[name] is None}
     return settings.changed(changes, where="plan")
 

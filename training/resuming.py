@@ -53,6 +53,7 @@ SAME_CONTENT = Row("free", "the content of the data is compared, not its place o
 THIS_COMMAND = Row("free", "it is about this command, not about what is learnt")
 SHAPE = Row("refused", "the weights have the shape that the run began with")
 FIRST_WEIGHTS = Row("refused", "the first weights were drawn when the run began")
+LOOKS = Row("refused", "the weights have learnt to look where it lets them")
 TOKENS = Row("refused", "the tokenizer was trained when the run began")
 DATA = Row("applied", "the data is read, split and encoded by it")
 NOISE = Row("applied", "from the next step on, the sources are changed by it")
@@ -100,6 +101,9 @@ TABLE: Mapping[str, Row] = {
     "d_attention": SHAPE,
     "d_ff": SHAPE,
     "num_heads": SHAPE,
+    "self_attention": LOOKS,
+    "stride": LOOKS,
+    "summary_size": LOOKS,
     "encoder_layers": SHAPE,
     "decoder_layers": SHAPE,
     "dropout": MODEL,

@@ -14,6 +14,8 @@ from plotly.graph_objects import Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
 from chatformer.chat.inside import Attention, Beam, Step, Token, beam_places
+from chatformer.configuration.configuration_chatformer import ChatformerConfig
+from chatformer.sparse_attention import open_pairs
 
 Words = Mapping[str, str]
 
@@ -185,12 +187,21 @@ def beams(tree: Sequence[Beam], words: Words) -> Figure:
     )
 
 
-def masks(source: Sequence[Token], target: Sequence[Token], words: Words, num_padding: int = 3) -> Figure:
+def masks(
+    source: Sequence[Token], target: Sequence[Token], words: Words, config: ChatformerConfig, num_padding: int = 3
+) -> Figure:
     """What the encoder and the decoder may look at; the source has padding behind it, as in a batch."""
     padded = [*source, *[Token(0, "<pad>", True)] * num_padding]
-    may_look_KK = np.broadcast_to(np.arange(len(padded)) < len(source), (len(padded), len(padded)))
-    figure = make_subplots(rows=2, cols=1, subplot_titles=(words["encoder_mask"], words["decoder_mask"]))
-    for row, (names, mask) in enumerate(((padded, may_look_KK), (target, np.tri(len(target)))), start=1):
+    is_token_K = np.arange(len(padded)) < len(source)
+    pictures = []
+    for title, names, is_causal in (("encoder_mask", padded, False), ("decoder_mask", target, True)):
+        kinds = open_pairs(config, len(names), is_causal=is_causal)
+        for number, pairs in enumerate(kinds, start=1):
+            layers = "" if len(kinds) == 1 else f" ({words['layer'].lower()} {number}, {number + len(kinds)}, ...)"
+            mask = pairs.numpy() if is_causal else pairs.numpy() & is_token_K
+            pictures.append((f"{words[title]}{layers}", names, mask))
+    figure = make_subplots(rows=len(pictures), cols=1, subplot_titles=[title for title, _, _ in pictures])
+    for row, (_, names, mask) in enumerate(pictures, start=1):
         figure.add_trace(
             Heatmap(z=mask.astype(int), colorscale="Greys_r", zmin=-0.6, zmax=1, showscale=False, xgap=1, ygap=1),
             row=row,
@@ -200,8 +211,9 @@ def masks(source: Sequence[Token], target: Sequence[Token], words: Words, num_pa
         figure.update_yaxes(named_axis(names, autorange="reversed"), row=row, col=1)
     # A wide figure is scrolled on a phone: its titles are where it begins.
     figure.update_annotations(x=0, xanchor="left")
-    longest = max(len(padded), len(target))
-    figure.update_layout(new_figure(width=max(340, 140 + PIXELS * longest), height=360 + 2 * PIXELS * longest).layout)
+    longest, num_pictures = max(len(padded), len(target)), len(pictures)
+    height = num_pictures * (180 + PIXELS * longest)
+    figure.update_layout(new_figure(width=max(340, 140 + PIXELS * longest), height=height).layout)
     return figure
 
 

@@ -58,7 +58,9 @@ def drawn(
         return figures.steps(inside.steps, words)
     if choice.view == "masks":
         decoder = inside.attentions.get("decoder")
-        return words["no_attention"] if decoder is None else figures.masks(inside.source, decoder.keys, words)
+        if decoder is None:
+            return words["no_attention"]
+        return figures.masks(inside.source, decoder.keys, words, model.config)
     weights = inside.attentions.get(choice.attention)
     if weights is None:
         return words["no_attention"]

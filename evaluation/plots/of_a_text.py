@@ -49,7 +49,7 @@ def picture_of_text(settings: PlotSettings) -> "Figure":
             "--attention cross."
         )
     if settings.picture == "mask":
-        return masks(inside.source, inside.attentions["decoder"].keys)
+        return masks(inside.source, inside.attentions["decoder"].keys, model.config)
     weights = inside.attentions[settings.attention]
     num_layers, num_heads = weights.weights_LHQK.shape[:2]
     for name, value, most in (("--layer", settings.layer, num_layers), ("--head", settings.head, num_heads)):

@@ -10,6 +10,7 @@ from .drawing import fonts_for, name_axes, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from chatformer import ChatformerConfig
     from chatformer.chat.inside import Token
 
 
@@ -28,29 +29,35 @@ def positions(table_PD: np.ndarray) -> "Figure":
     return figure
 
 
-def masks(source: "Sequence[Token]", target: "Sequence[Token]", num_padding: int = 3) -> "Figure":
+def masks(
+    source: "Sequence[Token]", target: "Sequence[Token]", config: "ChatformerConfig", num_padding: int = 3
+) -> "Figure":
     """
-    What each attention may look at (Section 3.2.3).
+    What each attention may look at (Section 3.2.3), with a row of pictures for each kind of layer.
 
     The source is drawn with some padding behind it, as in a batch with a longer one, and the target as the decoder
     reads it.
     """
+    from chatformer.sparse_attention import open_pairs
+
     keys = [token.text for token in source] + ["<pad>"] * num_padding
     queries = [token.text for token in target]
-    is_padding_K = np.arange(len(keys)) >= len(source)
-    may_look = {
-        "Encoder: all but the padding": (keys, keys, np.broadcast_to(~is_padding_K, (len(keys), len(keys)))),
-        "Decoder: nothing later": (queries, queries, np.tri(len(queries), dtype=bool)),
-        "Decoder to encoder: all but the padding": (
-            queries,
-            keys,
-            np.broadcast_to(~is_padding_K, (len(queries), len(keys))),
-        ),
-    }
+    is_token_K = np.arange(len(keys)) < len(source)
+    cross = "Decoder to encoder: all but the padding", queries, keys, np.tile(is_token_K, (len(queries), 1))
+    encoders = [pairs.numpy() & is_token_K for pairs in open_pairs(config, len(keys), is_causal=False)]
+    decoders = [pairs.numpy() for pairs in open_pairs(config, len(queries), is_causal=True)]
+    pictures = []
+    for number, (encoder_KK, decoder_QQ) in enumerate(zip(encoders, decoders, strict=True)):
+        kind = "" if config.self_attention == "full" else f" {config.self_attention},"
+        layers = "" if len(encoders) == 1 else f" layers {number + 1}, {number + 1 + len(encoders)}, ...,"
+        pictures.append((f"Encoder:{kind}{layers} all but the padding", keys, keys, encoder_KK))
+        pictures.append((f"Decoder:{kind}{layers} nothing later", queries, queries, decoder_QQ))
+        pictures.append(cross)
     side = 2.2 + 0.2 * max(len(keys), len(queries))
     with fonts_for([*keys, *queries]):
-        figure = new_figure(3 * side, side)
-        for axes, (title, (rows, columns, mask_QK)) in zip(figure.subplots(1, 3), may_look.items(), strict=True):
+        figure = new_figure(3 * side, len(encoders) * side)
+        all_axes = figure.subplots(len(encoders), 3, squeeze=False).flat
+        for axes, (title, rows, columns, mask_QK) in zip(all_axes, pictures, strict=True):
             axes.imshow(mask_QK, cmap="Greys_r", vmin=-0.6, vmax=1, interpolation="nearest")
             name_axes(axes, rows, columns)
             axes.set_title(title)

@@ -15,12 +15,17 @@ def num_positions(config: Any) -> int:
 
 
 def check_has_layers(config: Any, name: str, format: str) -> None:
-    """Raise a `HubError` unless the model is a Transformer, the only architecture that the other formats have."""
+    """Raise a `HubError` unless the model is a Transformer with full attention, as all other formats have it."""
     if config.model_type != "chatformer":
         kind = "Bahdanau's attention" if config.attention else "no attention"
         raise HubError(
             f"{name} is a recurrent model with {kind} (model_type {config.model_type!r}), which --to {format} cannot "
             "express: give a Transformer, or use the model with transformers itself."
+        )
+    if config.self_attention != "full":
+        raise HubError(
+            f"{name} has sparse self-attention (self_attention {config.self_attention!r}), which --to {format} cannot "
+            "express: give a model with full self-attention, or use this one with transformers itself."
         )
 
 

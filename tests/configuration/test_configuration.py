@@ -44,6 +44,19 @@ def test_d_ff_is_four_times_d_model_unless_given(width):
     assert ChatformerConfig(**{width: 96}, d_ff=100).d_ff == 100
 
 
+def test_stride_and_summary_follow_from_the_positions_unless_given():
+    def sparse(**fields):
+        config = ChatformerConfig(**fields)
+        return config.stride, config.summary_size
+
+    assert sparse() == (None, None)
+    assert sparse(self_attention="strided") == (32, None)
+    assert sparse(self_attention="strided", max_position_embeddings=1025) == (33, None)
+    assert sparse(self_attention="fixed") == (32, 8)
+    assert sparse(self_attention="fixed", stride=12) == (12, 3)
+    assert sparse(self_attention="fixed", stride=2) == (2, 1)
+
+
 def test_the_ecosystems_names_read_and_set_the_papers():
     config = ChatformerConfig(hidden_size=96, num_attention_heads=6, num_hidden_layers=5, decoder_layers=2)
     assert (config.d_model, config.num_heads, config.encoder_layers, config.decoder_layers) == (96, 6, 5, 2)
@@ -66,6 +79,13 @@ def test_the_ecosystems_names_read_and_set_the_papers():
         ({"attention_dropout": -0.1}, r"0 <= attention_dropout < 1, but it is -0\.1"),
         ({"activation_dropout": "0.1"}, r"0 <= activation_dropout < 1, but it is '0\.1'"),
         ({"activation": "rellu"}, r"activation must be one of relu, silu, swish, gelu, but it is 'rellu'"),
+        ({"self_attention": "sparse"}, r"self_attention must be one of full, strided, fixed, but it is 'sparse'"),
+        ({"self_attention": "strided", "stride": 0}, r"stride must be a whole number of at least 1, but it is 0"),
+        ({"self_attention": "fixed", "summary_size": 0}, r"summary_size must be .* at least 1, but it is 0"),
+        (
+            {"self_attention": "fixed", "stride": 4, "summary_size": 5},
+            r"summary_size \(5\) must be at most stride \(4\)",
+        ),
         ({"is_encoder_decoder": False}, r"is_encoder_decoder must stay True"),
         ({"vocab_size": 100, "pad_token_id": 100}, r"pad_token_id \(100\) must be a row .* 0 to .*\(99\)"),
         ({"vocab_size": 100, "decoder_start_token_id": -1}, r"decoder_start_token_id \(-1\) must be a row .*\(99\)"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import font_manager
 
+from chatformer import ChatformerConfig
 from chatformer.chat.inside import Attention, Beam, Step, Token, beam_places
 from chatformer.evaluation import plots
 from chatformer.evaluation.plots import drawing
@@ -52,10 +53,27 @@ def test_a_reply_is_drawn_with_its_tokens_its_steps_and_its_beams():
 
 
 def test_masks_hide_the_padding_and_what_comes_later():
-    encoder, decoder, cross = (axes.images[0].get_array() for axes in plots.masks(TOKENS, TOKENS[:2]).axes)
+    encoder, decoder, cross = (
+        axes.images[0].get_array() for axes in plots.masks(TOKENS, TOKENS[:2], ChatformerConfig()).axes
+    )
     assert encoder.shape == (6, 6) and encoder[:, :3].all() and not encoder[:, 3:].any()
     np.testing.assert_array_equal(decoder, np.tri(2))
     assert cross.shape == (2, 6) and not cross[:, 3:].any()
+
+
+def test_masks_of_sparse_attention_show_the_sets_of_each_kind_of_layer():
+    tokens = TOKENS * 3
+    config = ChatformerConfig(self_attention="strided", stride=3)
+    figure = plots.masks(tokens, tokens[:7], config)
+    near, causal_near, _, far, causal_far, _ = (axes.images[0].get_array() for axes in figure.axes)
+    assert near.shape == (12, 12) and np.flatnonzero(near[4]).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert np.flatnonzero(far[4]).tolist() == [1, 4, 7] and not near[:, 9:].any() and not far[:, 9:].any()
+    assert np.flatnonzero(causal_near[6]).tolist() == [3, 4, 5, 6]
+    assert np.flatnonzero(causal_far[6]).tolist() == [0, 3, 6]
+    assert [axes.get_title() for axes in figure.axes][3:5] == [
+        "Encoder: strided, layers 2, 4, ..., all but the padding",
+        "Decoder: strided, layers 2, 4, ..., nothing later",
+    ]
 
 
 def test_without_a_font_that_has_hangul_it_says_which_to_install(monkeypatch):

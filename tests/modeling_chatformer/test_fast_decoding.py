@@ -75,8 +75,13 @@ def steps_of(cache):
         {"encoder_layers": 1, "decoder_layers": 3, "activation": "gelu"},
         {"d_model": 50, "num_heads": 5, "output_bias": True},
         {"max_position_embeddings": 1},
+        {"self_attention": "strided", "stride": 2},
+        {"self_attention": "fixed", "stride": 3},
     ],
-    ids=["usual", "gelu, unequal depths", "output bias, odd width", "beyond the tabulated positions"],
+    ids=[
+        *("usual", "gelu, unequal depths", "output bias, odd width", "beyond the tabulated positions"),
+        *("strided", "fixed"),
+    ],
 )
 def test_it_gives_what_the_modules_give(make_model, monkeypatch, fields, attention, least_work):
     monkeypatch.setattr(chatformer.fast_decoding, "LEAST_ONEDNN_WORK", least_work)
