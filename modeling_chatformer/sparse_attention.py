@@ -133,7 +133,8 @@ class Fixed(Pattern):
             own_BGK, summary_BGK = x_BGL.tensor_split([self.stride - self.summary_size], 2)
         else:
             summary_BGK, own_BGK = x_BGL.tensor_split([self.summary_size], 2)
-        summaries_BGK = torch.stack([summary_BGK.flatten(1, 2)] * x_BGL.shape[1], 1)
+        summaries_B1K = summary_BGK.flatten(1, 2).unsqueeze(1)
+        summaries_BGK = summaries_B1K.expand(-1, x_BGL.shape[1], *summaries_B1K.shape[2:])
         return torch.cat([summaries_BGK, own_BGK], 2)
 
     def seen_by_last(self, x_BHKC: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from chatformer import ChatformerConfig
+from chatformer.fast_training import speed_up
 from chatformer.sparse_attention import (
     Fixed,
     LastToken,
@@ -135,3 +136,32 @@ def test_few_tokens_take_a_mask_and_one_token_a_part_of_the_cache():
 
     assert kinds(1) == {LastToken} and kinds(4) == kinds(1, torch.ones(1, 1)) == {torch.Tensor}
     assert torch.Tensor not in kinds(5)
+
+
+# transformers 5.23 has a new name for it, which 5.17 does not know.
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing")
+@pytest.mark.parametrize("self_attention", ["strided", "fixed"])
+def test_every_way_to_train_gives_the_same_gradients(make_model, self_attention):
+    source, labels = torch.randint(3, 101, (3, 17)), torch.randint(3, 101, (3, 11))
+    mask = torch.ones_like(source)
+    mask[0, 5:] = mask[1, :8] = 0
+    found = []
+    for way in ("sdpa", "eager", "on a CPU", "checkpoints", "reentrant checkpoints", "plain"):
+        implementation = "sdpa" if way == "sdpa" else "eager"
+        model = make_model(implementation, self_attention=self_attention, stride=3, dropout=0.0).train()
+        if way == "on a CPU":
+            speed_up(model)
+        elif "checkpoints" in way:
+            model.gradient_checkpointing_enable({"use_reentrant": way.startswith("reentrant")})
+        model(source, mask, labels=labels, output_attentions=way == "plain").loss.backward()
+        found.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for gradients in found[1:]:
+        torch.testing.assert_close(gradients, found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_only_attentions_that_take_its_masks_are_used(make_model):
+    model = make_model("flex_attention", self_attention="strided")
+    with pytest.raises(
+        ValueError, match=r"self_attention='strided' needs .*'eager' or 'sdpa', but .* 'flex_attention'"
+    ):
+        model(torch.tensor([[5]]), decoder_input_ids=torch.tensor([[5]]))
