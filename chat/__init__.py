@@ -4,6 +4,7 @@ How it talks: conversations with a model.
 In reading order, each file imports only those above it:
 
     errors     what a user can correct
+    media      what of a reply is more than text: a picture
     engines    sources -> replies and scores
     streaming  tokens -> pieces of text, while a reply grows
     inside     what happens inside a model as it replies

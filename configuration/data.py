@@ -16,7 +16,8 @@ class ReadingSettings:
     data: tuple[str, ...] = ()
     """The conversations: a CSV, TSV, Excel, JSON, JSON Lines or Parquet file, a .txt with a tab between question and
     answer, a URL, a Hub dataset id, or two text files, line by line question and answer; "starter" is the corpus that
-    comes with chatformer."""
+    comes with chatformer, and "digits" and "emoji" are pictures to draw. A column of pictures in a table holds their
+    files."""
     question_column: Annotated[str | None, OF_DATA] = None
     """Column of the question; found by the usual names unless given."""
     answer_column: Annotated[str | None, OF_DATA] = None

@@ -10,8 +10,12 @@ What it learns from: the way of the data, from a file to batches. In reading ord
     tables          text with separators -> rows
     spreadsheets    an Excel file -> the records of one sheet
     formats         a file, or a dataset -> rows
+    pictures        small images -> texts, a letter for each pixel
+    digits          the data "digits"
+    emojis          the data "emoji"
     bad_rows        the rows that are not conversations
     conversations   rows -> conversations
+    named           data that has a name -> conversations
     splitting       conversations -> those to train on and those to validate on
     tokenizer       byte-pair encoding and the chat template
     exchanges       conversations -> ids, a source and a target for each reply

@@ -38,6 +38,9 @@ class Columns:
         return [name for name in (*pair, self.messages, self.context, self.system) if name is not None]
 
 
+_PICTURE_NAMES = "picture pictures image images file_name 그림 사진"
+"""The usual names of a column of pictures: in a table, their files."""
+
 _PAIRS_OF_NAMES = (
     (
         "q question questions query prompt instruction input user human utterance 질문 질의 발화 사용자",
@@ -45,6 +48,7 @@ _PAIRS_OF_NAMES = (
     ),
     ("source src", "target tgt"),
     ("text_a", "text_b"),
+    ("caption captions 설명 캡션", _PICTURE_NAMES),
 )
 """The usual names of a question's column, and of the answer's column that goes with it."""
 
@@ -65,6 +69,11 @@ def _normal_name(name: str) -> str:
 def translation_column(columns: Sequence[str]) -> str | None:
     """The column with a text in each of two languages, if there is one."""
     return next(iter(_usual(_TRANSLATION_NAMES, columns)), None)
+
+
+def is_of_pictures(column: str) -> bool:
+    """True if a column of this name holds pictures."""
+    return _normal_name(column) in _PICTURE_NAMES.split()
 
 
 def _usual(names: str, columns: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from .bad_rows import BadRows
 from .conversations import Loaded, load_conversations
 from .exchanges import EncodedExchanges, encode_exchanges
 from .messages import DataError, exchanges
+from .named import STARTER, STARTER_FILES, are_names, held_out_of, named_conversations, starter_file
 from .splitting import split_conversations
 from .tokenizer import train_tokenizer
 from .topics import SHARE_OF_OTHER_TOPICS, behind_other_topics
@@ -105,6 +105,9 @@ def prepare_data(
 def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
     """The training and the validation conversations, each with the bad rows of its own data."""
     data = settings.data
+    held_out = [held_out_of(name) for name in data.data] if are_names(data.data) else []
+    if held_out and None not in held_out and not data.validation_data:
+        data = dataclasses.replace(data, validation_data=tuple(held_out))
     loaded = read_conversations(
         data.data, data, skip_bad_rows=data.skip_bad_rows, sha256=data.data_sha256, max_rows=data.max_train_samples
     )
@@ -124,13 +127,15 @@ def read_conversations(
     """
     Load `data` as the settings say; `skip_bad_rows` returns bad rows, which otherwise are an error.
 
-    "starter" are the corpora that come with the package.
+    "starter" are the corpora that come with the package, and other names are those of `named`.
     """
-    if data == ("starter",):
-        names = given(settings) & {field.name for field in dataclasses.fields(ReadingSettings)} - {"data"}
+    if are_names(data):
+        columns = set() if STARTER in data else {"question_column", "answer_column"}
+        names = given(settings) & {field.name for field in dataclasses.fields(ReadingSettings)} - {"data", *columns}
         if names:
-            logger.warning("The starter corpus is read as it is, without %s.", ", ".join(map(flag, sorted(names))))
-        return starter_corpus(**options)
+            logger.warning("%s is read as it is, without %s.", ", ".join(data), ", ".join(map(flag, sorted(names))))
+        options |= {name: getattr(settings, name) for name in columns}
+        return named_conversations(data, **options)
     return load_conversations(
         data[0] if len(data) == 1 else data,
         question_column=settings.question_column,
@@ -148,36 +153,13 @@ def read_conversations(
     )
 
 
-STARTER_FILES = ("conversations.jsonl", "follow_ups.jsonl")
-"""Questions and short conversations, and conversations whose later replies need the turns before."""
-
-
 def local_files(data: Iterable[str]) -> list[Path]:
     """The files of this machine that data may be read from."""
     return [
         file
         for name in data
-        for file in (map(starter_file, STARTER_FILES) if name == "starter" else [Path(name).expanduser()])
+        for file in (map(starter_file, STARTER_FILES) if name == STARTER else [Path(name).expanduser()])
     ]
-
-
-def starter_file(name: str) -> Path:
-    """Where a file of the starter corpus lies."""
-    return Path(str(resources.files("chatformer.data").joinpath("starter", name)))
-
-
-def starter_corpus(*, sha256: str | None = None, max_rows: int | None = None) -> Loaded:
-    """The conversations that come with the package; raises a `DataError` for a checksum, which names one file."""
-    import datasets
-
-    if sha256 is not None:
-        raise DataError("--data-sha256 is of a file of yours; the starter corpus comes with chatformer.")
-    corpus = datasets.concatenate_datasets(
-        [load_conversations(str(starter_file(name))).conversations for name in STARTER_FILES]
-    )
-    if max_rows is not None:
-        corpus = corpus.select(range(min(max_rows, len(corpus))))
-    return Loaded(conversations=corpus, bad_rows=BadRows())
 
 
 def new_tokenizer(training: "datasets.Dataset", settings: "TrainingSettings", *, has_history: bool) -> Any:

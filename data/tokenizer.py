@@ -8,13 +8,15 @@ from importlib import resources
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from chatformer.pictures import ENDS, ROW, WITHIN
+
 CONTROL_TOKENS = ("<|pad|>", "<|start|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 """Ids 0 to 5. All begin with "<|", which the chat template splits in typed text."""
 
 NUM_BYTES = 256
 
-# A word, a number or a run of signs, each with the space before it; then other white space.
-WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+# A row of a picture; or a word, a number or a run of signs, each with the space before it; then other white space.
+WORDS = rf"{ROW}| ?[\p{{L}}\p{{M}}]+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{M}}\p{{N}}{WITHIN}{ENDS}]+|\s+(?!\S)|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool = True) -> PreTrainedTokenizerFast:

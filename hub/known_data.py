@@ -24,6 +24,18 @@ KNOWN_DATA = {
         license="apache-2.0",
         languages=("ko", "en"),
     ),
+    "digits": Origin(
+        name="the handwritten digits of the UCI repository, as scikit-learn has them",
+        url="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
+        license="cc-by-4.0",
+        languages=("ko", "en"),
+    ),
+    "emoji": Origin(
+        name="OpenMoji's emoji, with their names from the package emoji",
+        url="https://openmoji.org",
+        license="cc-by-sa-4.0",
+        languages=("ko", "en"),
+    ),
     "https://raw.githubusercontent.com/songys/Chatbot_data/master/ChatbotData.csv": Origin(
         name="songys/Chatbot_data",
         url="https://github.com/songys/Chatbot_data",

@@ -16,6 +16,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     fast_decoding              the decoder for one new token, without modules
     seq2seq                    what all architectures share: output layer, loss, `generate()`
     generation                 what `generate()` asks of the Transformer
+    pictures                   a picture as text, a letter for each pixel
     conversation               text in its one form, conversation -> ids
     padding                    ids -> tensors
     reading                    the parts of a conversation that a chat template passes on

@@ -8,6 +8,7 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from .conversation import encode_conversation, max_source_tokens
+from .pictures import PICTURE, can_draw, image_of_text
 from .reading import reads_history, reads_system
 
 logger = logging.get_logger(__name__)
@@ -20,7 +21,8 @@ class Seq2SeqChatPipeline(Pipeline):
     Takes a text, a conversation (a list of `{"role": ..., "content": ...}` that ends with a user's turn), or many of
     either: in a list, a generator, a dataset, `KeyDataset(dataset, column)`. Gives for each
     `{"generated_text": ...}`: the reply to a text, or the conversation with the reply added. With
-    `num_return_sequences` above 1, it gives a list of them for each.
+    `num_return_sequences` above 1, it gives a list of them for each. A reply with pictures has them as PIL images in
+    `images`; without Pillow they are only text.
 
     `batch_size` replies are computed at once, and are those of one by one. Further keywords, here or where the pipeline
     is made, go to `generate()`, such as `num_beams` or `temperature`, except for these:
@@ -132,4 +134,9 @@ class Seq2SeqChatPipeline(Pipeline):
                 records.append({"generated_text": [*conversation, {"role": "assistant", "content": reply}]})
             else:
                 records.append({"generated_text": reply})
+            pictures = PICTURE.findall(reply)
+            if pictures and can_draw():
+                records[-1]["images"] = [image_of_text(picture) for picture in pictures]
+            elif pictures:
+                logger.warning_once("Pictures stay text without Pillow: pip install pillow.")
         return records if len(records) > 1 else records[0]

@@ -7,7 +7,7 @@ import pytest
 
 from chatformer.data.conversations import load_conversations
 from chatformer.data.messages import exchanges
-from chatformer.data.preparation import STARTER_FILES, starter_corpus, starter_file
+from chatformer.data.named import STARTER_FILES, named_conversations, starter_file
 
 
 def normal(text):
@@ -47,7 +47,7 @@ def test_no_conversation_opens_as_another_does(follow_ups):
 
 
 def test_the_corpus_is_all_of_its_files(follow_ups):
-    corpus = starter_corpus().conversations
+    corpus = named_conversations(["starter"]).conversations
     assert len(corpus) == sum(len(load_conversations(str(starter_file(name))).conversations) for name in STARTER_FILES)
     assert list(corpus["messages"])[-len(follow_ups) :] == follow_ups
-    assert len(starter_corpus(max_rows=10).conversations) == 10
+    assert len(named_conversations(["starter"], max_rows=10).conversations) == 10

