@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont
 
-SIDE = 32
-SAMPLES = 6
+SIDE = 24
+SAMPLES = 8
 """Each pixel has the colour of most of its so many squared samples."""
+BLACK = 1.6
+"""What a black sample counts, since lines are narrower than a pixel."""
 SHOWN = 63 / 72
 """How much of its square a drawing fills."""
 
@@ -87,9 +89,10 @@ def emojis() -> tuple[Emoji, ...]:
     levels_RGBC = np.stack(np.meshgrid(*[np.arange(32) * (255 / 31)] * 3, indexing="ij"), axis=-1)
     distances = ((levels_RGBC[..., None, :] - palette_PC) ** 2).sum(axis=-1)
     nearest_RGB = distances.argmin(axis=-1)
+    weights = np.where(palette_PC.any(axis=1), 1.0, BLACK)
     found: dict[str, Emoji] = {}
     for text, drawn in drawings.items():
-        picture = text_of_pixels(palette_PC[majority(np.asarray(drawn), nearest_RGB)])
+        picture = text_of_pixels(palette_PC[majority(np.asarray(drawn), nearest_RGB, weights)])
         korean, english = (name.strip(":").replace("_", " ") for name in names[text])
         # Of those with one picture, such as a person with and without a gender, the first.
         found.setdefault(picture, Emoji(text, korean, english, picture))
@@ -135,11 +138,11 @@ def most_frequent_colours(drawings: list["Image"]) -> np.ndarray:
     return np.array(best, dtype="<u4").view(np.uint8).reshape(-1, 4)[:, :3]
 
 
-def majority(pixels_HWC: np.ndarray, nearest_RGB: np.ndarray) -> np.ndarray:
+def majority(pixels_HWC: np.ndarray, nearest_RGB: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The palette's index that most samples of each pixel of the picture have."""
     levels = np.rint(pixels_HWC / 255 * 31).astype(np.int64)
     indices_HW = nearest_RGB[levels[..., 0], levels[..., 1], levels[..., 2]]
     samples = indices_HW.reshape(SIDE, SAMPLES, SIDE, SAMPLES).swapaxes(1, 2).reshape(SIDE * SIDE, -1)
-    counts = np.zeros((SIDE * SIDE, NUM_COLOURS), dtype=np.int64)
-    np.add.at(counts, (np.arange(SIDE * SIDE)[:, None], samples), 1)
-    return counts.argmax(axis=1).reshape(SIDE, SIDE)
+    places = samples + NUM_COLOURS * np.arange(SIDE * SIDE)[:, None]
+    counts = np.bincount(places.ravel(), minlength=NUM_COLOURS * SIDE * SIDE).reshape(-1, NUM_COLOURS)
+    return (counts * weights).argmax(axis=1).reshape(SIDE, SIDE)
