@@ -19,6 +19,7 @@ from chatformer.storage.writing import whole_file
 
 from .errors import ChatError, InputError
 from .loading import load_chatbot
+from .media import MediaFolder
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from chatformer.conversation import Message
 
     from .chatbot import Chatbot
+    from .reranking import Judge
 
 LINES_AT_ONCE = 10_000
 """Lines that are read, sorted by length and answered before the next are read."""
@@ -40,8 +42,9 @@ def generate(settings: GenerationSettings) -> None:
         # An unreadable line is an error now, not after hours of replies.
         num_lines = count_lines(data, name)
         chatbot = load_chatbot(settings)
+        judge = None if settings.rerank_by is None else judge_of(settings)
         with opened_output(settings.output_file) as output:
-            num_cut = reply_to_lines(chatbot, settings, lines_of(data, name), num_lines, output)
+            num_cut = reply_to_lines(chatbot, settings, lines_of(data, name), num_lines, output, judge)
     if num_cut:
         print(
             f"note: {num_cut} lines are longer than the {chatbot.max_source_tokens} tokens that the model was trained "
@@ -50,12 +53,29 @@ def generate(settings: GenerationSettings) -> None:
         )
 
 
+def judge_of(settings: GenerationSettings) -> "Judge":
+    """The model that chooses among draws; raise a `ChatError` if they would all be the same."""
+    from .chatbot import Chatbot
+    from .reranking import Judge
+
+    assert settings.rerank_by is not None
+    if not settings.reply.temperature:
+        raise ChatError("--rerank-by chooses among drawn replies, so it needs --temperature, such as 1.")
+    return Judge(Chatbot.from_pretrained(settings.rerank_by, device=settings.device))
+
+
 def reply_to_lines(
-    chatbot: "Chatbot", settings: GenerationSettings, lines: Iterator[str], num_lines: int | None, output: IO[str]
+    chatbot: "Chatbot",
+    settings: GenerationSettings,
+    lines: Iterator[str],
+    num_lines: int | None,
+    output: IO[str],
+    judge: "Judge | None" = None,
 ) -> int:
     """Write the reply to each line; return the number of lines that were too long and were cut."""
     from chatformer.conversation import turn
 
+    media = None if settings.save_media is None else MediaFolder(settings.save_media)
     opening = [turn("system", settings.system)] if settings.system else []
     search, num_cut = settings.reply.search(), 0
     # Replies that the user sees are progress enough.
@@ -63,8 +83,19 @@ def reply_to_lines(
         while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
             conversations = [[*opening, turn("user", text)] for text in texts if text]
             bar.update(len(texts) - len(conversations))
-            answers, cut = replies(chatbot, conversations, search, settings.batch_tokens, bar.update)
+            answers, cut = replies(
+                chatbot,
+                conversations,
+                search,
+                settings.batch_tokens,
+                bar.update,
+                judge=judge,
+                num_draws=1 if judge is None else settings.num_draws,
+            )
             num_cut += cut
+            if media is not None:
+                for reply in answers:
+                    media.save(reply)
             answer = iter(answers)
             output.writelines(f"{in_one_line(next(answer)) if text else ''}\n" for text in texts)
             output.flush()
@@ -77,9 +108,14 @@ def replies(
     search: "GenerationConfig",
     batch_tokens: int,
     on_replies: Callable[[int], object],
+    *,
+    judge: "Judge | None" = None,
+    num_draws: int = 1,
 ) -> tuple[list[str], int]:
     """
     The reply to each conversation, and the number of conversations that were too long and were cut.
+
+    With a `judge` it is the one that the judge finds best of `num_draws`.
 
     A batch has sources of similar length and at most `batch_tokens` tokens, halved whenever memory is too small.
     `on_replies` is called with the number of new replies.
@@ -97,9 +133,10 @@ def replies(
     texts = [""] * len(sources)
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]), reverse=True)
     while order:
-        size = max(1, batch_tokens // len(sources[order[0]]))
+        size = max(1, batch_tokens // (len(sources[order[0]]) * num_draws))
         try:
-            ids = chatbot.engine.generate([sources[index] for index in order[:size]], search)
+            drawn = [sources[index] for index in order[:size] for _ in range(num_draws)]
+            ids = chatbot.engine.generate(drawn, search)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -108,8 +145,10 @@ def replies(
             batch_tokens //= 2
             continue
         batch, order = order[:size], order[size:]
-        for index, text in zip(batch, chatbot.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
-            texts[index] = text
+        drawn_texts = chatbot.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for place, index in enumerate(batch):
+            choices = drawn_texts[place * num_draws : (place + 1) * num_draws]
+            texts[index] = choices[0] if judge is None else judge.best(conversations[index][-1]["content"], choices)
         on_replies(len(batch))
     return texts, num_cut
 

@@ -1,12 +1,13 @@
 """What of a reply is more than text, such as a picture: what kind it is, and what it is saved as."""
 
+import base64
+import html
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from chatformer.pictures import PICTURE, can_draw, pixels_of_text, png_of_text
+from chatformer.pictures import PICTURE, can_draw, in_words, pixels_of_text, png_of_text
 from chatformer.storage.writing import whole_file
 
 from .errors import ChatError
@@ -34,8 +35,7 @@ class Picture:
 
     @property
     def description(self) -> str:
-        height, width, _ = pixels_of_text(self.text).shape
-        return f"[a picture of {width} x {height}]"
+        return in_words(self.text)
 
     def files(self) -> dict[str, bytes]:
         if not can_draw():
@@ -48,9 +48,33 @@ def media_in(reply: str) -> list[Medium]:
     return [Picture(picture) for picture in PICTURE.findall(reply)]
 
 
-def in_words(reply: str) -> str:
-    """The reply with a description in place of each picture, whose letters no font has."""
-    return PICTURE.sub(lambda picture: Picture(picture[0]).description, reply)
+def as_html(text: str) -> str:
+    """A text as HTML that shows it as it is, with its pictures; without Pillow in their place what they are."""
+    if not can_draw():
+        return html.escape(in_words(text), quote=False)
+    return "".join(
+        picture_as_html(part) if PICTURE.fullmatch(part) else html.escape(part, quote=False) for part in parts_of(text)
+    )
+
+
+def picture_as_html(picture: str) -> str:
+    height, width, _ = pixels_of_text(picture).shape
+    # As large as its pixels, so that a picture that grows, row by row, grows in its place.
+    return f'<img src="{data_url(picture)}" alt="{in_words(picture)}" width="{8 * width}" height="{8 * height}">'
+
+
+def data_url(picture: str) -> str:
+    """A picture's PNG as a URL that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png_of_text(picture)).decode()}"
+
+
+def parts_of(text: str) -> list[str]:
+    """The text, taken apart where a picture begins and ends."""
+    parts, start = [], 0
+    for match in PICTURE.finditer(text):
+        parts += [text[start : match.start()], match[0]]
+        start = match.end()
+    return [part for part in (*parts, text[start:]) if part]
 
 
 class MediaFolder:
@@ -65,12 +89,17 @@ class MediaFolder:
             raise ChatError(f"--save-media {folder} is no folder that can be written ({error.strerror}).") from error
         self.last_number = max(numbers, default=0)
 
-    def save(self, reply: str) -> Iterator[Path]:
-        """Save the media of a reply; yield each file that was written."""
+    def save(self, reply: str) -> list[Path]:
+        """Save the media of a reply; return the files that were written."""
+        saved = []
         for medium in media_in(reply):
             self.last_number += 1
             for suffix, content in medium.files().items():
                 path = self.folder / f"{self.last_number}{suffix}"
-                with whole_file(path) as partial:
-                    partial.write_bytes(content)
-                yield path
+                try:
+                    with whole_file(path) as partial:
+                        partial.write_bytes(content)
+                except OSError as error:
+                    raise ChatError(f"--save-media: {path} cannot be written ({error.strerror}).") from error
+                saved.append(path)
+        return saved

@@ -13,7 +13,9 @@ from chatformer.conversation import NotText, normalized_text
 from chatformer.storage.printing import plain_console, warn
 
 from .errors import ChatError
+from .half_blocks import Screen
 from .lines import in_one_line, lines_of
+from .media import MediaFolder
 from .remote import chatbot_of
 
 if TYPE_CHECKING:
@@ -33,22 +35,26 @@ def chat(settings: ChatSettings) -> int:
     chatbot = chatbot_of(settings)
     from .chatbot import Conversation
 
+    media = None if settings.save_media is None else MediaFolder(settings.save_media)
     conversation = Conversation(chatbot, settings.system)
     if sys.stdin.isatty():
-        return talk(conversation, settings)
+        return talk(conversation, settings, media)
     if not chatbot.reads_history:
         warn("the model was trained on single questions, so each line is answered without those before.")
-    answer_lines(conversation, settings.reply)
+    answer_lines(conversation, settings.reply, media)
     return 0
 
 
-def answer_lines(conversation: "Conversation", settings: ReplySettings) -> None:
+def answer_lines(conversation: "Conversation", settings: ReplySettings, media: MediaFolder | None) -> None:
     """Answer each line of standard input with one line of standard output; a blank line with a blank line."""
     for text in lines_of(sys.stdin.buffer, "standard input"):
-        print(in_one_line(conversation.say(text, settings)) if text else "", flush=True)
+        reply = conversation.say(text, settings) if text else ""
+        print(in_one_line(reply), flush=True)
+        if media is not None:
+            media.save(reply)
 
 
-def talk(conversation: "Conversation", settings: ChatSettings) -> int:
+def talk(conversation: "Conversation", settings: ChatSettings, media: MediaFolder | None = None) -> int:
     """Converse until the user leaves."""
     with contextlib.suppress(ImportError):
         # Gives input() its line editing and history.
@@ -79,9 +85,12 @@ def talk(conversation: "Conversation", settings: ChatSettings) -> int:
             settings = run_command(command, rest, conversation, settings, console)
             continue
         console.print("bot> ", style="bold cyan", end="")
+        screen = Screen(console)
         try:
-            conversation.say(text, settings.reply, on_text=lambda piece: print(piece, end="", flush=True))
-            print()
+            reply = conversation.say(text, settings.reply, on_text=screen.write)
+            screen.end()
+            for path in [] if media is None else media.save(reply):
+                console.print(f"saved as {path}", style="dim")
         except KeyboardInterrupt:
             console.print(" (stopped, and forgotten)", style="dim")
         except ChatError as error:

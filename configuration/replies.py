@@ -102,6 +102,8 @@ class ChatSettings(ChatbotSettings):
     """Server of OpenAI's protocol to talk to, such as http://127.0.0.1:8000 of `chatformer serve`."""
     api_key: Annotated[str | None, Needs("url")] = None
     """Key of that server; CHATFORMER_API_KEY unless given, which other users of the machine do not see."""
+    save_media: Path | None = None
+    """Folder to save the pictures of replies in, as 1.png, 2.png and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,8 @@ class WebSettings(ChatSettings):
 
     title: str | None = None
     """Title of the page; the model's name unless given."""
+    # On the page a picture is saved from its menu.
+    save_media: tyro.conf.Suppress[Path | None] = None
     examples: Annotated[bool, Without("url")] = True
     """Offer a few questions of the validation data, which may be private, as examples."""
     host: str = "127.0.0.1"
@@ -127,6 +131,13 @@ class GenerationSettings(ChatbotSettings):
     """Text file in UTF-8, or one packed by gzip, a question or sentence a line; standard input unless given."""
     output_file: Path | None = None
     """Where to write the replies; standard output unless given."""
+    save_media: Path | None = None
+    """Folder to save the pictures of replies in, as 1.png, 2.png and so on, in the order of the lines."""
+    rerank_by: str | None = None
+    """Model that was trained on the same pairs the other way round, such as one that names pictures: of several draws
+    it chooses the one that makes it expect the line."""
+    num_draws: Annotated[int, AtLeast(1), Needs("rerank_by")] = 8
+    """Draws that --rerank-by chooses among."""
     batch_tokens: Annotated[int, AtLeast(1)] = 4000
     """Tokens that are read at a time, padding counted in; the longest reply and each beam take their memory as well."""
 

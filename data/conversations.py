@@ -6,11 +6,13 @@ They are a `datasets.Dataset` with the one column `messages`, each a list of {"r
 stops the loading, or is returned among the bad rows.
 """
 
+import dataclasses
 import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatformer.conversation import Message
@@ -18,10 +20,11 @@ from chatformer.storage.bars import datasets_bars
 
 from .arrow import CONVERSATIONS_AT_ONCE, as_dataset
 from .bad_rows import BadRow, BadRows
-from .columns import Columns, choose_columns, translation_column
+from .columns import Columns, choose_columns, is_of_pictures, translation_column
 from .fetching import TABLE_SUFFIXES, is_hub_id, load_from_hub, local_path, suffix_of
 from .formats import dataset_rows, file_rows, parallel_rows, parquet_dataset
 from .messages import DataError, NotAConversation, clean_messages, clean_text, optional_text, with_system
+from .pictures import rows_with_pictures
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -56,6 +59,14 @@ class _Source:
             return self.rows
         # Other columns may hold images or sound, which need not be decoded, or cannot be.
         return dataset_rows(self.name, self.dataset.select_columns(columns.names()))
+
+    def with_pictures(self, columns: Columns) -> "_Source":
+        """The same data with the text of each picture in place of its file's name."""
+        rows = self.rows
+        for name in (columns.question, columns.answer):
+            if name is not None and is_of_pictures(name) and rows:
+                rows = rows_with_pictures(rows, name, Path(self.files[0]).expanduser().parent)
+        return dataclasses.replace(self, rows=rows)
 
     def translation_keys(self) -> Sequence[str]:
         """The languages of a column `translation`, in the order of the first row."""
@@ -248,6 +259,7 @@ def load_conversations(
         context_column=context_column,
         translation_keys=source.translation_keys(),
     )
+    source = source.with_pictures(columns)
     logger.info("%s: reading %s of the columns %s.", source.name, columns.names(), list(source.columns))
     _warn_of_unread(source.name, source.num_unread(columns))
 

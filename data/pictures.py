@@ -1,14 +1,17 @@
 """From images to texts: small pictures in few colours, a letter for each pixel."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chatformer.pictures import LARGEST_SIDE, text_of_pixels
+from chatformer.pictures import LARGEST_SIDE, PICTURE, text_of_pixels
 
 from .messages import DataError
+from .rows import Row
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,8 +50,48 @@ def texts_of_images(images: Iterable["Image"]) -> list[str]:
     from PIL import Image
 
     small = [small_image(image) for image in images]
+    if not small:
+        return []
     palette = palette_of(small)
     return [
         text_of_pixels(np.asarray(image.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")))
         for image in small
     ]
+
+
+def rows_with_pictures(rows: Sequence[Row], column: str, folder: Path) -> list[Row]:
+    """The rows with the text of each picture in place of its file's name, which is relative to `folder`."""
+    check_packages(f"the column {column}", "PIL")
+    opened = [None if row.problem else opened_picture(row.fields.get(column), folder) for row in rows]
+    texts = iter(texts_of_images([found for found in opened if found is not None and not isinstance(found, str)]))
+    made = []
+    for row, found in zip(rows, opened, strict=True):
+        if isinstance(found, str) and not PICTURE.fullmatch(found):
+            made.append(dataclasses.replace(row, fields={}, problem=f"the {column} {found}"))
+        elif found is not None:
+            made.append(
+                dataclasses.replace(
+                    row, fields={**row.fields, column: found if isinstance(found, str) else next(texts)}
+                )
+            )
+        else:
+            made.append(row)
+    return made
+
+
+def opened_picture(value: Any, folder: Path) -> "Image | str":
+    """The image of a file; or the text of a picture as it is; or what is wrong."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(value, str) and PICTURE.fullmatch(value.strip()):
+        return value.strip()
+    if not isinstance(value, str) or not value.strip():
+        return "is missing"
+    path = folder / value.strip()
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGBA")
+    except FileNotFoundError:
+        return f"{value} is no file in {folder}"
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        return f"{value} is no picture that Pillow can read ({error})"

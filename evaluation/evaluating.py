@@ -25,6 +25,7 @@ from .baselines import WHAT_TO_DO, better_baselines, compare, sentences_about
 from .by_turns import figures_by_turns
 from .figures import has_metrics
 from .own_data import own_data, own_files, questions_and_answers, run_settings
+from .pictures import completed_pixels, pictures_of
 from .report import data_in, figures_in, items, samples, show, versions, write
 from .scoring import outcome_of
 
@@ -100,12 +101,20 @@ def evaluate(settings: EvaluationSettings) -> None:
         None if training is None else questions_and_answers(training),
         bleu_tokenize=settings.bleu_tokenize,
     )
+    pictures = pictures_of(
+        exchanges,
+        outcome,
+        training=[] if training is None else [answer for _, answer in questions_and_answers(training)],
+        nearest_captions=comparison.baseline_replies.get("nearest question", ()),
+        completed=completed_pixels(chatbot.engine, chatbot.tokenizer, exchanges),
+    )
     better = better_baselines(comparison, len(outcome.replies))
     if better:
         notes.append(" ".join([*sentences_about(better), WHAT_TO_DO]))
     by_turns = figures_by_turns(exchanges, outcome, bleu_tokenize=settings.bleu_tokenize)
     report = {
         **figures_in(comparison, by_turns),
+        "pictures": None if pictures is None else dataclasses.asdict(pictures),
         "signatures": signatures,
         "notes": notes,
         "settings": dataclasses.asdict(settings),
@@ -116,7 +125,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     }
     # Write first: the reader of stdout, such as `head`, may close the pipe.
     write(report, output_file)
-    show(settings.model, comparison, by_turns, samples(report["items"]), signatures, notes)
+    show(settings.model, comparison, by_turns, pictures, samples(report["items"]), signatures, notes)
     print(f"All figures and replies: {output_file}")
 
 

@@ -10,12 +10,14 @@ from rich.text import Text
 
 from chatformer.configuration.declaring import SettingsError
 from chatformer.data.exchanges import EncodedExchanges, content_digest
+from chatformer.pictures import in_words
 from chatformer.storage.environment import environment
 from chatformer.storage.printing import plain_console
 from chatformer.storage.writing import json_text, write_text
 
 from .baselines import Comparison
 from .figures import Evaluation, ReplyFigures
+from .pictures import Pictures, pictures_table
 from .scoring import Outcome
 
 NUM_SAMPLES = 10
@@ -115,6 +117,7 @@ def show(
     model: str,
     comparison: Comparison,
     by_turns: dict[str, tuple[int, Evaluation]],
+    pictures: Pictures | None,
     samples: list[dict[str, Any]],
     signatures: dict[str, str],
     notes: list[str],
@@ -124,6 +127,8 @@ def show(
     console.print(table(model, comparison))
     if by_turns:
         console.print(table_by_turns(by_turns))
+    if pictures is not None:
+        console.print(pictures_table(pictures))
     if "seen" in comparison.groups:
         console.print("seen: the reference answer is in the training data; unseen: it is not.", style="dim")
     if samples:
@@ -139,7 +144,8 @@ def show(
         console.print("\nSome of the replies:")
     for sample in samples:
         source, reply, reference = (
-            " ".join(text.split()) for text in (sample["history"][-1]["content"], sample["reply"], sample["reference"])
+            " ".join(in_words(text).split())
+            for text in (sample["history"][-1]["content"], sample["reply"], sample["reference"])
         )
         shown = Text.assemble(f"  {source}\n    → ", (reply, "bold"), "  ", (f"(reference: {reference})", "dim"))
         console.print(shown, soft_wrap=True)

@@ -79,6 +79,7 @@ EVALUATION = (
     "figures",
     "baselines",
     "by_turns",
+    "pictures",
     "signatures",
     "settings",
     "weights_sha256",

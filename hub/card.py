@@ -10,13 +10,14 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from chatformer import __version__
+from chatformer.pictures import in_words
 from chatformer.storage.model_folder import ModelFolder
 from chatformer.storage.names import CURVES_FILE
 from chatformer.storage.run_folder import Records
 
 from .known_data import KNOWN_DATA, sources_of
 from .privacy import public_name
-from .samples import GREETINGS, Sample, questions_of
+from .samples import GREETINGS, Sample, questions_of, with_picture_files
 from .seal import PINNED, sealed
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -152,9 +153,9 @@ def write_card(
         num_exchanges=records.evaluation.get("exchanges", {}),
         metric_names={name: label for name, (_, label) in METRICS.items()},
         questions_are_unseen={question for question, _ in samples} <= set(questions_of(records)),
-        example=json.dumps(samples[0][0] if samples else GREETINGS["en"], ensure_ascii=False),
+        example=json.dumps(in_words(samples[0][0]) if samples else GREETINGS["en"], ensure_ascii=False),
         data_is_public=all(source in KNOWN_DATA or "/" in source for source in sources),
-        samples=[(one_line(question), one_line(reply)) for question, reply in samples],
+        samples=[(one_line(question), one_line(reply)) for question, reply in with_picture_files(samples)],
         curves=CURVES_FILE if records.has_curves else None,
         version=__version__,
     )

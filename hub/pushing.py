@@ -46,7 +46,7 @@ class Publication:
         from .bundle import gather
         from .card import evaluation_fits
         from .known_data import languages_of, license_of
-        from .samples import questions_of, sample_conversations
+        from .samples import picture_files, questions_of, sample_conversations
         from .seal import own_card
 
         kept_card = None if settings.replace_card else own_card(settings.model)
@@ -66,11 +66,15 @@ class Publication:
             records = replace(records, evaluation={})
         questions = questions_of(records) if settings.hub_samples and kept_card is None else []
         languages = settings.language or languages_of(records)
+        bundle = gather(settings.model, questions)
+        # Even if the card is kept: a model that does not load and answer is not pushed.
+        samples = sample_conversations(settings.model, questions, languages)
+        if kept_card is None:
+            bundle |= picture_files(samples)
         return cls(
-            bundle=gather(settings.model, questions),
+            bundle=bundle,
             records=records,
-            # Even if the card is kept: a model that does not load and answer is not pushed.
-            samples=sample_conversations(settings.model, questions, languages),
+            samples=samples,
             languages=languages,
             license=settings.license or license_of(records),
             kept_card=kept_card,

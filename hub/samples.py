@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from chatformer.pictures import PICTURE, can_draw, in_words, png_of_text
 from chatformer.storage.model_folder import ModelFolder
 from chatformer.storage.run_folder import Records
 
@@ -39,3 +40,23 @@ def sample_conversations(folder: str, questions: Sequence[str], languages: Seque
         (reply,) = engine.generate([source], GREEDY)
         samples.append((question, tokenizer.decode(reply, skip_special_tokens=True)))
     return samples
+
+
+def picture_files(samples: Sequence[Sample]) -> dict[str, bytes]:
+    """The pictures of the replies as files that the card shows, by their names."""
+    if not can_draw():
+        return {}
+    pictures = [picture for sample in samples for text in sample for picture in PICTURE.findall(text)]
+    return {f"reply_{number}.png": png_of_text(picture) for number, picture in enumerate(pictures, start=1)}
+
+
+def with_picture_files(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples as Markdown that shows those files in place of their pictures' letters; without Pillow, words."""
+    names = iter(picture_files(samples))
+
+    def shown(text: str) -> str:
+        if not can_draw():
+            return in_words(text)
+        return PICTURE.sub(lambda match: f"![{in_words(match[0])[1:-1]}]({next(names)})", text)
+
+    return [(shown(question), shown(reply)) for question, reply in samples]

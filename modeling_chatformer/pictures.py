@@ -62,6 +62,16 @@ def pixels_of_text(picture: str) -> np.ndarray:
     return pixels_HWC
 
 
+def in_words(text: str) -> str:
+    """The text with a description in place of each picture, whose letters no font has."""
+
+    def described(match: re.Match[str]) -> str:
+        height, width, _ = pixels_of_text(match[0]).shape
+        return f"[a picture of {width} x {height}]"
+
+    return PICTURE.sub(described, text)
+
+
 def can_draw() -> bool:
     """True if Pillow is installed, which the extra `chatformer[pictures]` brings."""
     return importlib.util.find_spec("PIL") is not None

@@ -123,6 +123,34 @@ def trained(train, flags, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def captions_file(tmp_path_factory):
+    """Return a table of captions and PNGs: a square, or stripes, of 6 x 6 pixels in each of four colours."""
+    from PIL import Image, ImageDraw
+
+    folder = tmp_path_factory.mktemp("captions")
+    lines = ["caption,picture"]
+    for colour in ("red", "lime", "blue", "gold"):
+        for shape in ("square", "stripes"):
+            image = Image.new("RGBA", (6, 6))
+            boxes = [(1, 1, 4, 4)] if shape == "square" else [(0, 0, 5, 1), (0, 4, 5, 5)]
+            for box in boxes:
+                ImageDraw.Draw(image).rectangle(box, fill=colour)
+            image.save(folder / f"{colour}-{shape}.png")
+            lines.append(f"{colour} {shape},{colour}-{shape}.png")
+    (folder / "captions.csv").write_text("\n".join(lines), "utf-8")
+    return folder / "captions.csv"
+
+
+@pytest.fixture(scope="session")
+def drawer(train, flags, captions_file, tmp_path_factory):
+    """Return the folder of a model that draws those pictures by heart."""
+    folder = tmp_path_factory.mktemp("drawer") / "model"
+    options = {"data": captions_file, "validation_data": captions_file, "repetition_penalty": 1, "max_steps": 120}
+    assert train(flags(folder, **options, max_target_tokens=40, tokens_per_step=150, eval_steps=120)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def reads_questions(trained, tmp_path_factory):
     """Return a copy of a trained model's folder whose chat template passes on the last question alone."""
     folder = tmp_path_factory.mktemp("questions") / "model"

@@ -100,7 +100,8 @@ def create_app(chatbot: Chatbot, settings: ServeSettings) -> FastAPI:
             events = service.events(completion, has_usage, began)
             return EventStream(events, lambda: service.close(completion, began))
         try:
-            answer = await unless_disconnected(service.whole(completion), request)
+            has_images = "image" in (body.modalities or ())
+            answer = await unless_disconnected(service.whole(completion, has_images=has_images), request)
         finally:
             service.close(completion, began)
         if answer is None:

@@ -66,7 +66,7 @@ class ChatRequest(BaseModel):
     response_format: TextFormat | None = None
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: list[Literal["text", "image"]] | None = None
     web_search_options: None = None
 
 
@@ -79,7 +79,7 @@ REFUSALS = {
     "response_format": 'must be {"type": "text"}: the model cannot be held to JSON',
     "tool_choice": "must be none or auto: the model calls no tools",
     "function_call": "must be none or auto: the model calls no functions",
-    "modalities": 'must be ["text"]: the model speaks in text alone',
+    "modalities": 'must be ["text"], or ["text", "image"]: the model speaks in text, which may spell pictures',
     "web_search_options": "must be left out: the model searches nothing",
     "content": 'must be a string, or a list of parts {"type": "text", "text": ...}: the model reads text alone',
     "tool_calls": "must be empty: the model calls no tools",
@@ -89,10 +89,26 @@ REFUSALS = {
 """Why a field, of a request or of one of its messages, must be as it must."""
 
 
+class ImageUrl(BaseModel):
+    url: str
+
+
+class ImagePart(BaseModel):
+    type: Literal["image_url"] = "image_url"
+    image_url: ImageUrl
+
+
 class ReplyMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
+
+
+class IllustratedMessage(ReplyMessage):
+    """What a request whose modalities name images gets."""
+
+    images: list[ImagePart]
+    """The pictures of the reply as data URLs."""
 
 
 class Delta(BaseModel):
@@ -105,7 +121,7 @@ FinishReason = Literal["stop", "length"]
 
 class Choice(BaseModel):
     index: int
-    message: ReplyMessage
+    message: IllustratedMessage | ReplyMessage
     logprobs: None = None
     finish_reason: FinishReason
 

@@ -10,8 +10,10 @@ from typing import Any
 from starlette.types import Scope
 
 from chatformer.chat.chatbot import Chatbot
+from chatformer.chat.media import data_url
 from chatformer.configuration.replies import ReplySettings, ServeSettings
 from chatformer.conversation import encode_conversation, turn
+from chatformer.pictures import PICTURE, can_draw
 
 from .batches import Batches, QueueFull
 from .completions import Completion
@@ -26,6 +28,9 @@ from .protocol import (
     Delta,
     ErrorResponse,
     FinishReason,
+    IllustratedMessage,
+    ImagePart,
+    ImageUrl,
     Message,
     Model,
     ReplyMessage,
@@ -76,6 +81,9 @@ class Service:
             raise ApiError(400, reason, param="stream_options", code="invalid_value")
         if body.messages[-1].role != "user":
             raise ApiError(400, "The last message must be the user's.", param="messages", code="invalid_value")
+        if "image" in (body.modalities or ()) and not (can_draw() and not body.stream):
+            reason = "needs stream to be false" if can_draw() else "needs Pillow on the server: pip install pillow"
+            raise ApiError(400, f"The modality image {reason}.", param="modalities", code="unsupported_value")
         settings, engine = asked(self.settings.reply, body), self.chatbot.engine
         is_drawn = settings.temperature > 0
         if body.seed is not None and is_drawn and not engine.keeps_seeds:
@@ -123,11 +131,11 @@ class Service:
             return await asyncio.to_thread(encode_conversation, *arguments)
         return encode_conversation(*arguments)
 
-    async def whole(self, completion: Completion) -> ChatCompletion:
-        """The answer to a request that is not streamed."""
+    async def whole(self, completion: Completion, *, has_images: bool = False) -> ChatCompletion:
+        """The answer to a request that is not streamed; if `has_images`, with its pictures as data URLs too."""
         texts = await completion.finished()
         choices = [
-            Choice(index=index, message=ReplyMessage(content=text), finish_reason=reply.finish_reason)
+            Choice(index=index, message=message_of(text, has_images), finish_reason=reply.finish_reason)
             for index, (text, reply) in enumerate(zip(texts, completion.replies, strict=True))
         ]
         usage = Usage.of(len(completion.source), completion.num_tokens)
@@ -184,6 +192,13 @@ def asked(default: ReplySettings, body: ChatRequest) -> ReplySettings:
     if temperature < LEAST_TEMPERATURE or top_p == 0:
         return dataclasses.replace(default, temperature=0.0)
     return dataclasses.replace(default, temperature=temperature, top_p=top_p)
+
+
+def message_of(text: str, has_images: bool) -> ReplyMessage:
+    if not has_images:
+        return ReplyMessage(content=text)
+    images = [ImagePart(image_url=ImageUrl(url=data_url(picture))) for picture in PICTURE.findall(text)]
+    return IllustratedMessage(content=text, images=images)
 
 
 def role_of(message: Message) -> str:

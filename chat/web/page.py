@@ -9,6 +9,7 @@ import gradio as gr
 
 from chatformer.chat.chatbot import Answer, Chatbot, Replier
 from chatformer.chat.errors import ChatError
+from chatformer.chat.media import as_html
 from chatformer.configuration.replies import ReplySettings
 from chatformer.conversation import Message, NotText, turn
 
@@ -21,6 +22,7 @@ footer { display: none !important }
 .inside { overflow-x: auto }
 .inside .js-plotly-plot { min-width: max-content }
 #conversation .md { white-space: pre-wrap; overflow-wrap: anywhere }
+#conversation .md img { image-rendering: pixelated }
 """
 DARKEN = "() => { document.body.classList.toggle('dark') }"
 MAX_LETTERS = 20_000
@@ -300,7 +302,7 @@ def named(values: Sequence[str], words: Mapping[str, str]) -> list[tuple[str, st
 
 def as_shown(messages: Sequence[Message]) -> list[Message]:
     """Messages as the page takes them: text as HTML that shows it, and something to see for an empty reply."""
-    return [{**said, "content": html.escape(said["content"], quote=False) or "…"} for said in messages]
+    return [{**said, "content": as_html(said["content"]) or "…"} for said in messages]
 
 
 def up_to_question(messages: list[Message]) -> list[Message]:
