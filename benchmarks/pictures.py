@@ -1,0 +1,172 @@
+"""
+How well a model draws, judged by what never saw it, and sheets of what it drew.
+
+    chatformer train --recipe digits --output-dir runs/digits
+    python benchmarks/pictures.py digits runs/digits
+    chatformer train --recipe emoji --output-dir runs/emoji
+    python benchmarks/pictures.py sheet runs/emoji --data emoji-held-out --output-file emoji.png
+
+`digits` has a classifier read the digits that the model writes: a support vector machine that was trained on
+scikit-learn's digits alone. `sheet` is a picture: in each pair the true one is above what was drawn. `rerank` compares
+first draws with the best of several draws by a model of the other direction:
+
+    chatformer train --recipe digits --question-column picture --answer-column caption \\
+        --max-source-tokens 80 --max-target-tokens 16 --output-dir runs/digits-captions
+    python benchmarks/pictures.py rerank runs/digits runs/digits-captions
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from chatformer.chat.chatbot import Chatbot
+from chatformer.chat.errors import ChatError
+from chatformer.chat.lines import replies
+from chatformer.chat.reranking import Judge
+from chatformer.configuration.replies import ReplySettings
+from chatformer.conversation import turn
+from chatformer.data.digits import NAMES, digits, ink_of
+from chatformer.data.named import named_conversations
+from chatformer.evaluation.own_data import questions_and_answers
+from chatformer.evaluation.pictures import fitted
+from chatformer.pictures import pixels_of_text
+
+BATCH_TOKENS = 2000
+SIDE = 8
+"""Of a digit, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsSettings:
+    """Have a classifier read the digits that a model writes."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a model of the recipe `digits`."""
+    num_draws: int = 20
+    """Digits of each name."""
+    temperature: float = 1.0
+    """Of the draws; 0 writes the likeliest digit, always the same."""
+    top_k: int = 0
+    """Draw from this many likeliest tokens; 0 sets no limit."""
+    seed: int = 42
+    """Of the draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankSettings(DigitsSettings):
+    """Compare first draws of digits with the best of several."""
+
+    judge: Annotated[str, tyro.conf.Positional]
+    """Folder of a model that names digits."""
+    choices: int = 8
+    """Draws that the judge chooses among."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetSettings:
+    """Draw a sheet: true pictures, and what the model drew of their names."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a model that draws."""
+    data: str = "emoji-held-out"
+    """Named data whose captions are drawn."""
+    num_pairs: int = 32
+    """Pictures from all over the data."""
+    columns: int = 16
+    """Pairs in a row."""
+    scale: int = 2
+    """Pixels of the sheet for each of a picture."""
+    output_file: Path = Path("sheet.png")
+    """Where to write it."""
+
+
+def drawings(settings: Any, captions: Sequence[str], search: ReplySettings, judge: Judge | None = None) -> list[str]:
+    """What a model draws of each caption."""
+    chatbot = Chatbot.from_pretrained(settings.model, device="cpu")
+    chatbot.engine.set_seed(getattr(settings, "seed", 0))
+    conversations = [[turn("user", caption)] for caption in captions]
+    num_draws = 1 if judge is None else settings.choices
+    return replies(
+        chatbot, conversations, search.search(), BATCH_TOKENS, lambda _: None, judge=judge, num_draws=num_draws
+    )[0]
+
+
+def share_read_right(drawn: Sequence[str], values: Sequence[int]) -> tuple[float, float]:
+    """The share of drawn digits that the classifier reads as they were meant, and of real ones it had not seen."""
+    from sklearn.svm import SVC
+
+    learnt, held_out = digits(held_out=False), digits(held_out=True)
+    classifier = SVC(gamma=0.001, C=10).fit([each.ink_HW.ravel() for each in learnt], [each.value for each in learnt])
+    real = classifier.score([each.ink_HW.ravel() for each in held_out], [each.value for each in held_out])
+    inks = [ink_of(fitted(text, (SIDE, SIDE, 3))[0]).ravel() for text in drawn]
+    return classifier.score(inks, values), real
+
+
+def measure_digits(settings: DigitsSettings) -> None:
+    wishes = [(name, value) for value, names in enumerate(NAMES) for name in names for _ in range(settings.num_draws)]
+    captions, values = zip(*wishes, strict=True)
+    search = ReplySettings(temperature=settings.temperature, top_k=settings.top_k)
+    rows = [("drawn", drawings(settings, captions, search))]
+    if isinstance(settings, RerankSettings):
+        judge = Judge(Chatbot.from_pretrained(settings.judge, device="cpu"))
+        rows.append((f"the best of {settings.choices}", drawings(settings, captions, search, judge)))
+    print("| digits | read right | different |\n| --- | --- | --- |")
+    for name, drawn in rows:
+        right, real = share_read_right(drawn, values)
+        print(f"| {len(drawn)} {name} | {right:.1%} | {len(set(drawn))} |")
+    print(f"| real ones, which neither has seen | {real:.1%} | |")
+
+
+def write_sheet(settings: SheetSettings) -> None:
+    pairs = questions_and_answers(named_conversations([settings.data]).conversations)
+    pairs = [pairs[number * len(pairs) // settings.num_pairs] for number in range(settings.num_pairs)]
+    drawn = drawings(settings, [caption for caption, _ in pairs], ReplySettings())
+    columns = []
+    for (_, truth), text in zip(pairs, drawn, strict=True):
+        true_HWC = pixels_of_text(truth)
+        pair = np.concatenate([true_HWC, fitted(text, true_HWC.shape)[0].astype(np.uint8)])
+        columns.append(np.pad(pair, ((3, 3), (1, 1), (0, 0)), constant_values=208))
+    rows = [
+        np.concatenate(columns[start : start + settings.columns], axis=1)
+        for start in range(0, len(columns), settings.columns)
+    ]
+    width = max(row.shape[1] for row in rows)
+    sheet = np.concatenate(
+        [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=208) for row in rows]
+    )
+    image = Image.fromarray(sheet.repeat(settings.scale, axis=0).repeat(settings.scale, axis=1))
+    image.save(settings.output_file)
+    print(settings.output_file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure or draw as the command line says; return the exit status."""
+
+    def digits(settings: tyro.conf.OmitArgPrefixes[DigitsSettings]) -> None:
+        """Have a classifier read the digits that a model writes."""
+        measure_digits(settings)
+
+    def rerank(settings: tyro.conf.OmitArgPrefixes[RerankSettings]) -> None:
+        """Compare first draws of digits with the best of several."""
+        measure_digits(settings)
+
+    def sheet(settings: tyro.conf.OmitArgPrefixes[SheetSettings]) -> None:
+        """Draw a sheet: true pictures, and what the model drew of their names."""
+        write_sheet(settings)
+
+    try:
+        tyro.extras.subcommand_cli_from_dict({"digits": digits, "rerank": rerank, "sheet": sheet}, args=arguments)
+    except (ChatError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

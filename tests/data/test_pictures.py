@@ -1,0 +1,113 @@
+"""Data with pictures: tables that name files, and what is made of installed packages."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chatformer.configuration.data import DataSettings
+from chatformer.configuration.training import TrainingSettings
+from chatformer.data import digits, emojis, pictures
+from chatformer.data.conversations import load_conversations
+from chatformer.data.messages import DataError
+from chatformer.data.preparation import conversations_of
+from chatformer.hub.samples import picture_files, with_picture_files
+from chatformer.pictures import PICTURE, pixels_of_text, text_of_pixels
+
+
+def pictures_of(file, **options):
+    loaded = load_conversations(str(file), **options)
+    return [(made[0]["content"], pixels_of_text(made[1]["content"])) for made in loaded.conversations["messages"]]
+
+
+def test_a_table_names_files_in_its_own_folder(captions_file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made = dict(pictures_of(captions_file))
+    assert len(made) == 8
+    pixels = made["red square"]
+    # What is transparent is white, and five bits a colour are nearly all of it.
+    assert pixels.shape == (6, 6, 3) and (pixels[0] == 255).all()
+    assert np.abs(pixels[1, 1].astype(int) - (255, 0, 0)).max() <= 255 / 31
+
+
+def test_the_other_way_round_a_picture_is_the_question(captions_file):
+    loaded = load_conversations(str(captions_file), question_column="picture", answer_column="caption")
+    question, answer = loaded.conversations["messages"][0]
+    assert PICTURE.fullmatch(question["content"]) and answer["content"] == "red square"
+
+
+def test_large_photographs_become_small_ones_of_few_colours(tmp_path):
+    ramp = np.linspace(0, 255, 100 * 64 * 3).reshape(100, 64, 3).astype(np.uint8)
+    for number in range(3):
+        Image.fromarray(np.roll(ramp, number, axis=2)).save(tmp_path / f"{number}.png")
+    lines = ["설명\t그림", *(f"{number}\t{number}.png" for number in range(3))]
+    (tmp_path / "captions.tsv").write_text("\n".join(lines), "utf-8")
+    made = pictures_of(tmp_path / "captions.tsv")
+    assert all(pixels.shape == (32, 20, 3) for _, pixels in made)
+    colours = {tuple(colour) for _, pixels in made for colour in pixels.reshape(-1, 3).tolist()}
+    assert 8 < len(colours) <= pictures.NUM_COLOURS
+
+
+def test_files_that_are_no_pictures_are_bad_rows_that_say_why(captions_file, tmp_path):
+    (tmp_path / "text.png").write_text("no picture", "utf-8")
+    Image.open(captions_file.parent / "red-square.png").save(tmp_path / "red.png")
+    (tmp_path / "captions.csv").write_text("caption,picture\na,red.png\nb,text.png\nc,none.png\nd,\n", "utf-8")
+    with pytest.raises(DataError) as raised:
+        load_conversations(str(tmp_path / "captions.csv"))
+    said = str(raised.value)
+    assert f"none.png is no file in {tmp_path}" in said and "text.png is no picture" in said and "is missing" in said
+    loaded = load_conversations(str(tmp_path / "captions.csv"), skip_bad_rows=True)
+    assert len(loaded.conversations) == 1 and [row.row for row in loaded.bad_rows.rows] == [3, 4, 5]
+
+
+def test_pictures_that_are_letters_already_stay(tmp_path):
+    letters = text_of_pixels(np.zeros((2, 2, 3), dtype=np.uint8))
+    (tmp_path / "letters.jsonl").write_text(json.dumps({"caption": "black", "picture": letters}), "utf-8")
+    ((_, pixels),) = pictures_of(tmp_path / "letters.jsonl")
+    assert not pixels.any()
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
+    monkeypatch.setattr(pictures, "find_spec", lambda package: None)
+    with pytest.raises(DataError, match=r"sklearn: pip install 'chatformer\[pictures\]'"):
+        next(digits.rows(held_out=False))
+
+
+def test_digits_are_asked_for_in_two_languages_and_a_tenth_is_held_out():
+    training, validation = conversations_of(TrainingSettings(data=DataSettings(data=("digits",))))
+    assert (len(training.conversations), len(validation.conversations)) == (2 * 1618, 2 * 179)
+    question, answer = validation.conversations["messages"][1]
+    assert question["content"] == "nine" == digits.NAMES[digits.digits(held_out=True)[0].value][1]
+    # Nothing of the ink is lost.
+    assert (digits.ink_of(pixels_of_text(answer["content"])) == digits.digits(held_out=True)[0].ink_HW).all()
+
+
+def test_emoji_are_drawn_in_their_colours_and_flags_are_not():
+    drawn = emojis.emojis(frozenset({"💚", "🔵", "👩🏻\u200d🚒", "👩🏽\u200d🚒", "🇰🇷"}))
+    by_name = {emoji.english: emoji for emoji in drawn}
+    assert set(by_name) == {"green heart", "blue circle"} | {
+        f"woman firefighter {tone} skin tone" for tone in ("light", "medium")
+    }
+    assert by_name["blue circle"].korean == "파란 원"
+    middles = {name: pixels_of_text(emoji.picture)[12, 12].tolist() for name, emoji in by_name.items()}
+    red, green, blue = middles["green heart"]
+    assert green > red > blue
+    red, green, blue = middles["blue circle"]
+    assert blue > green > red
+
+
+def test_of_each_professional_one_skin_tone_is_held_out():
+    for person in emojis.PEOPLE:
+        held_out = [tone for tone in emojis.SKIN_TONES if emojis.is_held_out(f"{person}{tone}\u200d🚒")]
+        assert len(held_out) == 1
+    assert emojis.is_held_out("💚") and not emojis.is_held_out("💙") and not emojis.is_held_out("👩🏽")
+
+
+def test_a_card_shows_files_in_place_of_letters():
+    picture = text_of_pixels(np.zeros((2, 3, 3), dtype=np.uint8))
+    samples = [("black", picture), ("twice", f"{picture} and {picture}"), ("hello", "hi")]
+    assert [name for name in picture_files(samples)] == ["reply_1.png", "reply_2.png", "reply_3.png"]
+    first, second, third = with_picture_files(samples)
+    assert first == ("black", "![a picture of 3 x 2](reply_1.png)") and third == samples[2]
+    assert second[1] == "![a picture of 3 x 2](reply_2.png) and ![a picture of 3 x 2](reply_3.png)"
