@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from chatformer.pictures import in_words
+
 from .engines import Ids
 
 AttentionName = Literal["cross", "encoder", "decoder"]
@@ -88,7 +90,9 @@ def tokens_of(tokenizer: Any, ids: Ids) -> list[Token]:
     special = set(tokenizer.all_special_ids)
     names = tokenizer.convert_ids_to_tokens(list(ids))
     # A model may have more rows than its tokenizer has tokens.
-    return [Token(id, name or f"<{id}>", id in special) for id, name in zip(map(int, ids), names, strict=True)]
+    return [
+        Token(id, in_words(name or f"<{id}>"), id in special) for id, name in zip(map(int, ids), names, strict=True)
+    ]
 
 
 def plain(tokens: Sequence[Token]) -> list[int]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from chatformer.pictures import in_words
+
 Severity = Literal["good", "hint", "problem"]
 
 NUM_EXAMPLES = 3
@@ -94,7 +96,7 @@ def well(check: str, title: str, found: str = "") -> list[Finding]:
 
 def shortened(text: str, width: int = 60) -> str:
     # Characters that a terminal cannot show, or would obey, are written out.
-    line = "".join(sign if sign.isprintable() else f"<U+{ord(sign):04X}>" for sign in " ".join(text.split()))
+    line = "".join(sign if sign.isprintable() else f"<U+{ord(sign):04X}>" for sign in " ".join(in_words(text).split()))
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
