@@ -7,7 +7,7 @@ The plan of a training: settings that no flag and no recipe gives follow from th
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from chatformer.configuration.training import TrainingSettings
 from chatformer.data.preparation import PreparedData
 from chatformer.evaluation.doctor.size import SIZE
 from chatformer.evaluation.figures import has_metrics
+from chatformer.pictures import PICTURE
 
 from .pace import Pace
 
@@ -40,6 +41,9 @@ ENOUGH_VALIDATION = 100
 FEW_VALIDATION = 20
 
 LONG_MINUTES = 60
+
+REPLIES_TRIED = 100
+"""The first replies, which show whether a model is to draw."""
 
 EVALUATIONS = 5
 """Evaluations of a run."""
@@ -90,9 +94,16 @@ class Facts:
     validation_exchanges: int
     has_metrics: bool
     """True if chrF can be computed."""
+    are_pictures: bool = False
+    """True if most replies are pictures."""
     on_gpu: bool = False
     hardware: str = "this machine"
     """Its name for people: 2 cores, or the name of a GPU."""
+
+
+def are_pictures(replies: Sequence[str]) -> bool:
+    """True if most of the replies are pictures and nothing else."""
+    return sum(PICTURE.fullmatch(reply) is not None for reply in replies) > len(replies) / 2
 
 
 def facts_of(data: PreparedData, accelerator: "Accelerator") -> Facts:
@@ -108,6 +119,7 @@ def facts_of(data: PreparedData, accelerator: "Accelerator") -> Facts:
         tokens=exchanges.tokens_per_epoch,
         validation_exchanges=len(data.eval_exchanges),
         has_metrics=has_metrics(),
+        are_pictures=are_pictures(exchanges.rows["reply"][:REPLIES_TRIED]),
         on_gpu=device.type == "cuda",
         hardware=hardware,
     )
@@ -259,6 +271,11 @@ def shortcomings(
             f"{facts.validation_exchanges} of {facts.exchanges + facts.validation_exchanges} exchanges are kept for "
             "validation: the model does not learn them, and they are too few to judge it by. "
             "--validation-fraction 0 learns all of them."
+        )
+    if facts.are_pictures and settings.model.repetition_penalty > 1:
+        problems.append(
+            "Replies are pictures, whose rows repeat, and the published model avoids what a reply already has. Take "
+            "--repetition-penalty 1."
         )
     if minutes is not None and minutes > LONG_MINUTES and options.minutes is None:
         problems.append(

@@ -146,6 +146,8 @@ def test_what_cannot_teach_is_said_with_the_flag_to_change():
     assert "little else. Take more data." in found("--size", "tiny", num_parameters=10**9)
     assert "--validation-fraction 0" in found(exchanges=95, tokens=1500, validation_exchanges=5)
     assert "--minutes 60" in found(minutes=200.0)
+    assert "--repetition-penalty 1" in found(are_pictures=True)
+    assert not found("--repetition-penalty", "1", are_pictures=True)
     assert not found()
 
 
