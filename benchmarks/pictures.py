@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -76,6 +76,10 @@ class SheetSettings:
     """Folder of a model that draws."""
     data: str = "emoji-held-out"
     """Named data whose captions are drawn."""
+    temperature: float = 0.0
+    """Above 0, draws differ."""
+    seed: int = 42
+    """Of the draws."""
     num_pairs: int = 32
     """Pictures from all over the data."""
     columns: int = 16
@@ -86,12 +90,17 @@ class SheetSettings:
     """Where to write it."""
 
 
-def drawings(settings: Any, captions: Sequence[str], search: ReplySettings, judge: Judge | None = None) -> list[str]:
-    """What a model draws of each caption."""
+def drawings(
+    settings: DigitsSettings | SheetSettings,
+    captions: Sequence[str],
+    search: ReplySettings,
+    judge: Judge | None = None,
+    num_draws: int = 1,
+) -> list[str]:
+    """What a model draws of each caption; with a judge, what it finds best of `num_draws`."""
     chatbot = Chatbot.from_pretrained(settings.model, device="cpu")
-    chatbot.engine.set_seed(getattr(settings, "seed", 0))
+    chatbot.engine.set_seed(settings.seed)
     conversations = [[turn("user", caption)] for caption in captions]
-    num_draws = 1 if judge is None else settings.choices
     return replies(
         chatbot, conversations, search.search(), BATCH_TOKENS, lambda _: None, judge=judge, num_draws=num_draws
     )[0]
@@ -115,7 +124,7 @@ def measure_digits(settings: DigitsSettings) -> None:
     rows = [("drawn", drawings(settings, captions, search))]
     if isinstance(settings, RerankSettings):
         judge = Judge(Chatbot.from_pretrained(settings.judge, device="cpu"))
-        rows.append((f"the best of {settings.choices}", drawings(settings, captions, search, judge)))
+        rows.append((f"the best of {settings.choices}", drawings(settings, captions, search, judge, settings.choices)))
     print("| digits | read right | different |\n| --- | --- | --- |")
     for name, drawn in rows:
         right, real = share_read_right(drawn, values)
@@ -126,7 +135,7 @@ def measure_digits(settings: DigitsSettings) -> None:
 def write_sheet(settings: SheetSettings) -> None:
     pairs = questions_and_answers(named_conversations([settings.data]).conversations)
     pairs = [pairs[number * len(pairs) // settings.num_pairs] for number in range(settings.num_pairs)]
-    drawn = drawings(settings, [caption for caption, _ in pairs], ReplySettings())
+    drawn = drawings(settings, [caption for caption, _ in pairs], ReplySettings(temperature=settings.temperature))
     columns = []
     for (_, truth), text in zip(pairs, drawn, strict=True):
         true_HWC = pixels_of_text(truth)
