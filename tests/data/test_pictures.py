@@ -79,8 +79,8 @@ def test_digits_are_asked_for_in_two_languages_and_a_tenth_is_held_out():
     assert (len(training.conversations), len(validation.conversations)) == (2 * 1618, 2 * 179)
     question, answer = validation.conversations["messages"][1]
     assert question["content"] == "nine" == digits.NAMES[digits.digits(held_out=True)[0].value][1]
-    # Nothing of the ink is lost.
-    assert (digits.ink_of(pixels_of_text(answer["content"])) == digits.digits(held_out=True)[0].ink_HW).all()
+    ink = digits.ink_of(pixels_of_text(answer["content"]))
+    assert np.abs(ink - digits.digits(held_out=True)[0].ink_HW).max() == digits.STEP / 2
 
 
 def test_emoji_are_drawn_in_their_colours_and_flags_are_not():
