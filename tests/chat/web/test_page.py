@@ -5,9 +5,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import unicodedata
 
+import numpy as np
 import pytest
 import torch
 from gradio_client import Client
@@ -17,6 +19,7 @@ from chatformer.chat.web.page import Page
 from chatformer.chat.web.serving import page_of
 from chatformer.chat.web.words import KOREAN
 from chatformer.configuration.replies import ReplySettings, WebSettings
+from chatformer.pictures import text_of_pixels
 from chatformer.storage.run_folder import Records
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -41,6 +44,23 @@ class Endless:
             self.is_stopped = True
             raise
         return "word " * 1000
+
+
+class Painter:
+    """A replier that draws a red picture row by row, and waits for a sign before the last row."""
+
+    reads_history = True
+
+    def __init__(self):
+        self.row = text_of_pixels(np.full((1, 3, 3), (255, 0, 0), dtype=np.uint8))
+        self.may_end = threading.Event()
+
+    def reply(self, messages, settings, on_text=None):
+        for number in range(3):
+            if number == 2:
+                self.may_end.wait(60)
+            on_text(self.row)
+        return 3 * self.row
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +267,16 @@ def test_a_page_of_a_running_server_has_no_inside_and_says_so(tab, serve, traine
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_picture_appears_row_by_row(tab, serve):
+    painter = Painter()
+    page = tab(serve(Page(chatbot=painter, title="painter", examples=[])))
+    say(page, "red")
+    is_drawn = "rows => document.querySelector('[data-testid=bot] img')?.naturalHeight === 8 * rows"
+    page.wait_for_function(is_drawn, arg=2)
+    painter.may_end.set()
+    page.wait_for_function(is_drawn, arg=3)
 
 
 def test_the_api_of_the_page_gives_the_same_text_and_asks_no_other_machine(address, chatbot, addresses):
