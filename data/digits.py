@@ -30,7 +30,7 @@ DARKEST = 16
 """The value of a pixel with the most ink."""
 
 STEP = 4
-"""Ink is rounded to multiples of it: five greys tell the digits apart as well as seventeen do, and are learnt sooner."""
+"""Ink is rounded to multiples of it. A classifier reads five greys as well as seventeen; a model learns them sooner."""
 
 
 class Digit(NamedTuple):
