@@ -138,10 +138,10 @@ def attention_picture(chatbots: Mapping[str, Chatbot], sentence: str, file: Path
             rows = [token.text for token in inside.reply]
             if "cross" in inside.attentions:
                 weights_QK = inside.attentions["cross"].weights_LHQK[-1].mean(0)
-                axes.imshow(weights_QK, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+                axes.imshow(weights_QK, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
                 name_axes(axes, rows, [token.text for token in inside.source])
                 continue
             # It has no attention: its reply alone.
-            axes.imshow(np.zeros((len(rows), 1)), cmap="Blues", vmin=0, vmax=1)
-            name_axes(axes, rows, ["the last state"])
+            axes.imshow(np.zeros((len(rows), 1)), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            name_axes(axes, rows, ["state"])
         save(figure, file)
