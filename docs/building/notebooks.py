@@ -1,0 +1,50 @@
+"""Pages as notebooks, by jupytext: a bash or Python block is a cell, and all else is text."""
+
+import json
+import re
+from pathlib import Path
+
+import jupytext
+
+from pages import BLOCK
+
+PICTURE = re.compile(r"^!\[[^]]*\]\((?:\.\./)*(?:tutorial/)?images/([\w-]+\.png)\)$", re.MULTILINE)
+FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
+
+SET_UP = """\
+%%bash
+# On a machine of the cloud, begin with the files of the project: git clone its repository, and cd into it.
+python -c "import chatformer" 2>/dev/null || pip install -q ".[metrics,plots]"
+test -d chatformer-quickstart || chatformer quickstart < /dev/null
+"""
+
+
+def notebook_of(text: str) -> str:
+    """The notebook of a page, as JSON."""
+    text = FOLDED.sub(lambda match: match[0].replace("```python\n", "```py\n").replace("```bash\n", "```shell\n"), text)
+    # The project's own source is to be read: it does not run alone.
+    text = BLOCK.sub(lambda match: match[0].replace("```python\n", "```py\n") if match["marker"] else match[0], text)
+    # The commands above have drawn the picture.
+    text = PICTURE.sub(r'```python\nfrom IPython.display import Image\n\nImage("\1")\n```', text)
+    notebook = jupytext.reads(text, "md")
+    cells = [{"cell_type": "code", "source": SET_UP.rstrip("\n")}, *notebook.cells]
+    made = {
+        "cells": [
+            {
+                "cell_type": cell["cell_type"],
+                "id": f"cell-{number}",
+                "metadata": {},
+                **({"execution_count": None, "outputs": []} if cell["cell_type"] == "code" else {}),
+                "source": cell["source"].splitlines(keepends=True),
+            }
+            for number, cell in enumerate(cells)
+        ],
+        "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    return json.dumps(made, ensure_ascii=False, indent=1) + "\n"
+
+
+def notebook_file(page: Path) -> Path:
+    return page.with_suffix(".ipynb")
