@@ -76,7 +76,7 @@ def files() -> Iterator[tuple[Path, str]]:
         twin = korean_twin(page)
         korean_text = with_blocks_of(twin.read_text("utf-8"), text)
         yield from ((page, text), (twin, korean_text))
-        if any(block.is_run for block in blocks(text)):
+        if page.parent == TUTORIAL and any(block.is_run for block in blocks(text)):
             yield from ((notebook_file(page), notebook_of(text)), (notebook_file(twin), notebook_of(korean_text)))
 
 

@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 import jupytext
-
-from pages import BLOCK
+from pages import BLOCK, NOT_RUN
 
 PICTURE = re.compile(r"^!\[[^]]*\]\((?:\.\./)*(?:tutorial/)?images/([\w-]+\.png)\)$", re.MULTILINE)
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
@@ -22,8 +21,7 @@ test -d chatformer-quickstart || chatformer quickstart < /dev/null
 def notebook_of(text: str) -> str:
     """The notebook of a page, as JSON."""
     text = FOLDED.sub(lambda match: match[0].replace("```python\n", "```py\n").replace("```bash\n", "```shell\n"), text)
-    # The project's own source is to be read: it does not run alone.
-    text = BLOCK.sub(lambda match: match[0].replace("```python\n", "```py\n") if match["marker"] else match[0], text)
+    text = BLOCK.sub(text_unless_it_runs, text)
     # The commands above have drawn the picture.
     text = PICTURE.sub(r'```python\nfrom IPython.display import Image\n\nImage("\1")\n```', text)
     notebook = jupytext.reads(text, "md")
@@ -44,6 +42,13 @@ def notebook_of(text: str) -> str:
         "nbformat_minor": 5,
     }
     return json.dumps(made, ensure_ascii=False, indent=1) + "\n"
+
+
+def text_unless_it_runs(block: re.Match[str]) -> str:
+    """The block, under a name that makes no cell if it does not end, or is the project's source and runs not alone."""
+    if block["marker"]:
+        return block[0].replace("```python\n", "```py\n")
+    return block[0].replace("```bash\n", "```shell\n") if NOT_RUN.search(block["code"]) else block[0]
 
 
 def notebook_file(page: Path) -> Path:

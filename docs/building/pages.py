@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-TUTORIAL = ROOT / "docs" / "tutorial"
-KOREAN_TUTORIAL = ROOT / "docs" / "ko" / "tutorial"
+DOCS = ROOT / "docs"
+TUTORIAL = DOCS / "tutorial"
+OVERVIEW = DOCS / "overview.md"
+
+NOT_RUN = re.compile(r"\b(?:chatformer (?:web|serve|push|space)|pip install|accelerate launch|curl)\b")
+"""Lines that wait for people, install, or need an account; a page that has them shows no output of theirs."""
 
 BLOCK = re.compile(
     r"^(?:<!-- (?P<marker>source|output)(?:: (?P<value>[^\n]+?))? -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
@@ -38,12 +42,12 @@ class Block(NamedTuple):
 
 
 def pages() -> list[Path]:
-    """The English pages, in the order in which they are taught."""
-    return sorted(TUTORIAL.glob("*.md"))
+    """The English pages that have outputs or source in them, in the order in which they are taught."""
+    return [*sorted(TUTORIAL.glob("*.md")), OVERVIEW]
 
 
 def korean_twin(page: Path) -> Path:
-    return KOREAN_TUTORIAL / page.name
+    return DOCS / "ko" / page.relative_to(DOCS)
 
 
 def blocks(text: str) -> list[Block]:

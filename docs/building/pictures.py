@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from chatformer.evaluation.plots import drawing
 
 Facts = list[Any]

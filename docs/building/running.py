@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from command import note
-from pages import ROOT, Block
+from pages import NOT_RUN, ROOT, Block
 from pictures import Facts, recorded
 
-NOT_RUN = re.compile(r"\b(?:chatformer (?:web|serve|push|space)|pip install|accelerate launch|curl)\b")
-"""Lines that wait for people, install, or need an account; a page that has them shows no output of theirs."""
 TRAINS = re.compile(r"^(chatformer (?:train|quickstart)|python benchmarks/ablations\.py)\b", re.MULTILINE)
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
