@@ -31,7 +31,7 @@ class Settings:
 
     output_dir: Path
     """Folder of the runs and of the table, ablations.md; a run that is finished there is not repeated."""
-    max_steps: int = 2000
+    max_steps: int = 1000
     """Steps of each training."""
     only: tuple[str, ...] = ()
     """Variants to train, such as complete positions; all unless given."""
