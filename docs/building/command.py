@@ -1,4 +1,8 @@
-"""`chatformer`, as the pages run it: it also writes the data behind each picture, in a file next to it."""
+"""
+`chatformer`, as the pages run it: it also writes the data behind each picture, in a file next to it.
+
+A doctor who has found a problem ends with status 1, which on a page is no failure.
+"""
 
 import json
 import sys
@@ -16,4 +20,5 @@ if __name__ == "__main__":
 
     sys.argv[0] = "chatformer"
     with recorded(note):
-        sys.exit(main())
+        status = main()
+    sys.exit(0 if status == 1 and sys.argv[1] == "doctor" else status)
