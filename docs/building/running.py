@@ -18,6 +18,7 @@ from pages import NOT_RUN, ROOT, Block
 from pictures import Facts, recorded
 
 TRAINS = re.compile(r"^(chatformer (?:train|quickstart)|python benchmarks/ablations\.py)\b", re.MULTILINE)
+LENGTH = re.compile(r" --(?:max|eval)-steps \d+")
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -60,8 +61,8 @@ class Session:
     def run_bash(self, code: str) -> str:
         lines = [line for line in code.replace("\\\n", "").splitlines() if not NOT_RUN.search(line)]
         code = "\n".join(lines)
-        if self.max_steps is not None:
-            code = TRAINS.sub(rf"\1 --max-steps {self.max_steps}", code)
+        if self.max_steps is not None and TRAINS.search(code):
+            code = TRAINS.sub(rf"\1 --max-steps {self.max_steps}", LENGTH.sub("", code))
         result = subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", code],
             cwd=self.folder,
