@@ -87,7 +87,6 @@ class Page:
                 shown.retry(self.say_again, inputs, outputs, api_visibility="private", **turn_taking),
             ]
             for reply in replies:
-                # After an error, too.
                 reply.then(self.ready, None, textbox, api_visibility="private", queue=False)
             textbox.stop(self.ready, None, textbox, cancels=replies, api_visibility="private", queue=False)
             shown.undo(self.undo, messages, [textbox, shown, messages], api_visibility="private", queue=False)
@@ -198,6 +197,9 @@ class Page:
             raise gr.Error(str(error)) from error
         if not question["content"]:
             raise gr.Error(words_for(request.headers)["empty"])
+        if messages and messages[-1]["role"] == "user":
+            # It was stopped before its reply began, and so is no part of the conversation.
+            messages = messages[:-1]
         yield from self.answered([*messages, question], *controls)
 
     def say_example(
@@ -247,8 +249,14 @@ class Page:
                 text = news.text if isinstance(news, Answer) else news
                 said = [*messages, {"role": "assistant", "content": text}]
                 yield gr.skip(), as_shown(said), said, news if isinstance(news, Answer) else gr.skip()
-        except ChatError as error:
-            raise gr.Error(str(error)) from error
+        except Exception as error:
+            # Gradio runs nothing after an event that failed. The question goes back into the box, to be said again.
+            *before, question = messages
+            box = gr.update(value=question["content"], submit_btn=True, stop_btn=False)
+            yield box, as_shown(before), before, gr.skip()
+            if isinstance(error, ChatError):
+                raise gr.Error(str(error)) from error
+            raise
 
     def look(
         self,

@@ -258,12 +258,14 @@ def test_a_page_of_a_running_server_has_no_inside_and_says_so(tab, serve, traine
         page.click("text=Settings")
         assert page.is_visible("#search") and page.is_hidden(f"text={KOREAN['num_beams']}")
         assert page.is_hidden(f"text={KOREAN['beams_search']}")
-        # A server that has gone is an error in words, and the next message is possible.
+        # A server that has gone is an error in words, and the message can be sent once more.
         process.terminate()
         assert process.wait(timeout=60) == 0
-        say(page, "again!")
+        say(page, "고마워")
         page.wait_for_selector("text=cannot be reached")
         page.wait_for_selector("#say .submit-button")
+        assert page.input_value("#say textarea") == "고마워"
+        assert page.locator("[data-testid=user]").count() == 2
     finally:
         process.kill()
         process.communicate()
