@@ -40,6 +40,8 @@ from chatformer.pictures import pixels_of_text
 BATCH_TOKENS = 2000
 SIDE = 8
 """Of a digit, in pixels."""
+GREY = 208
+"""Between the pictures of a sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,15 +141,16 @@ def write_sheet(settings: SheetSettings) -> None:
     columns = []
     for (_, truth), text in zip(pairs, drawn, strict=True):
         true_HWC = pixels_of_text(truth)
-        pair = np.concatenate([true_HWC, fitted(text, true_HWC.shape)[0].astype(np.uint8)])
-        columns.append(np.pad(pair, ((3, 3), (1, 1), (0, 0)), constant_values=208))
+        gap_HWC = np.full_like(true_HWC[:1], GREY)
+        pair = np.concatenate([true_HWC, gap_HWC, fitted(text, true_HWC.shape)[0].astype(np.uint8)])
+        columns.append(np.pad(pair, ((2, 2), (1, 1), (0, 0)), constant_values=GREY))
     rows = [
         np.concatenate(columns[start : start + settings.columns], axis=1)
         for start in range(0, len(columns), settings.columns)
     ]
     width = max(row.shape[1] for row in rows)
     sheet = np.concatenate(
-        [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=208) for row in rows]
+        [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=GREY) for row in rows]
     )
     image = Image.fromarray(sheet.repeat(settings.scale, axis=0).repeat(settings.scale, axis=1))
     image.save(settings.output_file)

@@ -38,9 +38,8 @@ FULLY_QUALIFIED = 2
 FLAG = re.compile("[\U0001f1e6-\U0001f1ff\U000e0061-\U000e007a]")
 """Regional indicators and tags: a flag's name does not say what it looks like."""
 SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
-PROFESSIONAL = re.compile(
-    f"([\U0001f468\U0001f469\U0001f9d1])([{SKIN_TONES}])\u200d([^\U0001f468\U0001f469\U0001f9d1]+)"
-)
+PEOPLE = "\U0001f468\U0001f469\U0001f9d1"
+PROFESSIONAL = re.compile(f"([{PEOPLE}])([{SKIN_TONES}])\u200d([^{PEOPLE}]+)")
 """A man, woman or person, a skin tone, and what belongs to a profession, or to a head."""
 HELD_OUT = frozenset("💚🤎🟡🟣🟦🟧🕒🕗🕠🕥")
 """Hearts, circles, squares and clock faces; what they combine is learnt from the others."""

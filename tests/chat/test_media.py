@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from starlette.testclient import TestClient
-from transformers import pipeline
 
 from chatformer.chat.chatbot import Chatbot, Conversation
 from chatformer.chat.half_blocks import Screen
@@ -17,8 +16,9 @@ from chatformer.chat.media import MediaFolder, as_html, media_in
 from chatformer.chat.serving.app import create_app
 from chatformer.chat.terminal import talk
 from chatformer.cli.main import main
-from chatformer.configuration.replies import ReplySettings, ServeSettings
+from chatformer.configuration.replies import ChatSettings, ReplySettings, ServeSettings
 from chatformer.pictures import in_words, pixels_of_text, text_of_pixels
+from chatformer.pipeline_chatformer import Seq2SeqChatPipeline
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 FLAG = text_of_pixels(np.array([[RED] * 3, [WHITE] * 3, [RED] * 3], dtype=np.uint8))
@@ -60,7 +60,8 @@ def test_without_colours_a_terminal_shows_shades(capsys):
     dark = text_of_pixels(np.zeros((2, 3, 3), dtype=np.uint8))
     screen.write(dark)
     screen.end()
-    assert capsys.readouterr().out == "███\n"
+    # Behind the name of the bot.
+    assert capsys.readouterr().out == "\n███\n"
 
 
 def test_a_chat_shows_and_saves(chatbot, tmp_path, monkeypatch, capsys):
@@ -68,7 +69,7 @@ def test_a_chat_shows_and_saves(chatbot, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "7.png").touch()
-    assert talk(Conversation(chatbot), ReplySettings(), MediaFolder(tmp_path / "media")) == 0
+    assert talk(Conversation(chatbot), ChatSettings(model="bot"), MediaFolder(tmp_path / "media")) == 0
     assert "saved as" in capsys.readouterr().out
     assert sorted(file.name for file in (tmp_path / "media").iterdir()) == ["7.png", "8.png", "9.png"]
 
@@ -107,8 +108,8 @@ def test_a_server_gives_letters_and_pngs_where_they_are_asked_for(chatbot):
         assert refusal.status_code == 400 and "stream" in refusal.json()["error"]["message"]
 
 
-def test_the_pipeline_gives_images(drawer):
-    chat = pipeline("seq2seq-chat", model=str(drawer), device="cpu")
+def test_the_pipeline_gives_images(chatbot):
+    chat = Seq2SeqChatPipeline(model=chatbot.engine.model, tokenizer=chatbot.tokenizer, device="cpu")
     answer = chat("blue stripes")
     (image,) = answer["images"]
     assert (np.asarray(image) == pixels_of_text(answer["generated_text"])).all()
