@@ -16,8 +16,9 @@ from .errors import ChatError
 class Medium(Protocol):
     """A part of a reply that people see or hear."""
 
-    text: str
-    """The part, as the model wrote it."""
+    @property
+    def text(self) -> str:
+        """The part, as the model wrote it."""
 
     @property
     def description(self) -> str:

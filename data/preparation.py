@@ -106,8 +106,9 @@ def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
     """The training and the validation conversations, each with the bad rows of its own data."""
     data = settings.data
     held_out = [held_out_of(name) for name in data.data] if are_names(data.data) else []
-    if held_out and None not in held_out and not data.validation_data:
-        data = dataclasses.replace(data, validation_data=tuple(held_out))
+    names = tuple(name for name in held_out if name is not None)
+    if names and len(names) == len(held_out) and not data.validation_data:
+        data = dataclasses.replace(data, validation_data=names)
     loaded = read_conversations(
         data.data, data, skip_bad_rows=data.skip_bad_rows, sha256=data.data_sha256, max_rows=data.max_train_samples
     )
