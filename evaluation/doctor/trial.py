@@ -11,6 +11,7 @@ from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.evaluation.figures import Evaluation, figures_of
 from chatformer.evaluation.scoring import Outcome, length_batches, outcome_of
+from chatformer.storage.bars import datasets_bars
 
 from .findings import Below, Check
 
@@ -53,6 +54,7 @@ def loss_on(model: Any, exchanges: EncodedExchanges) -> float:
     return nats / int(exchanges.target_lengths.sum())
 
 
+@datasets_bars(shown=False)
 def different_questions(exchanges: EncodedExchanges, count: int) -> EncodedExchanges:
     """At most `count` exchanges from all over the data, no two with the same source."""
     first = {exchanges.source(index).tobytes(): index for index in reversed(range(len(exchanges)))}

@@ -25,9 +25,11 @@ def test_a_model_that_knows_its_training_by_heart():
     assert check_memory(new=3.6, known=0.2)[0].severity == "hint"
 
 
-def test_different_questions_are_spread_over_the_data(words, questions):
+def test_different_questions_are_spread_over_the_data(words, questions, capfd):
     _, exchanges = words
     chosen = different_questions(exchanges, 4)
+    # No bar, which takes longer to read than the few questions take.
+    assert capfd.readouterr().err == ""
     assert chosen.replies == [questions[index][1] for index in (0, 13, 26, 39)]
     assert [chosen.source(1).tolist(), chosen.target(1).tolist()] == [
         exchanges.source(13).tolist(),
