@@ -154,7 +154,8 @@ def measured(cell: Cell, settings: Growth) -> Found:
 
 def measured_alone(cell: Cell, settings: Growth) -> Found:
     """Measure a cell in a process of its own, whose memory is the cell's."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    # Its server has imported everything, and computed nothing.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as process:
         return process.submit(measured, cell, settings).result()
 
 
@@ -303,10 +304,8 @@ def measure_quality(settings: Quality) -> None:
     for kind in settings.kinds:
         folder = settings.output_dir / kind
         if not (folder / "evaluation.json").exists():
-            seconds = (
-                ROWS * measured_alone(Cell(measure="read", kind=kind, length=settings.num_tokens), Growth()).seconds
-            )
-            steps = round(60 * settings.minutes / seconds)
+            read = measured_alone(Cell(measure="read", kind=kind, length=settings.num_tokens), Growth())
+            steps = round(60 * settings.minutes / (ROWS * read.seconds))
             task = ["--data", data, "--max-source-tokens", 2048, "--too-long", "drop", "--vocab-size", 4000]
             plan = ["--max-steps", steps, "--size", "tiny", "--tokens-per-step", ROWS * settings.num_tokens]
             judge = ["--max-eval-replies", 0, "--metric-for-best-model", "loss", "--eval-steps", max(1, steps // 4)]

@@ -149,7 +149,7 @@ def patterns_of(config: ChatformerConfig, *, is_causal: bool) -> list[Pattern]:
     What the layers look at, in turn; nothing for full attention.
 
     attention(X) = W_p attend(X, A^(r mod p)) of layer r for "strided", and attend(X, A^(1) and A^(2)) for "fixed": the
-    first and the second way of Section 5.2 to use two sets.
+    first and the second way of Section 5.1 to use two sets, Equations 6 and 7.
     """
     if config.self_attention == "full":
         return []
