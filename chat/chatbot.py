@@ -1,5 +1,6 @@
 """A model and a conversation with it."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +15,9 @@ from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
 from .engines import CTranslate2Engine, Engine, TransformersEngine
 from .errors import ModelNotFound
 from .streaming import Pieces
+
+# Kana and the characters of Chinese, and their punctuation.
+NO_SPACES = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff01-\uff0f]{2}")
 
 
 class Answer(NamedTuple):
@@ -102,6 +106,11 @@ def conversing_tokenizer(folder: ModelFolder, *, vocab_size: int) -> Any:
     return tokenizer
 
 
+def joined(text: str, continuation: str) -> str:
+    """A text that goes on, with a space between unless its script has none."""
+    return text + continuation if NO_SPACES.search(text[-1:] + continuation[:1]) else f"{text} {continuation}".strip()
+
+
 class Replier(Protocol):
     """What a conversation is held with: a `Chatbot`, or a server."""
 
@@ -126,6 +135,20 @@ class Conversation:
         self.messages: list[Message] = []
         if self.system:
             self.messages.append(turn("system", self.system))
+
+    @property
+    def has_replied(self) -> bool:
+        """True if there is a reply, which can go on."""
+        return bool(self.messages) and self.messages[-1]["role"] == "assistant"
+
+    def more(self, settings: ReplySettings, on_text: Callable[[str], None] | None = None) -> str:
+        """Have the last reply go on: what was said last and all of its reply are the prompt."""
+        assert self.has_replied
+        *before, question, reply = self.messages
+        prompt = turn("user", joined(question["content"], reply["content"]))
+        continuation = self.chatbot.reply([*before, prompt], settings, on_text)
+        self.messages[-1] = turn("assistant", joined(reply["content"], continuation))
+        return continuation
 
     def say(self, text: str, settings: ReplySettings, on_text: Callable[[str], None] | None = None) -> str:
         """Say something and get the reply; both are kept, unless the reply is interrupted."""

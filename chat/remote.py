@@ -67,9 +67,11 @@ class RemoteChatbot:
         Of the settings, the temperature, top-p and the longest reply are the client's choice, the others the server's.
         """
         body: dict[str, Any] = {"model": self.model, "messages": list(messages), "stream": True}
-        body["temperature"] = settings.temperature
-        if settings.temperature > 0:
-            body |= {"top_p": settings.top_p} | ({} if self.seed is None else {"seed": self.seed})
+        # What is not set is the server's choice.
+        body |= {} if settings.temperature is None else {"temperature": settings.temperature}
+        if settings.temperature:
+            body |= {} if settings.top_p is None else {"top_p": settings.top_p}
+            body |= {} if self.seed is None else {"seed": self.seed}
         if settings.max_new_tokens is not None:
             body["max_tokens"] = settings.max_new_tokens
         reply = ""

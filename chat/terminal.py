@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .chatbot import Conversation
 
 HELP = """/reset            begin a new conversation
+/more             have the last reply go on
 /settings         show how replies are generated
 /set NAME VALUE   change it, for example: /set temperature 0.7
 /help             show this
@@ -82,12 +83,19 @@ def talk(conversation: "Conversation", settings: ChatSettings, media: MediaFolde
             command, *rest = text[1:].split() or [""]
             if command in ("quit", "exit"):
                 return 0
-            settings = run_command(command, rest, conversation, settings, console)
-            continue
+            if command != "more":
+                settings = run_command(command, rest, conversation, settings, console)
+                continue
+            if not conversation.has_replied:
+                console.print("Say something first, which it can go on from.", style="dim")
+                continue
         console.print("bot> ", style="bold cyan", end="")
         screen = Screen(console)
         try:
-            reply = conversation.say(text, settings.reply, on_text=screen.write)
+            if text.startswith("/"):
+                reply = conversation.more(settings.reply, on_text=screen.write)
+            else:
+                reply = conversation.say(text, settings.reply, on_text=screen.write)
             screen.end()
             for path in [] if media is None else media.save(reply):
                 console.print(f"saved as {path}", style="dim")

@@ -17,7 +17,7 @@ class ReadingSettings:
     """The conversations: a CSV, TSV, Excel, JSON, JSON Lines or Parquet file, a .txt with a tab between question and
     answer, a URL, a Hub dataset id, or two text files, line by line question and answer; "starter" is the corpus that
     comes with chatformer, and "digits" and "emoji" are pictures to draw. A column of pictures in a table holds their
-    files."""
+    files. A .txt without tabs is prose to go on writing."""
     question_column: Annotated[str | None, OF_DATA] = None
     """Column of the question; found by the usual names unless given."""
     answer_column: Annotated[str | None, OF_DATA] = None
@@ -33,6 +33,10 @@ class ReadingSettings:
     """Sheet of an Excel file; the first unless given."""
     encoding: Annotated[str | None, OF_DATA] = None
     """Encoding of text files, such as cp949; found out unless given."""
+    data_format: Annotated[Literal["pairs", "prose"] | None, OF_DATA] = None
+    """What text files are: "pairs" of a question and an answer, with a tab between them or line by line in two files,
+    or "prose", of which a model learns to go on writing. Unless given, one .txt without tabs, or three and more, are
+    prose."""
     dataset_split: Annotated[str, OF_DATA] = "train"
     """Split of a Hub dataset."""
     dataset_revision: Annotated[str | None, OF_DATA] = None

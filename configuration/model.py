@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .declaring import AtLeast, MoreThan, SettingsError, flag
+from .declaring import AtLeast, AtMost, MoreThan, SettingsError, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,12 @@ class ModelSettings:
     repetition_penalty: Annotated[float, AtLeast(1)] = 1.1
     """Saved in generation_config.json, so that `generate()` has it: above 1, tokens that a reply already has become
     less likely, which ends loops and doubled words; 1 changes nothing."""
+    temperature: Annotated[float, AtLeast(0)] | None = None
+    """Saved in generation_config.json: above 0, `generate()` draws its replies, higher values more daringly. For prose
+    0.8 unless given, and else 0, the likeliest token each time."""
+    top_p: Annotated[float, MoreThan(0), AtMost(1)] | None = None
+    """Saved too: a reply is drawn from the likeliest tokens that together have this probability; for prose 0.95 unless
+    given, and else 1."""
 
 
 OF_ONE_ARCHITECTURE = {

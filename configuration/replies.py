@@ -43,12 +43,13 @@ class SearchSettings:
 class ReplySettings(SearchSettings):
     """How replies are generated."""
 
-    temperature: Annotated[float, AtLeast(0)] = 0.0
-    """0 takes the likeliest token each time; higher values draw more daringly."""
-    top_p: Annotated[float, MoreThan(0), AtMost(1), Needs("temperature")] = 1.0
-    """Draw from the likeliest tokens that together have this probability."""
-    top_k: Annotated[int, AtLeast(0), Needs("temperature"), Without("url")] = 50
-    """Draw from this many likeliest tokens; 0 sets no limit."""
+    temperature: Annotated[float, AtLeast(0)] | None = None
+    """0 takes the likeliest token each time; higher values draw more daringly; the model's own, 0 but for prose,
+    unless given."""
+    top_p: Annotated[float | None, MoreThan(0), AtMost(1), Needs("temperature")] = None
+    """Draw from the likeliest tokens that together have this probability; the model's own, mostly 1, unless given."""
+    top_k: Annotated[int | None, AtLeast(0), Needs("temperature"), Without("url")] = None
+    """Draw from this many likeliest tokens; 0 sets no limit; the model's own, mostly 50, unless given."""
     repetition_penalty: Annotated[float | None, MoreThan(0), Without("url")] = None
     """Above 1, tokens that a reply already has become less likely; the model's own, mostly 1, unless given."""
 
@@ -62,7 +63,10 @@ class ReplySettings(SearchSettings):
         from transformers import GenerationConfig
 
         options: dict[str, Any] = {"num_beams": self.num_beams, "num_return_sequences": 1}
-        if self.temperature > 0:
+        if self.temperature is not None or self.num_beams > 1:
+            # Beams search for the likeliest reply.
+            options["do_sample"] = bool(self.temperature)
+        if self.temperature:
             options |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
         if self.num_beams > 1:
             # A greedy search has no use for it, and would warn of it.
@@ -71,7 +75,11 @@ class ReplySettings(SearchSettings):
             options["no_repeat_ngram_size"] = self.no_repeat_ngram_size
         options |= {"repetition_penalty": self.repetition_penalty, "max_new_tokens": self.max_new_tokens}
         options = {name: value for name, value in options.items() if value is not None}
-        return GenerationConfig(do_sample=self.temperature > 0, **options)
+        return GenerationConfig(**options)
+
+    def draws(self, own: "GenerationConfig") -> bool:
+        """True if replies are drawn, of a model with its `own` settings."""
+        return bool(self.search().do_sample if self.search().do_sample is not None else own.do_sample)
 
 
 @dataclass(frozen=True, kw_only=True)

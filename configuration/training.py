@@ -57,6 +57,8 @@ PLANNED = (
     "size",
     "dropout",
     "bpe_dropout",
+    "temperature",
+    "top_p",
     "other_topics_fraction",
     "tokens_per_step",
     "max_steps",
@@ -140,7 +142,7 @@ class RunSettings:
     metric_for_best_model: Metric | None = None
     """What chooses the published model, on the validation data. The score is chrF of the replies divided by bits per
     character, which sees the replies and the loss alike: the loss alone chooses a dull bot. "last" takes the newest.
-    Unless given, the score, or the last if there is too little validation data to choose by."""
+    Unless given, the score, of prose the loss, or the last if there is too little validation data to choose by."""
     early_stopping_patience: Annotated[int, AtLeast(1)] | None = None
     """Stop after this many evaluations without a better one."""
     max_eval_replies: Annotated[int, AtLeast(0)] = 1000

@@ -14,6 +14,9 @@ What it learns from: the way of the data, from a file to batches. In reading ord
     digits          the data "digits"
     emojis          the data "emoji"
     bad_rows        the rows that are not conversations
+    chapters        the text of a book -> its chapters
+    passages        a chapter -> prompts and their continuations
+    prose           plain text files -> passages, as conversations
     conversations   rows -> conversations
     named           data that has a name -> conversations
     splitting       conversations -> those to train on and those to validate on

@@ -25,6 +25,7 @@ from .fetching import TABLE_SUFFIXES, is_hub_id, load_from_hub, local_path, suff
 from .formats import dataset_rows, file_rows, parallel_rows, parquet_dataset
 from .messages import DataError, NotAConversation, clean_messages, clean_text, optional_text, with_system
 from .pictures import rows_with_pictures
+from .prose import DataFormat, books_of, passages_of
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -170,6 +171,13 @@ def _open_source(
     return _open_parallel_files(files, encoding=encoding, sha256=sha256)
 
 
+def _files(data: Any) -> list[str]:
+    """The names of files, or the id of a dataset on the Hub; empty for a dataset."""
+    if isinstance(data, str | os.PathLike):
+        return [os.fspath(data)]
+    return [os.fspath(file) for file in data] if isinstance(data, list | tuple) else []
+
+
 def _no_conversations(name: str) -> DataError:
     return DataError(f"{name} has no conversations. Pass data with at least one.")
 
@@ -219,6 +227,7 @@ def load_conversations(
     context_column: str | None = None,
     encoding: str | None = None,
     sheet: str | None = None,
+    data_format: DataFormat | None = None,
     split: str = "train",
     revision: str | None = None,
     sha256: str | None = None,
@@ -231,7 +240,8 @@ def load_conversations(
 
     `data` is a CSV, TSV, JSON, JSON Lines (each also with .gz), Excel or Parquet file, a .txt with a tab between
     question and answer, the URL of such a file, the id of a dataset on the Hub, a dataset, or two files of plain text,
-    where each line of the second file answers the same line of the first.
+    where each line of the second file answers the same line of the first. A .txt without tabs is prose, as are three and
+    more, or what `data_format` says; its conversations have a column with the key of their chapter.
     `split` is that of a Hub dataset or a DatasetDict, `revision` that of a Hub dataset. With `streaming` a Hub
     dataset is read row by row, without a copy of its files. Columns are found by their usual names unless named; a
     system message becomes the first message, and a context, such as the input of an instruction, the end of the
@@ -241,6 +251,12 @@ def load_conversations(
     Raises a `DataError` if the data is not available or cannot be read, or if a row is not a conversation. With
     `skip_bad_rows` such rows are returned together with the conversations; it is an error only if no other row is left.
     """
+    books = books_of(_files(data), data_format, encoding=encoding, sha256=sha256)
+    if books:
+        conversations, unread = passages_of(books, max_rows=max_rows, is_given=data_format is not None)
+        if unread and not (skip_bad_rows and len(conversations)):
+            raise unread.error()
+        return Loaded(conversations=conversations, bad_rows=unread)
     source = _open_source(
         data, encoding=encoding, sheet=sheet, split=split, revision=revision, sha256=sha256, streaming=streaming
     )

@@ -133,7 +133,8 @@ def parallel_rows(files: Sequence[str], encoding: str | None) -> tuple[list[str]
     if len(questions) != len(answers):
         raise DataError(
             f"{files[0]} has {len(questions)} lines and {files[1]} has {len(answers)}. In parallel files line i of "
-            "the second answers line i of the first: fix them so that both have the same number."
+            "the second answers line i of the first: fix them so that both have the same number; or pass "
+            "--data-format prose if they are prose."
         )
     rows = []
     for number, ((question, no_question), (answer, no_answer)) in enumerate(zip(*sides, strict=True), start=1):

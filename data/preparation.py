@@ -146,6 +146,7 @@ def read_conversations(
         context_column=settings.context_column,
         encoding=settings.encoding,
         sheet=settings.sheet,
+        data_format=settings.data_format,
         split=settings.dataset_split,
         revision=settings.dataset_revision,
         streaming=settings.dataset_streaming,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from chatformer.conversation import Message
 
 from .arrow import are_few, chosen
 from .messages import DataError
+from .prose import CHAPTER, is_prose
 
 if TYPE_CHECKING:
     import datasets
@@ -24,6 +25,14 @@ def _opening(messages: Sequence[Message]) -> tuple[str, ...]:
     return tuple(f"{message['role']}: {' '.join(message['content'].split()).casefold()}" for message in messages[:end])
 
 
+def _subjects(conversations: "datasets.Dataset") -> Iterator[tuple[str, ...]]:
+    """Yield what each conversation may have in common with others of its side only: its chapter, or its opening."""
+    if is_prose(conversations):
+        yield from ((chapter,) for chapter in conversations[CHAPTER])
+    else:
+        yield from map(_opening, conversations["messages"])
+
+
 def split_conversations(
     conversations: "datasets.Dataset", *, validation_fraction: float, seed: int
 ) -> "tuple[datasets.Dataset, datasets.Dataset]":
@@ -32,6 +41,7 @@ def split_conversations(
 
     An opening is the system message and the first question, without regard to case and spacing. So a model is
     validated on sources that it did not learn. The side of an opening depends on the seed and not on the order of rows.
+    Of prose, chapters are what the two do not have in common.
     Raises a `ValueError` for a fraction outside [0, 1), a `DataError` if one side would be empty.
     """
     if not 0 <= validation_fraction < 1:
@@ -58,8 +68,8 @@ def _draw(conversations: "datasets.Dataset", wanted: int, seed: int, share: floa
     # A digest takes less memory than the words, and half of one is enough to distinguish openings.
     digests, indices = bytearray(), array("q")
     bound = math.ceil(share * 2**64)
-    for index, messages in enumerate(conversations["messages"]):
-        digest = hashlib.sha256(json.dumps([seed, *_opening(messages)]).encode()).digest()[:16]
+    for index, subject in enumerate(_subjects(conversations)):
+        digest = hashlib.sha256(json.dumps([seed, *subject]).encode()).digest()[:16]
         if int.from_bytes(digest[:8], "big") < bound:
             digests += digest
             indices.append(index)
@@ -71,7 +81,8 @@ def _draw(conversations: "datasets.Dataset", wanted: int, seed: int, share: floa
     starts = np.flatnonzero(is_first)
     if share == 1 and len(starts) < 2:
         raise DataError(
-            f"{len(conversations)} conversations with {len(starts)} different openings cannot be split. Pass more "
+            f"{len(conversations)} conversations with {len(starts)} different "
+            f"{'chapters' if is_prose(conversations) else 'openings'} cannot be split. Pass more "
             "conversations, validation data of their own, or a validation fraction of 0."
         )
     sizes = np.diff(starts, append=len(order))

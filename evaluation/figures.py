@@ -156,7 +156,7 @@ def evaluate(
     model: PreTrainedModel, tokenizer: Any, exchanges: EncodedExchanges, *, max_replies: int
 ) -> tuple[Evaluation, list[str]]:
     """
-    The figures of the model on `exchanges`, and its greedy replies to the first `max_replies` of them.
+    The figures of the model on `exchanges`, and its replies to the first `max_replies` of them.
 
     Every rank takes part, with a model of its own, and gets the same result.
     """

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import GenerationConfig
 
-from chatformer.chat.engines import GREEDY, Engine
+from chatformer.chat.engines import Engine, drawing_by, usual_search
 from chatformer.configuration.evaluation import EvaluationSettings
 from chatformer.conversation import Message, encode_conversation
 from chatformer.data.exchanges import EncodedExchanges
@@ -87,20 +87,21 @@ def outcome_of(
     exchanges: EncodedExchanges,
     *,
     max_replies: int | None,
-    search: GenerationConfig = GREEDY,
+    search: GenerationConfig | None = None,
     batch_tokens: int = EvaluationSettings.batch_tokens,
     show_progress: bool = False,
 ) -> Outcome:
     """
     The scores of the exchanges, and the replies to the first `max_replies` of them, or to all.
 
-    `search` finds the replies, and must not sample. The processes of accelerate share the batches, and every rank
-    gets all of the outcome, which is the same as that of one process.
+    `search` finds the replies; unless given, it is greedy, or draws if the model's own settings do. The processes of
+    accelerate share the batches, and every rank gets all of the outcome, which is the same as that of one process:
+    what is drawn depends on the batch alone.
     """
     others = others_of_like_length(exchanges)
     other_histories = sources_with_other_histories(exchanges, tokenizer)
     num_replies = len(exchanges) if max_replies is None else min(max_replies, len(exchanges))
-    search = copy.deepcopy(search)
+    search = copy.deepcopy(search or usual_search(engine))
     if search.max_new_tokens is None:
         # 1.5 times the longest reference: a young model may repeat itself without end.
         search.max_new_tokens = 3 * int(exchanges.target_lengths.max(initial=0)) // 2
@@ -120,7 +121,9 @@ def outcome_of(
         return zip(nats, without_source, without_history.values(), strict=True)
 
     def reply(indices: list[int]) -> list[str]:
-        return tokenizer.batch_decode(engine.generate(sources_of(indices), search), skip_special_tokens=True)
+        with drawing_by(indices[0]):
+            generated = engine.generate(sources_of(indices), search)
+        return tokenizer.batch_decode(generated, skip_special_tokens=True)
 
     scores = _by_batch(score, length_batches(exchanges, len(exchanges), batch_tokens), "scoring", show_progress)
     replies = _by_batch(reply, length_batches(exchanges, num_replies, batch_tokens), "replying", show_progress)

@@ -22,10 +22,10 @@ def questions_of(records: Records) -> list[str]:
 
 @as_hub_error()
 def sample_conversations(folder: str, questions: Sequence[str], languages: Sequence[str]) -> list[Sample]:
-    """The questions, or greetings if there are none, and the model's greedy replies to them."""
+    """The questions, or greetings if there are none, and the model's replies to them."""
     import torch
 
-    from chatformer.chat.engines import GREEDY, TransformersEngine
+    from chatformer.chat.engines import TransformersEngine, drawing_by, usual_search
     from chatformer.conversation import encode_conversation, max_source_tokens, turn
 
     greetings = [GREETINGS[name] for name in (*languages, "en") if name in GREETINGS]
@@ -37,7 +37,8 @@ def sample_conversations(folder: str, questions: Sequence[str], languages: Seque
     for question in questions or dict.fromkeys(greetings):
         source = encode_conversation(tokenizer, [turn("user", question)], max_source_tokens(tokenizer))
         # One at a time, as in a chat: in a batch, rounding may decide between two tokens that are equally likely.
-        (reply,) = engine.generate([source], GREEDY)
+        with drawing_by(0):
+            (reply,) = engine.generate([source], usual_search(engine))
         samples.append((question, tokenizer.decode(reply, skip_special_tokens=True)))
     return samples
 

@@ -23,7 +23,9 @@ def new_model(
 ) -> ChatformerForConditionalGeneration | BahdanauForConditionalGeneration:
     """A model with random weights and the tokenizer's special tokens, whose replies have at most `max_new_tokens`."""
     changes = dataclasses.asdict(settings)
-    repetition_penalty = changes.pop("repetition_penalty")
+    repetition_penalty, temperature, top_p = (
+        changes.pop(name) for name in ("repetition_penalty", "temperature", "top_p")
+    )
     config = sized_config(
         changes.pop("size"),
         changes.pop("architecture"),
@@ -41,6 +43,9 @@ def new_model(
         model = ChatformerForConditionalGeneration(config)
     model.generation_config.max_new_tokens = max_new_tokens
     model.generation_config.repetition_penalty = repetition_penalty
+    if temperature:
+        # Without its top_k of 0, transformers would draw from the 50 likeliest.
+        model.generation_config.update(do_sample=True, temperature=temperature, top_p=top_p or 1.0, top_k=0)
     return model
 
 

@@ -18,6 +18,7 @@ from chatformer.configuration.model import OF_SPARSE_ATTENTION
 from chatformer.configuration.sizes import sizes_of
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.preparation import PreparedData
+from chatformer.data.prose import is_prose
 from chatformer.evaluation.doctor.size import SIZE
 from chatformer.evaluation.figures import has_metrics
 from chatformer.pictures import PICTURE
@@ -47,6 +48,9 @@ REPLIES_TRIED = 100
 
 EVALUATIONS = 5
 """Evaluations of a run."""
+
+DRAWN_PROSE = (0.8, 0.95)
+"""Temperature and top-p of prose: the likeliest continuation goes round in circles."""
 
 MOST_REPEATS = 4
 """More than this many times the steps that the data needs teach nothing, however many minutes are given."""
@@ -96,6 +100,8 @@ class Facts:
     """True if chrF can be computed."""
     are_pictures: bool = False
     """True if most replies are pictures."""
+    is_prose: bool = False
+    """True if the exchanges are passages of prose and their continuations."""
     on_gpu: bool = False
     hardware: str = "this machine"
     """Its name for people: 2 cores, or the name of a GPU."""
@@ -120,6 +126,7 @@ def facts_of(data: PreparedData, accelerator: "Accelerator") -> Facts:
         validation_exchanges=len(data.eval_exchanges),
         has_metrics=has_metrics(),
         are_pictures=are_pictures(exchanges.rows["reply"][:REPLIES_TRIED]),
+        is_prose=is_prose(data.training),
         on_gpu=device.type == "cuda",
         hardware=hardware,
     )
@@ -139,6 +146,8 @@ class Plan:
     ema_decay: float
     eval_steps: int
     metric_for_best_model: str
+    temperature: float
+    top_p: float
 
 
 def plan(facts: Facts, *, max_steps: int | None = None, smaller: int = 0) -> Plan:
@@ -165,10 +174,20 @@ def plan(facts: Facts, *, max_steps: int | None = None, smaller: int = 0) -> Pla
         # Averages about the last fifth of the steps.
         ema_decay=round(max(0.9, 1 - 5 / steps), 4),
         eval_steps=max(1, math.ceil(steps / EVALUATIONS)),
-        metric_for_best_model="score"
-        if facts.validation_exchanges >= ENOUGH_VALIDATION and facts.has_metrics
-        else "last",
+        metric_for_best_model=metric_for(facts),
+        temperature=DRAWN_PROSE[0] if facts.is_prose else 0.0,
+        top_p=DRAWN_PROSE[1] if facts.is_prose else 1.0,
     )
+
+
+def metric_for(facts: Facts) -> str:
+    """What chooses the published model."""
+    if facts.validation_exchanges < ENOUGH_VALIDATION:
+        return "last"
+    if facts.is_prose:
+        # Prose has many continuations, of which the reference is one: only its likelihood says something.
+        return "loss"
+    return "score" if facts.has_metrics else "last"
 
 
 def steps_for(tokens: int) -> int:

@@ -78,6 +78,7 @@ TABLE: Mapping[str, Row] = {
     "context_column": SAME_CONTENT,
     "sheet": SAME_CONTENT,
     "encoding": SAME_CONTENT,
+    "data_format": SAME_CONTENT,
     "dataset_split": SAME_CONTENT,
     "dataset_revision": SAME_CONTENT,
     "dataset_streaming": SAME_CONTENT,
@@ -111,6 +112,8 @@ TABLE: Mapping[str, Row] = {
     "activation_dropout": MODEL,
     "embedding_initializer_range": FIRST_WEIGHTS,
     "repetition_penalty": MODEL,
+    "temperature": MODEL,
+    "top_p": MODEL,
     # The optimization
     "minutes": Row("refused", "it plans a new run"),
     "num_train_epochs": SCHEDULE,

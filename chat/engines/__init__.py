@@ -9,7 +9,16 @@ In reading order, each file imports only those above it:
 """
 
 from .ctranslate2_engine import CTranslate2Engine
-from .engine import GREEDY, Engine, Ids, OnToken
+from .engine import GREEDY, Engine, Ids, OnToken, drawing_by, usual_search
 from .transformers_engine import TransformersEngine
 
-__all__ = ["GREEDY", "CTranslate2Engine", "Engine", "Ids", "OnToken", "TransformersEngine"]
+__all__ = [
+    "GREEDY",
+    "CTranslate2Engine",
+    "Engine",
+    "Ids",
+    "OnToken",
+    "TransformersEngine",
+    "drawing_by",
+    "usual_search",
+]

@@ -13,6 +13,9 @@ from chatformer.storage.names import CTRANSLATE2_FILE, CTRANSLATE2_VOCABULARY_FI
 
 from .engine import DEFAULT_MAX_NEW_TOKENS, Ids, OnToken
 
+DRAWN_BY = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
+"""What drawing goes by, with the defaults of transformers."""
+
 
 class CTranslate2Engine:
     """CTranslate2 on a folder that `chatformer export --to ctranslate2` wrote."""
@@ -49,10 +52,15 @@ class CTranslate2Engine:
         self, sources: Sequence[Ids], search: GenerationConfig, on_token: OnToken | None = None
     ) -> list[list[int]]:
         options: dict[str, Any] = {}
-        if search.do_sample:
+        own = self.own_search
+        if search.do_sample or (search.do_sample is None and own.do_sample):
+            given = {name: getattr(search, name) for name in DRAWN_BY}
+            temperature, top_p, top_k = (
+                next(value for value in (given[name], getattr(own, name), default) if value is not None)
+                for name, default in DRAWN_BY.items()
+            )
             # For CTranslate2 too, a top_k of 0 sets no limit.
-            options |= {"sampling_temperature": search.temperature, "sampling_topp": search.top_p}
-            options["sampling_topk"] = search.top_k
+            options |= {"sampling_temperature": temperature, "sampling_topp": top_p, "sampling_topk": top_k}
         if on_token is not None and search.num_beams == 1:
             options["callback"] = lambda result: bool(on_token(result.batch_id, result.token_id))
         results = self.translator.translate_batch(

@@ -1,9 +1,11 @@
 """What every engine does: reply and score, a batch at a time."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from transformers import GenerationConfig
 
 Ids = Sequence[int] | np.ndarray
@@ -17,6 +19,10 @@ GREEDY = GenerationConfig(do_sample=False, num_beams=1)
 """The search that takes the likeliest token at each step."""
 
 
+DRAWN = GenerationConfig(num_beams=1)
+"""The search of a model that draws its replies by its own settings."""
+
+
 class Engine(Protocol):
     """Computes replies and scores of ids; a tokenizer turns them into texts."""
 
@@ -24,6 +30,11 @@ class Engine(Protocol):
     """The number of threads that can call `generate` at the same time."""
     keeps_seeds: bool
     """True if `set_seed` makes the replies after it repeatable, however often it is called."""
+
+    @property
+    def own_search(self) -> GenerationConfig:
+        """The model's own settings, which hold for what a search leaves open."""
+        ...
 
     @property
     def max_new_tokens(self) -> int:
@@ -48,3 +59,16 @@ class Engine(Protocol):
     def set_seed(self, seed: int) -> None:
         """Make sampling repeatable from now on."""
         ...
+
+
+def usual_search(engine: Engine) -> GenerationConfig:
+    """How replies are found that are measured or shown: greedily, unless the model's own settings draw them."""
+    return DRAWN if engine.own_search.do_sample else GREEDY
+
+
+@contextlib.contextmanager
+def drawing_by(seed: int) -> Iterator[None]:
+    """Within, replies of transformers are drawn by the seed; what is drawn after it is as without it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -59,6 +59,10 @@ class TransformersEngine:
         return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
     @property
+    def own_search(self) -> GenerationConfig:
+        return self.model.generation_config
+
+    @property
     def max_new_tokens(self) -> int:
         return self.model.generation_config.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
 

@@ -85,7 +85,7 @@ class Service:
             reason = "needs stream to be false" if can_draw() else "needs Pillow on the server: pip install pillow"
             raise ApiError(400, f"The modality image {reason}.", param="modalities", code="unsupported_value")
         settings, engine = asked(self.settings.reply, body), self.chatbot.engine
-        is_drawn = settings.temperature > 0
+        is_drawn = settings.draws(engine.own_search)
         if body.seed is not None and is_drawn and not engine.keeps_seeds:
             raise ApiError(
                 400,
@@ -189,7 +189,7 @@ def asked(default: ReplySettings, body: ChatRequest) -> ReplySettings:
     """The settings of the reply to a request; what it does not say is the server's choice."""
     temperature = default.temperature if body.temperature is None else body.temperature
     top_p = default.top_p if body.top_p is None else body.top_p
-    if temperature < LEAST_TEMPERATURE or top_p == 0:
+    if (temperature is not None and temperature < LEAST_TEMPERATURE) or top_p == 0:
         return dataclasses.replace(default, temperature=0.0)
     return dataclasses.replace(default, temperature=temperature, top_p=top_p)
 

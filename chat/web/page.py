@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
+from transformers import GenerationConfig
 
 from chatformer.chat.chatbot import Answer, Chatbot, Replier
 from chatformer.chat.errors import ChatError
@@ -144,7 +145,9 @@ class Page:
     def controls(self, words: Mapping[str, str]) -> list[gr.components.Component]:
         """The settings of replies, in the order that `reply` takes them."""
         given = self.settings
-        search = "beams" if given.num_beams > 1 else "sampling" if given.temperature > 0 else "greedy"
+        own = self.chatbot.engine.own_search if isinstance(self.chatbot, Chatbot) else GenerationConfig()
+        top_k = next(limit for limit in (given.top_k, own.top_k, 50) if limit is not None)
+        search = "beams" if given.num_beams > 1 else "sampling" if given.draws(own) else "greedy"
         # A server of the protocol takes neither beams nor top-k.
         is_local = isinstance(self.chatbot, Chatbot)
 
@@ -154,9 +157,9 @@ class Page:
 
         return [
             gr.Radio(self.searches(words), value=search, label=words["search"], elem_id="search"),
-            slider("temperature", 0.1, 2, given.temperature or 0.8, 0.1),
-            slider("top_p", 0.05, 1, given.top_p, 0.05),
-            slider("top_k", 0, 200, given.top_k, 1, visible=is_local),
+            slider("temperature", 0.1, 2, given.temperature or own.temperature or 0.8, 0.1),
+            slider("top_p", 0.05, 1, given.top_p or own.top_p or 1.0, 0.05),
+            slider("top_k", 0, 200, top_k, 1, visible=is_local),
             slider("num_beams", 2, 10, given.num_beams if given.num_beams > 1 else 4, 1, visible=is_local),
             slider("max_new_tokens", 0, 256, given.max_new_tokens or 0, 1),
         ]

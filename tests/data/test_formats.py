@@ -68,9 +68,9 @@ def test_parallel_files_of_different_lengths_or_kinds(error_of, written, tmp_pat
     assert f"{two} has 2 lines" in message and f"{three} has 3" in message
     table = written(tmp_path / "chats.csv", TEXTS["chats.csv"])
     assert "Found 2 files" in error_of([table, table])
-    assert "Found 3 files" in error_of([two, two, two])
+    assert "Found 3 files" in error_of([two, two, two], data_format="pairs")
     assert "Found 0 files" in error_of([])
-    assert "pass two files" in error_of(two)
+    assert "pass two files" in error_of(two, data_format="pairs")
     assert "two files of plain text" in error_of(written(tmp_path / "train.question", "a\n"))
     assert "sha256 is of one file" in error_of([two, two], sha256="0" * 64)
 

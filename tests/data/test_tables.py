@@ -90,7 +90,9 @@ def test_plain_text_with_a_tab_in_each_line(pairs, error_of, written, tmp_path):
     assert pairs(written(tmp_path / "chats.txt", text)) == PAIRS
     assert pairs(written(tmp_path / "named.txt", "answer\tquestion\n반가워요\t안녕\n")) == PAIRS[:1]
     assert "named.txt, row 3: there are 1 fields" in error_of(written(tmp_path / "named.txt", "Q\tA\nx\ty\nz\n"))
-    assert "plain.txt, row 2: no tab" in error_of(written(tmp_path / "plain.txt", "\n안녕\n반가워요\n"))
+    assert "plain.txt, row 2: no tab" in error_of(
+        written(tmp_path / "plain.txt", "\n안녕\n반가워요\n"), data_format="pairs"
+    )
 
 
 def test_more_columns_without_names(pairs, error_of, written, tmp_path):
