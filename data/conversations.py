@@ -240,8 +240,8 @@ def load_conversations(
 
     `data` is a CSV, TSV, JSON, JSON Lines (each also with .gz), Excel or Parquet file, a .txt with a tab between
     question and answer, the URL of such a file, the id of a dataset on the Hub, a dataset, or two files of plain text,
-    where each line of the second file answers the same line of the first. A .txt without tabs is prose, as are three and
-    more, or what `data_format` says; its conversations have a column with the key of their chapter.
+    where each line of the second file answers the same line of the first. A .txt without tabs is prose, as are three
+    and more, or what `data_format` says; its conversations have a column with the key of their chapter.
     `split` is that of a Hub dataset or a DatasetDict, `revision` that of a Hub dataset. With `streaming` a Hub
     dataset is read row by row, without a copy of its files. Columns are found by their usual names unless named; a
     system message becomes the first message, and a context, such as the input of an instruction, the end of the

@@ -5,6 +5,7 @@ How good it is: figures of a model on conversations. In reading order, each file
     metrics     BLEU and chrF, as sacreBLEU computes them
     scoring     a model and exchanges -> the likelihood of targets, and replies
     figures     likelihood and replies -> figures
+    prose       how varied continuations are, and how well they are told apart from real text
     baselines   baselines that cost nothing, and whether one is better than the model
     by_turns    the figures by the length of the conversation
     turns       questions after other topics, and after other histories

@@ -17,6 +17,7 @@ from chatformer.configuration.replies import ReplySettings
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
 from chatformer.data.preparation import local_files, read_conversations
+from chatformer.data.prose import is_prose
 from chatformer.data.unread import unread_part
 from chatformer.storage.keeping import check_kept, model_files
 from chatformer.storage.names import EVALUATION_BAD_ROWS_FILE, EVALUATION_FILE
@@ -26,6 +27,7 @@ from .by_turns import figures_by_turns
 from .figures import has_metrics
 from .own_data import own_data, own_files, questions_and_answers, run_settings
 from .pictures import completed_pixels, pictures_of
+from .prose import compare_prose, without_references
 from .report import data_in, figures_in, items, samples, show, versions, write
 from .scoring import outcome_of
 
@@ -95,16 +97,21 @@ def evaluate(settings: EvaluationSettings) -> None:
     # Every rank has all of the outcome; one reports it.
     if not PartialState().is_main_process:
         return
-    comparison = compare(
-        exchanges,
-        outcome,
-        None if training is None else questions_and_answers(training),
-        bleu_tokenize=settings.bleu_tokenize,
-    )
+    known = None if training is None else questions_and_answers(training)
+    prose = None
+    if is_prose(conversations):
+        # Prose has no right answer, which a baseline could find.
+        comparison = compare(exchanges, outcome, None)
+        prose, signatures = compare_prose(exchanges, outcome, known), {}
+        everything = comparison.model["all"]
+        assert everything is not None
+        comparison = dataclasses.replace(comparison, model={"all": without_references(everything)})
+    else:
+        comparison = compare(exchanges, outcome, known, bleu_tokenize=settings.bleu_tokenize)
     pictures = pictures_of(
         exchanges,
         outcome,
-        training=[] if training is None else [answer for _, answer in questions_and_answers(training)],
+        training=[answer for _, answer in known or ()],
         nearest_captions=comparison.baseline_replies.get("nearest question", ()),
         completed=completed_pixels(chatbot.engine, chatbot.tokenizer, exchanges),
     )
@@ -115,6 +122,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     report = {
         **figures_in(comparison, by_turns),
         "pictures": None if pictures is None else dataclasses.asdict(pictures),
+        "prose": None if prose is None else dataclasses.asdict(prose),
         "signatures": signatures,
         "notes": notes,
         "settings": dataclasses.asdict(settings),
@@ -125,7 +133,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     }
     # Write first: the reader of stdout, such as `head`, may close the pipe.
     write(report, output_file)
-    show(settings.model, comparison, by_turns, pictures, samples(report["items"]), signatures, notes)
+    show(settings.model, comparison, by_turns, pictures, prose, samples(report["items"]), signatures, notes)
     print(f"All figures and replies: {output_file}")
 
 

@@ -18,6 +18,7 @@ from chatformer.storage.writing import json_text, write_text
 from .baselines import Comparison
 from .figures import Evaluation, ReplyFigures
 from .pictures import Pictures, pictures_table
+from .prose import TOLD_APART, ProseComparison, prose_table
 from .scoring import Outcome
 
 NUM_SAMPLES = 10
@@ -118,6 +119,7 @@ def show(
     comparison: Comparison,
     by_turns: dict[str, tuple[int, Evaluation]],
     pictures: Pictures | None,
+    prose: ProseComparison | None,
     samples: list[dict[str, Any]],
     signatures: dict[str, str],
     notes: list[str],
@@ -129,6 +131,9 @@ def show(
         console.print(table_by_turns(by_turns))
     if pictures is not None:
         console.print(pictures_table(pictures))
+    if prose is not None:
+        console.print(prose_table(prose))
+        console.print(TOLD_APART, style="dim", soft_wrap=True)
     if "seen" in comparison.groups:
         console.print("seen: the reference answer is in the training data; unseen: it is not.", style="dim")
     if samples:

@@ -53,6 +53,17 @@ SPLITS = (
 )
 """The groups of `chatformer evaluate`."""
 VALIDATION = Split(name="validation", title="Conversations kept out of training", title_ko="학습에서 뺀 대화")
+HELD_OUT_PROSE = Split(name="validation", title="Chapters kept out of training", title_ko="학습에서 뺀 장")
+PROSE_ROWS = {
+    "distinct_1": "distinct-1, %",
+    "distinct_2": "distinct-2, %",
+    "distinct_3": "distinct-3, %",
+    "self_bleu": "self-BLEU",
+    "repeated_4_grams": "repeated 4-grams, %",
+    "copied_8_grams": "8-grams copied from training, %",
+    "told_apart": "told apart from real text, % (50 is chance)",
+}
+"""The figures of prose by their names in an evaluation."""
 
 
 def evaluation_fits(records: Records, folder: Path) -> bool:
@@ -67,8 +78,14 @@ def figures_by_split(records: Records) -> list[tuple[Split, dict[str, float]]]:
     groups = [(split, figures[split.name]) for split in SPLITS if figures.get(split.name)]
     best = {name.removeprefix("eval_"): value for name, value in records.record.get("best", {}).items()}
     if not groups and "loss" in best:
-        groups = [(VALIDATION, best)]
+        groups = [(HELD_OUT_PROSE if is_of_prose(records) else VALIDATION, best)]
     return [(split, {name: each[name] for name in METRICS if each.get(name) is not None}) for split, each in groups]
+
+
+def is_of_prose(records: Records) -> bool:
+    """True if the model was trained on prose."""
+    data = records.record.get("data")
+    return isinstance(data, dict) and data.get("kind") == "prose"
 
 
 def evaluation_data(records: Records) -> list[str]:
@@ -150,6 +167,8 @@ def write_card(
         conversion=records.conversion,
         evaluation=records.evaluation,
         evaluation_data=evaluation_data(records),
+        is_prose=is_of_prose(records),
+        prose_rows=PROSE_ROWS,
         num_exchanges=records.evaluation.get("exchanges", {}),
         metric_names={name: label for name, (_, label) in METRICS.items()},
         questions_are_unseen={question for question, _ in samples} <= set(questions_of(records)),

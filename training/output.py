@@ -13,6 +13,7 @@ from chatformer.configuration.recipes import read_recipe, recipe_files
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import content_digest
 from chatformer.data.preparation import local_files
+from chatformer.data.prose import is_prose
 from chatformer.evaluation.plots.curves import draw_curves
 from chatformer.storage.environment import environment
 from chatformer.storage.explaining import first_few
@@ -232,6 +233,7 @@ def describe_data(training: Any, validation: Any, settings: TrainingSettings) ->
     """The names, counts and checksums of a run's data."""
     return {
         "sources": [Path(source).name if Path(source).exists() else source for source in settings.data.data],
+        **({"kind": "prose"} if is_prose(training) else {}),
         "training_conversations": len(training),
         "validation_conversations": len(validation),
         "training_sha256": content_digest(training),

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from chatformer.configuration.training import LOWER_IS_BETTER, TrainingSettings, decided
+from chatformer.configuration.training import LOWER_IS_BETTER, METRICS_WITHOUT_REPLIES, TrainingSettings, decided
 from chatformer.data.batches import padding_share
 from chatformer.data.preparation import PreparedData
+from chatformer.data.prose import is_prose
 from chatformer.evaluation.doctor.findings import shortened
 from chatformer.evaluation.figures import Evaluation, evaluate
+from chatformer.evaluation.prose import without_references
 from chatformer.storage.bars import Bar, progress_bar
 
 from .averaging import Averages
@@ -217,6 +219,8 @@ class Run:
                     )
             except Interrupted:
                 return
+            if is_prose(self.data.training) and self.settings.run.metric_for_best_model in METRICS_WITHOUT_REPLIES:
+                evaluation = without_references(evaluation)
             self.judge(evaluation, replies, folder, bar)
         elif self.accelerator.is_main_process:
             folder.publish(self.published, self.data.tokenizer)

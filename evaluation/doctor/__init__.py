@@ -6,6 +6,7 @@ What is wrong with data or a model, and what to do. In reading order, each file 
     conversations    conversations as the checks see them
     text             characters, marks and languages
     data             conversations: their number, repetition and leaks
+    prose            text to go on writing: its amount, its leaks
     size             a model and its vocabulary, compared with the amount of data
     lengths          how long sources and replies are
     run_log          the log of a run: divergence, and an early end
@@ -15,6 +16,7 @@ What is wrong with data or a model, and what to do. In reading order, each file 
     trial            a model tried on exchanges
     replies          scores and replies: listening, remembering, variety
     baselines        whether a baseline that costs nothing is better than a model
+    writing          what a model of prose writes: circles, copies
     thread           whether a model loses the thread when the topic changes
     verdict          what the log of a finished run says of its model
     diagnosis        the findings about data; without torch

@@ -10,12 +10,14 @@ from chatformer.configuration.data import TokenizerSettings
 from chatformer.configuration.evaluation import DoctorSettings
 from chatformer.data.messages import exchanges
 from chatformer.data.preparation import message_texts, read_conversations
+from chatformer.data.prose import is_prose
 from chatformer.data.tokenizer import train_tokenizer
 
 from .conversations import Conversations
 from .data import check_bad_rows, check_conversations, check_leaks
 from .findings import Finding
 from .lengths import Lengths, check_lengths, lengths_of
+from .prose import check_prose, check_prose_leaks
 
 
 @dataclasses.dataclass
@@ -51,7 +53,7 @@ def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
         validation, bad_rows = load(settings.validation_data, settings)
         diagnosis.bad_rows += bad_rows
         findings += check_bad_rows(bad_rows, len(validation) + len(bad_rows), left_out=settings.skip_bad_rows)
-        findings += check_leaks(conversations, Conversations(validation))
+        findings += leak_findings(conversations, Conversations(validation))
     diagnosis.sections["The data"] = findings
     return diagnosis
 
@@ -61,11 +63,16 @@ def data_findings(conversations: Conversations, diagnosis: Diagnosis, tokenizer:
     diagnosis.lengths = lengths_of(conversations, tokenizer)
     source_limit, target_limit = diagnosis.limits
     return [
-        *check_conversations(conversations),
+        *(check_prose if is_prose(conversations.dataset) else check_conversations)(conversations),
         *check_lengths(
             conversations, diagnosis.lengths, max_source_tokens=source_limit, max_target_tokens=target_limit
         ),
     ]
+
+
+def leak_findings(training: Conversations, validation: Conversations) -> list[Finding]:
+    """Whether validation finds what was learnt."""
+    return (check_prose_leaks if is_prose(training.dataset) else check_leaks)(training, validation)
 
 
 def load(data: tuple[str, ...], settings: DoctorSettings) -> tuple[datasets.Dataset, list[dict[str, Any]]]:

@@ -13,6 +13,7 @@ import transformers
 from chatformer.configuration.declaring import SettingsError
 from chatformer.configuration.evaluation import DoctorSettings
 from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
+from chatformer.data.prose import is_prose
 from chatformer.data.unread import unread_part
 from chatformer.evaluation.baselines import compare
 from chatformer.evaluation.own_data import own_data, questions_and_answers, run_settings
@@ -24,9 +25,9 @@ from chatformer.storage.model_folder import ModelFolder
 from .baselines import check_baselines
 from .causes import causes_of, named_by
 from .conversations import Conversations
-from .data import check_bad_rows, check_leaks
+from .data import check_bad_rows
 from .dependence import check_future, check_padding
-from .diagnosis import Diagnosis, data_findings, load
+from .diagnosis import Diagnosis, data_findings, leak_findings, load
 from .findings import Above, Check, Finding
 from .model import check_generation, check_parts, check_round_trip
 from .replies import check_copies, check_knowledge, check_listening, check_memory, check_remembering, check_replies
@@ -34,6 +35,7 @@ from .run_log import RunLog, check_log
 from .size import check_size, check_vocabulary_size
 from .thread import check_thread
 from .trial import ENOUGH_QUESTIONS, different_questions, loss_on, try_out
+from .writing import MEMORY, check_writing
 
 TRAINING_DATA = Check(
     name="training data",
@@ -85,7 +87,7 @@ def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
         about_data += check_size(sum(weight.numel() for weight in model.parameters()), num_tokens)
         about_data += check_vocabulary_size(len(tokenizer), num_tokens)
         if tried is not None and len(tried):
-            about_data += check_leaks(known, Conversations(tried))
+            about_data += leak_findings(known, Conversations(tried))
     diagnosis.sections["The data"] = about_data
     diagnosis.sections["The model"] = model_findings(
         model, tokenizer, missing, training, tried, log, diagnosis.limits, settings.max_exchanges
@@ -157,7 +159,10 @@ def model_findings(
         log=log,
         known=known,
         training=None if training is None else questions_and_answers(training),
+        of_prose=is_prose(tried),
     )
+    if is_prose(tried):
+        return findings
     return findings + check_thread(
         model,
         tokenizer,
@@ -176,6 +181,7 @@ def check_behaviour(
     log: RunLog | None = None,
     known: EncodedExchanges | None = None,
     training: Sequence[tuple[str, str]] | None = None,
+    of_prose: bool = False,
 ) -> list[Finding]:
     """
     Try the model on exchanges, at most `max_exchanges` with different questions.
@@ -196,6 +202,11 @@ def check_behaviour(
     answers = Counter(answer for _, answer in training or ())
     trial = try_out(model, tokenizer, sample, training_replies=None if training is None else answers)
     figures = trial.evaluation
+    if of_prose:
+        findings += [*check_knowledge(trial, model.config.vocab_size), *check_writing(trial, training)]
+        if known is not None and len(known):
+            findings += check_memory(figures.loss, loss_on(model, known), MEMORY)
+        return findings
     most_frequent_answer = answers.most_common(1)[0][1] / answers.total() if answers else None
     causes = causes_of(model, sample, log, most_frequent_answer)
     (listening,) = check_listening(figures.source_gain, figures.bits_per_character, causes)

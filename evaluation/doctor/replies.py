@@ -130,7 +130,7 @@ OVERFITTING_NATS, OVERFITTING_TIMES = 1, 1.5
 """From this difference and this ratio of the losses on new and on known exchanges, a model overfits."""
 
 
-def check_memory(new: float, known: float) -> list[Finding]:
+def check_memory(new: float, known: float, check: Check = MEMORY) -> list[Finding]:
     """Whether the loss on new exchanges is that of a model that has learnt its training by heart."""
     overfits = new - known >= OVERFITTING_NATS and new >= OVERFITTING_TIMES * known
-    return MEMORY.findings(overfits, f"Loss {known:.3f} on exchanges of its training, {new:.3f} on others.")
+    return check.findings(overfits, f"Loss {known:.3f} on exchanges of its training, {new:.3f} on others.")
