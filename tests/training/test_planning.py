@@ -176,3 +176,14 @@ def test_a_resumed_run_is_not_planned_again():
 
 def test_facts_are_plain():
     assert dataclasses.is_dataclass(Facts) and math.isinf(TABLE[-1].tokens)
+
+
+def test_prose_is_drawn_and_chosen_by_its_loss():
+    found = planned(settings(), facts(is_prose=True)).flat()
+    assert (found["temperature"], found["top_p"], found["metric_for_best_model"]) == (0.8, 0.95, "loss")
+    # Conversations are greedy.
+    found = planned(settings(), facts()).flat()
+    assert (found["temperature"], found["top_p"], found["metric_for_best_model"]) == (0.0, 1.0, "score")
+    given = planned(settings("--temperature", "1.2", "--metric-for-best-model", "last"), facts(is_prose=True)).flat()
+    assert (given["temperature"], given["top_p"], given["metric_for_best_model"]) == (1.2, 0.95, "last")
+    assert plan(facts(is_prose=True, validation_exchanges=10)).metric_for_best_model == "last"
