@@ -15,7 +15,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from chatformer.chat.chatbot import Chatbot, Conversation
+from chatformer.chat.chatbot import Chatbot, Conversation, joined
 from chatformer.chat.errors import ModelNotFound
 from chatformer.chat.streaming import Pieces
 from chatformer.chat.terminal import run_command, talk
@@ -244,16 +244,18 @@ def terminal(trained, environment):
 def test_a_conversation_in_a_terminal(terminal, chatbot):
     assert "/help shows the commands, /quit leaves" in terminal.read()
     help_ = terminal.type("/help")
-    assert all(command in help_ for command in ("/reset", "/settings", "/set NAME VALUE", "/quit"))
+    assert all(command in help_ for command in ("/reset", "/more", "/settings", "/set NAME VALUE", "/quit"))
 
     conversation = Conversation(chatbot)
     for text in ("따라 해 1 2", "again!"):
         assert f"bot> {conversation.say(text, GREEDY)}" in terminal.type(text)
+    assert f"bot> {conversation.more(GREEDY)}" in terminal.type("/more")
     assert "new conversation" in terminal.type("/reset")
+    assert "Say something first" in terminal.type("/more")
     conversation.reset()
     assert f"bot> {conversation.say('again!', GREEDY)}" in terminal.type("again!")
 
-    assert "temperature = 0.0" in terminal.type("/settings")
+    assert "temperature = None" in terminal.type("/settings")
     terminal.type("/set temperature 0.5")
     refused = terminal.type("/set temprature 1")
     assert "temprature" in refused and "--temperature" in refused
@@ -358,3 +360,44 @@ def test_ctranslate2_gives_the_same_replies_token_by_token(chatbot, trained, tmp
     for name, engine in ((trained, "ctranslate2"), (folder, "transformers")):
         with pytest.raises(ModelNotFound, match="CTranslate2"):
             Chatbot.from_pretrained(str(name), engine=engine)
+
+
+def test_a_reply_goes_on_from_what_was_said_and_all_of_itself(chatbot):
+    asked = []
+
+    class Writer:
+        reads_history = False
+
+        def reply(self, messages, settings, on_text=None):
+            asked.append(messages)
+            return f"part {len(asked)}."
+
+    conversation = Conversation(Writer(), "짧게")
+    assert not conversation.has_replied
+    conversation.say("Once upon", GREEDY)
+    assert [conversation.more(GREEDY), conversation.more(GREEDY)] == ["part 2.", "part 3."]
+    assert [messages[-1]["content"] for messages in asked] == [
+        "Once upon",
+        "Once upon part 1.",
+        "Once upon part 1. part 2.",
+    ]
+    assert all(messages[0]["role"] == "system" and len(messages) == 2 for messages in asked)
+    assert conversation.messages[1:] == [
+        {"role": "user", "content": "Once upon"},
+        {"role": "assistant", "content": "part 1. part 2. part 3."},
+    ]
+    assert joined("吾輩は", "猫である。") == "吾輩は猫である。" and joined("나는", "간다") == "나는 간다"
+
+
+def test_a_model_that_draws_by_its_own_settings_draws_unless_told_otherwise(trained):
+    chatbot = Chatbot.from_pretrained(str(trained), device="cpu")
+    question = [{"role": "user", "content": "따라 해 1 2"}]
+    greedy = chatbot.reply(question, ReplySettings(max_new_tokens=12))
+    own = chatbot.engine.own_search
+    assert not ReplySettings().draws(own) and ReplySettings(temperature=0.5).draws(own)
+    own.update(do_sample=True, temperature=50.0, top_p=1.0, top_k=0)
+    drawn = {chatbot.reply(question, ReplySettings(max_new_tokens=12)) for _ in range(3)}
+    assert len(drawn) == 3
+    assert ReplySettings().draws(own) and not ReplySettings(temperature=0.0).draws(own)
+    assert not ReplySettings(num_beams=2).draws(own)
+    assert chatbot.reply(question, ReplySettings(temperature=0.0, max_new_tokens=12)) == greedy
