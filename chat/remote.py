@@ -71,7 +71,7 @@ class RemoteChatbot:
         body |= {} if settings.temperature is None else {"temperature": settings.temperature}
         if settings.temperature:
             body |= {} if settings.top_p is None else {"top_p": settings.top_p}
-            body |= {} if self.seed is None else {"seed": self.seed}
+        body |= {} if self.seed is None else {"seed": self.seed}
         if settings.max_new_tokens is not None:
             body["max_tokens"] = settings.max_new_tokens
         reply = ""

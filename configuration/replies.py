@@ -93,8 +93,8 @@ class ChatbotSettings(PretrainedSettings):
     """A message that comes before the conversation."""
     device: Annotated[str | None, Without("url")] = None
     """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
-    seed: Annotated[int | None, AtLeast(0), LessThan(2**32, "2^32"), Needs("temperature")] = None
-    """Makes drawing with a temperature repeatable."""
+    seed: Annotated[int | None, AtLeast(0), LessThan(2**32, "2^32")] = None
+    """Makes drawing repeatable."""
 
     def __post_init__(self) -> None:
         check(self)

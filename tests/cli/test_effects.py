@@ -21,7 +21,7 @@ from chatformer.storage.printing import plain_console
         (["--revision", "v1"], "--revision has no effect on {folder}, which is not on the Hub but on this machine."),
         (["--top-p", "0.5"], "--top-p has no effect without --temperature."),
         (["--length-penalty", "2"], "--length-penalty has no effect without --num-beams."),
-        (["--seed", "1"], "--seed has no effect without --temperature."),
+        (["--top-k", "9"], "--top-k has no effect without --temperature."),
         (["--seed", "1", "--top-k", "9", "--temperature", "0.5"], None),
     ],
 )

@@ -253,12 +253,12 @@ def test_what_takes_the_effect_is_a_setting():
 
 def test_the_settings_that_depend_on_others():
     assert {name for _, name, _ in conditions()} == {
-        *("seed", "top_p", "top_k", "length_penalty", "revision", "hub_private_repo", "validation_fraction"),
+        *("top_p", "top_k", "length_penalty", "revision", "hub_private_repo", "validation_fraction"),
         *("resume", "resume_changed", "overwrite_output_dir", "dry_run"),
         *("question_column", "answer_column", "messages_column", "system_column", "context_column"),
-        *("sheet", "encoding", "dataset_split", "dataset_revision", "dataset_streaming", "skip_bad_rows"),
+        *("sheet", "encoding", "data_format", "dataset_split", "dataset_revision", "dataset_streaming"),
         *("num_beams", "no_repeat_ngram_size", "engine", "device", "examples", "api_key", "num_draws"),
-        "repetition_penalty",
+        *("repetition_penalty", "skip_bad_rows"),
     }
     # The branch of a push need not exist.
     with_revision = {settings for settings, name, _ in conditions() if name == "revision"}
@@ -269,7 +269,9 @@ def test_the_settings_that_depend_on_others():
 
 
 def test_a_condition_looks_into_the_sections():
-    assert without_effect(ChatSettings(model="org/bot", seed=1)) == ["--seed has no effect without --temperature."]
+    assert without_effect(ChatSettings(model="org/bot", reply=ReplySettings(top_k=9))) == [
+        "--top-k has no effect without --temperature."
+    ]
     drawing = ReplySettings(temperature=0.5, top_p=0.9, length_penalty=2.0)
     assert without_effect(ChatSettings(model="org/bot", seed=1, reply=drawing)) == [
         "--length-penalty has no effect without --num-beams."

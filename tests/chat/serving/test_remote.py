@@ -91,7 +91,7 @@ def test_what_is_asked_for_is_what_the_settings_say(other, monkeypatch):
     assert remote.reply(messages, ReplySettings(temperature=0.5, top_p=0.9, max_new_tokens=7)) == "네"
     always = {"model": "m", "messages": messages, "stream": True}
     assert other.received == [
-        always,
+        {**always, "seed": 5},
         {**always, "temperature": 0.5, "top_p": 0.9, "max_tokens": 7, "seed": 5},
     ]
     assert other.keys == ["Bearer k"] * 2
