@@ -63,7 +63,13 @@ def books_of(
     and answers line by line. A format that is given decides.
     """
     are_texts = bool(files) and all(suffix_of(file) == ".txt" for file in files)
-    if data_format == "pairs" or (data_format is None and (not are_texts or len(files) == 2)):
+    if data_format is None and are_texts and len(files) == 2:
+        logger.warning(
+            "%s and %s: read as questions and answers, line by line. Pass --data-format prose if they are prose.",
+            *files,
+        )
+        return []
+    if data_format == "pairs" or (data_format is None and not are_texts):
         return []
     tables = [file for file in files if suffix_of(file) in TABLE_SUFFIXES]
     if tables:

@@ -54,7 +54,7 @@ def test_every_verb_explains_its_flags_without_loading_torch(chatformer, verb):
     [
         (["train", "--recipe", "quickstrat"], "There is no recipe 'quickstrat'"),
         (["train", "--sed", "1"], "--seed INT"),
-        (["chat", ".", "--temprature", "1"], "--temperature FLOAT"),
+        (["chat", ".", "--temprature", "1"], "--temperature {None}|FLOAT"),
         (["chat"], "model"),
         (["quickstart", "--max-step", "1"], "--max-steps"),
     ],

@@ -56,7 +56,7 @@ def test_a_text_without_tabs_is_prose_and_the_reading_is_said(written, tmp_path,
     assert not any("\n" in text.replace("\n\n", "") for pair in texts_of(conversations) for text in pair)
 
 
-def test_what_is_prose(pairs, written, error_of, tmp_path):
+def test_what_is_prose(pairs, written, error_of, tmp_path, caplog):
     tabbed = written(tmp_path / "pairs.txt", "안녕\t반가워요\n뭐 해?\t쉬어요\n")
     one, two = (written(tmp_path / f"{name}.txt", KOREAN) for name in ("one", "two"))
     longer = written(tmp_path / "longer.txt", KOREAN + KOREAN)
@@ -70,7 +70,9 @@ def test_what_is_prose(pairs, written, error_of, tmp_path):
     assert not kind(tabbed)
     assert kind(one) and kind(indented) and kind(one, longer, third)
     # Two files of as many lines are questions and answers, unless the flag says what they are.
+    caplog.clear()
     assert pairs([one, two]) == [(KOREAN.strip(), KOREAN.strip())]
+    assert f"{one} and {two}: read as questions and answers, line by line." in caplog.text
     assert kind(one, longer, data_format="prose") and kind(tabbed, data_format="prose")
     assert "pass --data-format prose" in error_of([one, longer])
     assert "no tab" in error_of(one, data_format="pairs")
