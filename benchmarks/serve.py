@@ -51,6 +51,16 @@ WITHOUT_STREAMS = ("litserve",)
 SERVED_NAME = "model"
 SECONDS_TO_START = 300
 MAX_SOURCE_TOKENS = 128
+RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # As all contestants: Ray would have its workers give way to every other process.
+    "RAY_worker_niceness": "0",
+    # On a busy machine its processes do not start within the seconds that it gives them.
+    "RAY_agent_register_timeout_ms": "240000",
+    "RAY_worker_register_timeout_seconds": "240",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "240",
+}
+"""Its settings, in the environment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +132,7 @@ def served(name: Name, folder: Path, log: Path) -> Iterator[tuple[int, psutil.Pr
     """Start a contestant; give its port and its process, and end it and its children afterwards."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    # On a busy machine Ray's proxy does not start within the 5 seconds that Ray gives it.
-    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
-    environment = os.environ | ray | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | RAY | {"HF_HUB_OFFLINE": "1"}
     with log.open("wb") as output:
         started = subprocess.Popen(command(name, folder, port), env=environment, stdout=output, stderr=output)
     process = psutil.Process(started.pid)

@@ -54,7 +54,15 @@ def serve_by_ray(port: int) -> None:
     from chatformer.chat.serving.cluster import ClusterSettings, build
 
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"log_level": "WARNING"})
+    options: dict[str, Any] = {
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "logging_config": {"log_level": "WARNING"},
+    }
+    try:
+        serve.start(**options)
+    except TimeoutError:
+        # Ray waits for its proxy for a minute, and lets it go on starting.
+        serve.start(**options)
     settings = ClusterSettings(
         model=sys.argv[2], engine="ctranslate2", model_name="model", min_replicas=2, max_replicas=2
     )
