@@ -143,7 +143,8 @@ def test_what_the_server_decides_is_said_to_have_no_effect(other, capsys, monkey
     other.reply = events(delta("네"), "[DONE]")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("안녕\n".encode())))
     own = ["--engine", "ctranslate2", "--device", "cpu", "--revision", "v1", "--num-beams", "4", "--top-k", "9"]
-    assert main(["chat", "--url", other.url, *own, "--temperature", "0.5", "--max-new-tokens", "7"]) == 0
+    drawn = ["--temperature", "0.5", "--top-p", "0.9", "--max-new-tokens", "7"]
+    assert main(["chat", "--url", other.url, *own, *drawn]) == 0
     said = capsys.readouterr().err.splitlines()
     expected = [f"warning: {name} has no effect with --url." for name in own[::2]]
     assert sorted(said) == sorted(expected)
