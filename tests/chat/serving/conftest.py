@@ -10,6 +10,7 @@ import httpx2
 import pytest
 import torch
 import uvicorn
+from transformers import GenerationConfig
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.serving.app import create_app
@@ -161,6 +162,7 @@ class SlowEngine:
     num_parallel = 1
     keeps_seeds = True
     max_new_tokens = 100_000
+    own_search = GenerationConfig()
 
     def __init__(self, seconds_per_token=0.01):
         self.seconds_per_token = seconds_per_token
