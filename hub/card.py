@@ -88,6 +88,20 @@ def is_of_prose(records: Records) -> bool:
     return isinstance(data, dict) and data.get("kind") == "prose"
 
 
+def prose_figures(records: Records) -> list[tuple[str, float, float]]:
+    """The figures of prose, each with its name: of what the model wrote, and of real text."""
+    prose = records.evaluation.get("prose")
+    sides = [prose.get(side) for side in ("model", "real")] if isinstance(prose, dict) else []
+    if not sides or not all(isinstance(side, dict) for side in sides):
+        return []
+    written, real = sides
+    return [
+        (title, written[name], real[name])
+        for name, title in PROSE_ROWS.items()
+        if all(isinstance(side.get(name), int | float) for side in sides)
+    ]
+
+
 def evaluation_data(records: Records) -> list[str]:
     """The data that `chatformer evaluate` was given; empty if it used the run's own validation data."""
     return [public_name(source) for source in records.evaluation.get("settings", {}).get("data") or []]
@@ -168,7 +182,7 @@ def write_card(
         evaluation=records.evaluation,
         evaluation_data=evaluation_data(records),
         is_prose=is_of_prose(records),
-        prose_rows=PROSE_ROWS,
+        prose_figures=prose_figures(records),
         num_exchanges=records.evaluation.get("exchanges", {}),
         metric_names={name: label for name, (_, label) in METRICS.items()},
         questions_are_unseen={question for question, _ in samples} <= set(questions_of(records)),

@@ -1,5 +1,6 @@
 """A model of prose, from a text to its card: what it draws by, and the words and figures that are about it."""
 
+import dataclasses
 import json
 import random
 
@@ -83,7 +84,15 @@ def test_the_doctor_speaks_of_prose(writer, book, capsys):
 def test_the_card_speaks_of_prose(writer):
     samples = [("The old devil", "sat by the fire.")]
     options = {"repo_id": "you/writer", "revision": "0" * 40, "languages": ["en", "ko"], "license": None}
-    card = write_card(Records.read(writer), samples, **options).decode()
+    records = Records.read(writer)
+    figures = {"distinct_1": 40.0, "told_apart": None}
+    evaluation = {
+        "figures": {"all": {"loss": 3.0}},
+        "prose": {"model": figures, "real": figures | {"distinct_1": 50.0}},
+    }
+    card = write_card(dataclasses.replace(records, evaluation=evaluation), samples, **options).decode()
+    assert "| distinct-1, % | 40 | 50 |" in card and "told apart" not in card
+    card = write_card(records, samples, **options).decode()
     assert "A small writer of prose" in card and "| The old devil | sat by the fire. |" in card
     assert "temperature 0.8 and top-p 0.95" in card and "Chapters kept out of training" in card
     assert "greedy" not in card and "Exact match" not in card
