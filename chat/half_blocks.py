@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.text import Text
 
 from chatformer.pictures import END_OF_ROW, PICTURE, pixels_of_text
 
@@ -11,6 +10,7 @@ from .media import parts_of
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 SHADES = " ░▒▓█"
 """From white to black, where a terminal has no colours."""
@@ -58,8 +58,11 @@ class Screen:
         self.at_start = False
 
 
-def line_of(rows: str, *, in_colour: bool) -> Text:
+def line_of(rows: str, *, in_colour: bool) -> "Text":
     """A line of half blocks for two rows of a picture, or for one above nothing."""
+    # Here, since a Space has these files, but no terminal and no rich.
+    from rich.text import Text
+
     pixels_HWC = pixels_of_text(rows)
     upper_WC, lower_WC = pixels_HWC[0], pixels_HWC[-1] if len(pixels_HWC) > 1 else None
     line = Text()

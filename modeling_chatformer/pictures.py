@@ -7,15 +7,11 @@ says all of its pictures, beside words, without another file; the colours that a
 vocabulary. Nothing is lost but what five bits cannot tell apart.
 """
 
-import importlib.util
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 WITHIN_ROW, END_OF_ROW = 0xF0000, 0x100000
 BITS = 5
@@ -74,12 +70,19 @@ def in_words(text: str) -> str:
 
 def can_draw() -> bool:
     """True if Pillow is installed, which the extra `chatformer[pictures]` brings."""
-    return importlib.util.find_spec("PIL") is not None
+    # transformers takes a second to load, and the letters need nothing of it.
+    from transformers.utils import is_vision_available
+
+    return bool(is_vision_available())
 
 
-def image_of_text(picture: str, scale: int = 1) -> "Image":
+def image_of_text(picture: str, scale: int = 1) -> Any:
     """The picture of its text as a PIL image, each pixel as a square of `scale` pixels."""
-    from PIL import Image
+    # In a try, so that transformers does not ask for Pillow before it loads a model from the Hub that talks.
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("A picture needs Pillow: pip install 'chatformer[pictures]'") from error
 
     return Image.fromarray(pixels_of_text(picture).repeat(scale, axis=0).repeat(scale, axis=1))
 

@@ -66,7 +66,9 @@ def test_a_page_takes_whatever_its_flags_may_say(trained):
         {"temperature": 0.01, "top_p": 0.001, "top_k": 5000, "max_new_tokens": 1},
         {"temperature": 55.5, "top_p": 0.99, "top_k": 0, "max_new_tokens": 9999},
     ):
-        for settings in (ReplySettings(**own, **sampling), ReplySettings(**own, num_beams=64, max_new_tokens=9999)):
+        greedily = {"temperature": 0.0, "top_p": 1.0, "top_k": 50}
+        beams = ReplySettings(**own, **greedily, num_beams=64, max_new_tokens=9999)
+        for settings in (ReplySettings(**own, **sampling), beams):
             page = Page(chatbot=chatbot, title="bot", examples=[], settings=settings)
             # As the browser sends back what it was shown.
             values = [control.preprocess(control.value) for control in page.controls(KOREAN)]
