@@ -155,16 +155,15 @@ def self_bleu(texts: Sequence[str]) -> float | None:
 
 def told_apart(texts: Sequence[str], others: Sequence[str]) -> float | None:
     """How many of both a logistic regression assigns rightly, in percent; needs the extra `chatformer[metrics]`."""
-    count = min(len(texts), len(others))
-    if count < FEWEST_TEXTS or not has_metrics():
+    # The lengths are not what is asked for, nor whether there is a text.
+    pairs = [(one[: len(other)], other[: len(one)]) for one, other in zip(texts, others, strict=False) if one and other]
+    if len(pairs) < FEWEST_TEXTS or not has_metrics():
         return None
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.pipeline import make_pipeline
 
-    # The lengths are not what is asked for.
-    pairs = [(one[: len(other)], other[: len(one)]) for one, other in zip(texts, others, strict=False)]
     classifier = make_pipeline(
         TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True, lowercase=False, max_features=100_000),
         LogisticRegression(C=10.0, max_iter=1000),

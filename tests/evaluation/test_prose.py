@@ -56,6 +56,9 @@ def test_texts_of_one_kind_are_not_told_apart_and_others_are():
     odd = [text.replace("the", "teh") for text in texts(3, count=60, length=40)]
     assert told_apart(real, odd) > 85
     assert told_apart(real[:5], odd) is None
+    # A young model may write nothing.
+    assert told_apart([""] * 60, real) is None
+    assert told_apart(["", *real], [*odd, odd[0]]) > 85
 
 
 def test_lengths_do_not_tell_texts_apart():
