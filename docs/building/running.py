@@ -106,7 +106,7 @@ def codes_after_running(blocks: Sequence[Block], session: Session) -> Iterator[s
 
 def legible(printed: str, part: str) -> str:
     """What a reader sees of an output: without colours, bars and spaces at ends; `part` is such as "last 12"."""
-    lines = [line.rpartition("\r")[2].rstrip() for line in ESCAPE.sub("", printed).strip("\n").splitlines()]
+    lines = [line.rpartition("\r")[2].rstrip() for line in ESCAPE.sub("", printed).strip("\n").split("\n")]
     if part:
         where, number = part.split()
         if len(lines) > int(number):
