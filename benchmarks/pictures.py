@@ -11,7 +11,8 @@ scikit-learn's digits alone. `sheet` is a picture: in each pair the true one is 
 first draws with the best of several draws by a model of the other direction:
 
     chatformer train --recipe digits --question-column picture --answer-column caption \\
-        --max-source-tokens 80 --max-target-tokens 16 --output-dir runs/digits-captions
+        --max-source-tokens 80 --max-target-tokens 16 --vocab-size 700 --dropout 0.1 --learning-rate 2e-3 \\
+        --max-steps 600 --eval-steps 500 --output-dir runs/digits-captions
     python benchmarks/pictures.py rerank runs/digits runs/digits-captions
 """
 
