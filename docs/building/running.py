@@ -70,12 +70,12 @@ class Session:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
         )
+        # As bytes: a text's lines would end where a bar begins again.
+        printed = result.stdout.decode("utf-8", errors="replace").replace("\r\n", "\n")
         if result.returncode:
-            raise BlockFailed(f"This ended with status {result.returncode}:\n{code}\n{result.stdout[-3000:]}")
-        return result.stdout
+            raise BlockFailed(f"This ended with status {result.returncode}:\n{code}\n{printed[-3000:]}")
+        return printed
 
     def run_python(self, code: str) -> str:
         printed = io.StringIO()
