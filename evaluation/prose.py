@@ -188,5 +188,4 @@ def prose_table(prose: ProseComparison) -> Table:
 
 def without_references(evaluation: Evaluation) -> Evaluation:
     """The evaluation without what compares a reply with one reference, which is nothing for prose."""
-    names = ("bleu", "chrf", "exact_match", "copied_replies")
-    return dataclasses.replace(evaluation, **dict.fromkeys(names))
+    return dataclasses.replace(evaluation, bleu=None, chrf=None, exact_match=None, copied_replies=None)

@@ -90,15 +90,15 @@ def is_of_prose(records: Records) -> bool:
 
 def prose_figures(records: Records) -> list[tuple[str, float, float]]:
     """The figures of prose, each with its name: of what the model wrote, and of real text."""
+    # A repository on the Hub may hold anything there.
     prose = records.evaluation.get("prose")
-    sides = [prose.get(side) for side in ("model", "real")] if isinstance(prose, dict) else []
-    if not sides or not all(isinstance(side, dict) for side in sides):
+    written, real = (prose.get(side) for side in ("model", "real")) if isinstance(prose, dict) else (None, None)
+    if not isinstance(written, dict) or not isinstance(real, dict):
         return []
-    written, real = sides
     return [
         (title, written[name], real[name])
         for name, title in PROSE_ROWS.items()
-        if all(isinstance(side.get(name), int | float) for side in sides)
+        if isinstance(written.get(name), int | float) and isinstance(real.get(name), int | float)
     ]
 
 
