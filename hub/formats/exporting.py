@@ -9,6 +9,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 }
 """The packages that each format needs; the extra that installs them has the format's name."""
 
+TORCH_FOR_ONNX = "2.13"
+"""The earliest that was run; 2.9 makes a constant of a size of 1 with some activations."""
+
 
 def export(settings: ExportSettings) -> None:
     """Write a model in another format, and compare the written model with it."""
@@ -35,6 +38,11 @@ def export(settings: ExportSettings) -> None:
     source = ModelFolder.find(settings.model, settings.revision)
     source.show_commit()
     check_has_layers(source.config(), settings.model, settings.to)
+    # torch's own versions know how to be compared.
+    if settings.to == "onnx" and torch.__version__ < TORCH_FOR_ONNX:
+        raise HubError(
+            f"--to onnx needs torch {TORCH_FOR_ONNX} or later, and this is {torch.__version__}. Upgrade torch."
+        )
     model = source.model(torch.float32)
     check_one_embedding(model, settings.model)
     tokenizer = source.tokenizer(vocab_size=model.config.vocab_size)

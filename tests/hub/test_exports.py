@@ -6,9 +6,11 @@ import ctranslate2
 import numpy as np
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 from transformers import AutoTokenizer, GenerationConfig
 
 from chatformer.cli.main import main
+from chatformer.hub.formats.exporting import TORCH_FOR_ONNX
 from chatformer.hub.formats.onnx_format import names, session
 from chatformer.hub.formats.parity import MAX_REPLY_TOKENS, SENTENCES, encode_sentences
 
@@ -18,6 +20,10 @@ SHAPES = [
     {"activation": "gelu", "d_model": 50, "num_heads": 5, "d_ff": 33},
     {"pad_token_id": 100, "decoder_start_token_id": 100},
 ]
+
+needs_torch_for_onnx = pytest.mark.skipif(
+    torch.__version__ < TORCH_FOR_ONNX, reason="export to ONNX needs a later torch, and says so"
+)
 
 
 def export(folder, target, output, *flags):
@@ -90,6 +96,7 @@ def test_quantization_leaves_the_model_as_it_is(make_model, tokenizer, tmp_path)
 
 @pytest.mark.parametrize("fields", SHAPES[1:3], ids=str)
 @torch.no_grad()
+@needs_torch_for_onnx
 def test_onnx_answers_as_the_model(saved, tmp_path, fields):
     folder, model = saved(**fields)
     assert export(folder, "onnx", tmp_path / "out") == 0
@@ -160,6 +167,13 @@ def test_what_a_format_cannot_say_is_refused(saved, make_model, tokenizer, tmp_p
     assert "tie_word_embeddings=False" in refuse(folder, tmp_path / "out", capsys)
 
 
+def test_an_earlier_torch_cannot_write_onnx(saved, tmp_path, capsys, monkeypatch):
+    folder, _ = saved()
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.0+cpu"))
+    message = f"--to onnx needs torch {TORCH_FOR_ONNX} or later, and this is 2.9.0+cpu."
+    assert message in refuse(folder, tmp_path / "out", capsys, target="onnx")
+
+
 def test_a_missing_package_names_the_extra(saved, tmp_path, capsys, monkeypatch):
     folder, _ = saved()
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
@@ -186,7 +200,10 @@ def test_a_full_disk_leaves_nothing(saved, tmp_path, capsys, monkeypatch, target
     [
         ("marian", "chatformer.hub.formats.marian_format.halved_order", lambda d_model: torch.arange(d_model)),
         ("ctranslate2", "chatformer.hub.formats.ctranslate2_format.sinusoids", lambda *shape: torch.zeros(shape)),
-        ("onnx", "chatformer.hub.formats.onnx_format.sinusoids", lambda *shape: torch.zeros(shape)),
+        pytest.param(
+            *("onnx", "chatformer.hub.formats.onnx_format.sinusoids", lambda *shape: torch.zeros(shape)),
+            marks=needs_torch_for_onnx,
+        ),
     ],
 )
 def test_an_export_that_answers_otherwise_fails_and_leaves_nothing(
