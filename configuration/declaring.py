@@ -98,6 +98,8 @@ def without_effect(settings: Any) -> list[str]:
     sections = list(_sections(settings))
     values = {field.name: getattr(section, field.name) for section in sections for field in _fields(section)}
     known = given(settings)
+    # What a request or a page may still bring.
+    possible = known.union(getattr(settings, "MAY_COME_LATER", ()))
     sentences = []
     for section in sections:
         types = typing.get_type_hints(type(section), include_extras=True)
@@ -107,8 +109,7 @@ def without_effect(settings: Any) -> list[str]:
             name = flag(f"no_{field.name}" if values[field.name] is False else field.name)
             for needs in _declared(types[field.name], Needs):
                 needed = [other for other in needs.names if other in values]
-                # What such defaults lack, a request may bring.
-                if not (known.intersection(needed) or getattr(settings, "ARE_DEFAULTS", False)):
+                if not possible.intersection(needed):
                     sentences.append(f"{name} has no effect without {' or '.join(map(flag, needed))}.")
             sentences += [
                 f"{name} has no effect with {flag(without.name)}."

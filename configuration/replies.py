@@ -118,6 +118,8 @@ class ChatSettings(ChatbotSettings):
 class WebSettings(ChatSettings):
     """Talk to a trained model on a web page, and see inside: tokens, attention, probabilities, beams."""
 
+    # The page's settings begin as the flags say.
+    MAY_COME_LATER: ClassVar = ("temperature", "num_beams")
     title: str | None = None
     """Title of the page; the model's name unless given."""
     # On the page a picture is saved from its menu.
@@ -154,8 +156,8 @@ class GenerationSettings(ChatbotSettings):
 class ServeSettings(ChatbotSettings):
     """Serve a trained model over HTTP, in the protocol of OpenAI's chat completions."""
 
-    # A request may bring the temperature that the seed needs.
-    ARE_DEFAULTS: ClassVar[bool] = True
+    # A request may bring the temperature that top-p needs.
+    MAY_COME_LATER: ClassVar = ("temperature",)
     host: str = "127.0.0.1"
     """Address to listen at; with the default, only programs on this machine reach the server. 0.0.0.0 is all of the
     machine's addresses, and should have --api-key."""

@@ -39,16 +39,19 @@ def start_trackers(
     accelerator.project_configuration.logging_dir = str(folder.path / TRACKING_FOLDER)
     # The accelerator was made before there was a folder.
     accelerator.log_with = filter_trackers(list(names), accelerator.logging_dir)
-    name = folder.path.absolute().name
+    run_name = folder.path.absolute().name
+    # Trackers take numbers and texts alone.
+    config = {name: plain(value) for name, value in settings.items() if value is not None}
     accelerator.init_trackers(
         PROJECT,
-        # Once, at the beginning. Trackers take numbers and texts alone.
-        config=None if steps_done else {name: plain(value) for name, value in settings.items() if value is not None},
+        # Once, at the beginning.
+        config=None if steps_done else config,
         init_kwargs={
             # Steps after the checkpoint are repeated.
             "tensorboard": {"purge_step": steps_done + 1} if steps_done else {},
-            "trackio": {"name": f"{name}-{run_id}", "resume": "allow"},
-            "wandb": {"name": name, "id": run_id, "resume": "allow"},
+            # Without the settings, it would forget those of the run that it resumes.
+            "trackio": {"name": f"{run_name}-{run_id}", "resume": "allow", "config": config},
+            "wandb": {"name": run_name, "id": run_id, "resume": "allow"},
         },
     )
 

@@ -21,6 +21,8 @@ Words = Mapping[str, str]
 
 PIXELS = 24
 """Of a cell of a heat map."""
+PIXELS_AROUND_MASK = 130
+"""For the title above a mask and the names of its columns below."""
 LINE_OF_CHIPS = 40
 """The width of a line of tokens, in letters; a phone is a little wider."""
 CHIP_COLOURS = ("#dbeafe", "#dcfce7", "#fef3c7", "#fce7f3", "#ede9fe", "#cffafe")
@@ -162,7 +164,14 @@ def beams(tree: Sequence[Beam], words: Words) -> Figure:
     figure = new_figure(
         width=max(340, 80 * (max(depths) + 2)),
         height=int(100 + 40 * (max(heights) + 1)),
-        xaxis={"title": words["step"], "dtick": 1, "showgrid": False, "zeroline": False},
+        # By itself, the axis of a wide figure would begin far before the first step.
+        xaxis={
+            "title": words["step"],
+            "dtick": 1,
+            "range": [0.3, max(depths) + 1.7],
+            "showgrid": False,
+            "zeroline": False,
+        },
         yaxis={"visible": False, "autorange": "reversed"},
         showlegend=False,
     )
@@ -200,19 +209,28 @@ def masks(
             layers = "" if len(kinds) == 1 else f" ({words['layer'].lower()} {number}, {number + len(kinds)}, ...)"
             mask = pairs.numpy() if is_causal else pairs.numpy() & is_token_K
             pictures.append((f"{words[title]}{layers}", names, mask))
-    figure = make_subplots(rows=len(pictures), cols=1, subplot_titles=[title for title, _, _ in pictures])
+    longest = max(len(names) for _, names, _ in pictures)
+    heights = [PIXELS * len(names) for _, names, _ in pictures]
+    height = sum(heights) + len(pictures) * PIXELS_AROUND_MASK
+    figure = make_subplots(
+        rows=len(pictures),
+        cols=1,
+        subplot_titles=[title for title, _, _ in pictures],
+        row_heights=heights,
+        vertical_spacing=PIXELS_AROUND_MASK / height,
+    )
+    # On a light page white cells could not be seen.
+    colors = [(0.0, "#737373"), (1.0, "#dbeafe")]
     for row, (_, names, mask) in enumerate(pictures, start=1):
         figure.add_trace(
-            Heatmap(z=mask.astype(int), colorscale="Greys_r", zmin=-0.6, zmax=1, showscale=False, xgap=1, ygap=1),
+            Heatmap(z=mask.astype(int), colorscale=colors, zmin=0, zmax=1, showscale=False, xgap=1, ygap=1),
             row=row,
             col=1,
         )
-        figure.update_xaxes(named_axis(names, tickangle=-90), row=row, col=1)
+        figure.update_xaxes(named_axis(names, tickangle=-90, domain=[0, len(names) / longest]), row=row, col=1)
         figure.update_yaxes(named_axis(names, autorange="reversed"), row=row, col=1)
     # A wide figure is scrolled on a phone: its titles are where it begins.
     figure.update_annotations(x=0, xanchor="left")
-    longest, num_pictures = max(len(padded), len(target)), len(pictures)
-    height = num_pictures * (180 + PIXELS * longest)
     figure.update_layout(new_figure(width=max(340, 140 + PIXELS * longest), height=height).layout)
     return figure
 

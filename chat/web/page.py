@@ -24,6 +24,7 @@ footer { display: none !important }
 .inside .js-plotly-plot { min-width: max-content }
 #conversation .md { white-space: pre-wrap; overflow-wrap: anywhere }
 #conversation .md img { image-rendering: pixelated }
+input[type=radio]:checked:hover { background-color: var(--checkbox-background-color-selected) !important }
 """
 DARKEN = "() => { document.body.classList.toggle('dark') }"
 MAX_LETTERS = 20_000
