@@ -5,9 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import wrapt
-
 from chatformer.configuration.declaring import check, did_you_mean, parsed, without_effect
+from chatformer.import_hooks import when_imported
 from chatformer.storage.printing import print_in_any_encoding, warn
 
 
@@ -141,7 +140,7 @@ def settings_of(verb: Verb, arguments: Sequence[str], program: str) -> Any:
 
 def mute_transformers() -> None:
     """Switch off the bars of transformers, whenever it is imported: commands show their own."""
-    wrapt.when_imported("transformers.utils.logging")(lambda logging: logging.disable_progress_bar())
+    when_imported("transformers.utils.logging", lambda logging: logging.disable_progress_bar())
 
 
 def usage() -> str:

@@ -25,6 +25,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     bahdanau_state             the cache of a recurrent decoder's state
     modeling_bahdanau          the rungs before it: a recurrent model, with and without attention
     fast_training              dropout, products and attention for training on CPUs
+    import_hooks               functions that wait for the import of a module
     registration               entries in transformers' auto classes, and `push_to_hub` with a card
 
 Importing this package is quick: the classes below are loaded when they are first used. From then on, or from the moment

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-import wrapt
+from .import_hooks import when_imported
 
 PARTS = (
     "pretrained",
@@ -55,7 +55,7 @@ def register_when_imported() -> None:
     for name, module in MODELS.items():
         hooks[module] = functools.partial(register_models, name)
     for module, hook in hooks.items():
-        wrapt.when_imported(module)(hook)
+        when_imported(module, hook)
 
 
 def load_configurations(_configuration_auto: ModuleType) -> None:
