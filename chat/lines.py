@@ -194,7 +194,9 @@ def check_inputs_are_kept(settings: GenerationSettings) -> None:
     if settings.output_file is None:
         return
     inputs: dict[str, Sequence[File]] = {
-        f"the model in {settings.model}": model_files(settings.model, command="generate")
+        f"the model in {model}": model_files(model, command="generate")
+        for model in (settings.model, settings.rerank_by)
+        if model is not None
     }
     if settings.data is None:
         inputs["standard input"] = standard_input()

@@ -34,6 +34,11 @@ def contents(folder):
         ("generate", "model --data soft.txt --output-file hard.txt", "same file as soft.txt, which belongs to --data"),
         ("generate", "model --data q.txt --output-file ./model/config.json", "belongs to the model in model"),
         ("generate", "model --data q.txt --output-file model/doctor.json", "belongs to the model in model"),
+        (
+            "generate",
+            "other --rerank-by model --data q.txt --output-file model/run.csv",
+            "belongs to the model in model",
+        ),
         ("evaluate", "model --data a.csv b.csv --output-file b.csv", "b.csv, which belongs to --data"),
         ("evaluate", "model --data a.csv --training-data b.csv --output-file b.csv", "belongs to --training-data"),
         ("evaluate", "model --output-file model/run.csv", "belongs to the data of the run"),
