@@ -28,6 +28,8 @@ _SIGNATURES = (
     (b"<?xml", "XML, not the data: it may be the error that a server answered with; look into it"),
     (b"404: not found", "the answer of a server that did not find the file: check the address that it came from"),
     (b"%PDF-", "a PDF: save what it shows as CSV"),
+    (b"\x89PNG", "a picture: pass a table that has a column with the names of pictures' files"),
+    (b"\xff\xd8\xff", "a picture: pass a table that has a column with the names of pictures' files"),
     (b"\xd0\xcf\x11\xe0", "an old Excel file, or one with a password: save it as .xlsx without a password"),
     (b"PAR1", "Parquet: let its name end in .parquet"),
     (b"PK\x03\x04", "a ZIP archive: unpack it, or let its name end in .xlsx if it is an Excel file"),

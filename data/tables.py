@@ -57,7 +57,9 @@ def table_rows(file: str, records: Iterable[Record]) -> tuple[list[str], list[Ro
                     "were joined. Join them column by column."
                 )
         if problem is None and len(record.fields) != len(columns):
-            problem = f"there are {len(record.fields)} fields, and the header names {len(columns)}"
+            number = len(record.fields)
+            found = "there is 1 field" if number == 1 else f"there are {number} fields"
+            problem = f"{found}, and the header names {len(columns)}"
         fields = {} if problem else dict(zip(columns, record.fields, strict=True))
         rows.append(Row(file=file, number=record.number, content=record.content, fields=fields, problem=problem))
     if repeated:

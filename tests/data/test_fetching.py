@@ -60,6 +60,7 @@ def test_files_that_are_none(error_of, written, tmp_path):
         (b"\xef\xbb\xbf<HTML><body>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "is a Git LFS pointer"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is XML"),
+        (b"\x89PNG\r\n\x1a\n\x00", "is a picture"),
         (b"404: Not Found", "did not find the file"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Excel file, or one with a password"),
     ],

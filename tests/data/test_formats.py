@@ -129,7 +129,7 @@ def test_row_numbers_are_line_numbers(error_of, written, tmp_path):
     message = error_of(written(tmp_path / "chats.csv", "\r\n".join(lines)))
     assert message.splitlines()[0].startswith("5 of 7 rows")
     reasons = [line.partition("row ")[2] for line in message.splitlines()[1:6]]
-    assert reasons[0] == "6: there are 1 fields, and the header names 2"
+    assert reasons[0] == "6: there is 1 field, and the header names 2"
     assert reasons[1] == "7: there are 3 fields, and the header names 2"
     assert reasons[2] == "8: the question is empty"
     assert reasons[3] == "9: the answer is empty"

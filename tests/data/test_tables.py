@@ -63,7 +63,7 @@ def test_a_line_that_names_the_separator(pairs, error_of, written, tmp_path, sep
     path = written(tmp_path / "chats.csv", "\ufeff" + "\r\n".join(lines))
     assert pairs(path) == PAIRS[:1]
     message = error_of(written(tmp_path / "bad.csv", "\r\n".join([*lines, "하나", "둘"])))
-    assert "bad.csv, row 4: there are 1 fields" in message
+    assert "bad.csv, row 4: there is 1 field" in message
 
 
 @pytest.mark.parametrize("name", ["chats.csv", "chats.tsv", "chats.txt"])
@@ -89,7 +89,7 @@ def test_plain_text_with_a_tab_in_each_line(pairs, error_of, written, tmp_path):
     text = "안녕\t반가워요\n\n뭐 해?\t책 읽고, 쉬어요; 너는?\n"
     assert pairs(written(tmp_path / "chats.txt", text)) == PAIRS
     assert pairs(written(tmp_path / "named.txt", "answer\tquestion\n반가워요\t안녕\n")) == PAIRS[:1]
-    assert "named.txt, row 3: there are 1 fields" in error_of(written(tmp_path / "named.txt", "Q\tA\nx\ty\nz\n"))
+    assert "named.txt, row 3: there is 1 field" in error_of(written(tmp_path / "named.txt", "Q\tA\nx\ty\nz\n"))
     assert "plain.txt, row 2: no tab" in error_of(
         written(tmp_path / "plain.txt", "\n안녕\n반가워요\n"), data_format="pairs"
     )
