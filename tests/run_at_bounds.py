@@ -61,8 +61,9 @@ def test(end: str, keep: list[str], arguments: list[str]) -> int:
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(constraints_of(end, keep)) + "\n", "utf-8")
     newest = ("--upgrade", "--upgrade-strategy", "eager")
+    # Not quietly: pip would not say which bounds are in conflict.
     return (
-        run(python, "-m", "pip", "install", "--quiet", *newest, "-c", constraints, "-e", ".[test]")
+        run(python, "-m", "pip", "install", "--progress-bar", "off", *newest, "-c", constraints, "-e", ".[test]")
         or run(python, "-m", "pip", "check")
         or run(python, "-m", "pytest", *arguments)
     )
