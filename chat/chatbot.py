@@ -92,7 +92,7 @@ class Chatbot:
         (reply_ids,) = self.engine.generate([source_ids], settings.search(), on_token)
         text = self.tokenizer.decode(reply_ids, skip_special_tokens=True)
         if pieces is not None:
-            pieces.pass_on(text)
+            pieces.end(text)
         return Answer(source_ids, reply_ids, text)
 
 

@@ -113,9 +113,11 @@ def run_command(
         conversation.reset()
         console.print("A new conversation begins.", style="dim")
     elif command == "settings":
-        for name, value in dataclasses.asdict(settings.reply).items():
-            console.print(f"{name} = {value}", style="dim")
-    elif command == "set" and len(rest) == 2:
+        for name in dataclasses.asdict(settings.reply):
+            console.print(shown_setting(settings.reply, name), style="dim")
+    elif command == "set" and len(rest) != 2:
+        console.print("/set takes a name and a value, such as: /set temperature 0.7", style="dim")
+    elif command == "set":
         try:
             reply = tyro.cli(
                 ReplySettings, args=[f"--{rest[0]}", rest[1]], default=settings.reply, prog="/set", add_help=False
@@ -124,6 +126,7 @@ def run_command(
             # The parser has printed what is wrong.
             return settings
         settings = dataclasses.replace(settings, reply=reply)
+        console.print(shown_setting(reply, rest[0].replace("-", "_")), style="dim")
         # Of the other flags, the command has said it.
         for sentence in without_effect(ChatSettings(url=settings.url, reply=reply)):
             console.print(sentence, style="dim")
@@ -132,3 +135,9 @@ def run_command(
     else:
         console.print(f"Unknown command: /{command}\n{HELP}", style="dim")
     return settings
+
+
+def shown_setting(settings: ReplySettings, name: str) -> str:
+    """A line that says what a setting is."""
+    value = getattr(settings, name)
+    return f"{name} = {'as the model has it' if value is None else value}"

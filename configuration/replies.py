@@ -28,7 +28,7 @@ class PretrainedSettings:
 class SearchSettings:
     """How a reply is searched for."""
 
-    num_beams: Annotated[int, AtLeast(1), Without("url")] = 1
+    num_beams: Annotated[int, AtLeast(1), AtMost(1000), Without("url")] = 1
     """Beams of the search; 1 is greedy. More find likelier replies, which a chat then shows at once instead of word by
     word."""
     length_penalty: Annotated[float | None, Needs("num_beams"), Without("url")] = None

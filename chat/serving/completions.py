@@ -48,7 +48,7 @@ class GrowingReply:
                 return text
         if is_last:
             self.is_done = True
-            self._pieces.pass_on(self.tokenizer.decode(self.row.tokens, skip_special_tokens=True))
+            self._pieces.end(self.tokenizer.decode(self.row.tokens, skip_special_tokens=True))
             text += self._released()
             if not self.is_stopped:
                 text += self._held

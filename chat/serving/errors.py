@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -104,7 +105,16 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         message = {
-            404: f"There is no {request.url.path}.",
+            404: f"There is no {request.url.path} here, but there are {routes_of(app)}.",
             405: f"{request.url.path} cannot be asked by {request.method}.",
         }.get(error.status_code, error.detail or HTTPStatus(error.status_code).phrase)
         return ApiError(error.status_code, message, headers=error.headers).response()
+
+
+def routes_of(app: FastAPI) -> str:
+    """What can be asked, in words."""
+    return ", ".join(
+        f"{' or '.join(sorted(route.methods))} {route.path_format}"
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.methods
+    )

@@ -8,13 +8,23 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from chatformer.chat.errors import ChatError
 from chatformer.chat.loading import load_chatbot
 from chatformer.configuration.replies import ServeSettings
 
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
 KEY_VARIABLE = "CHATFORMER_API_KEY"
 PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
+IDLE_SECONDS = 75
+"""
+How long a connection without a request stays open: longer than clients and proxies keep theirs, most of them 5 to 60
+seconds, for a request that is on its way while its connection is closed is lost.
+"""
 
 
 def serve(settings: ServeSettings) -> None:
@@ -25,8 +35,6 @@ def serve(settings: ServeSettings) -> None:
     listener = listening(settings.host, settings.port)
     chatbot = load_chatbot(settings, num_parallel=num_threads(settings))
 
-    import uvicorn
-
     from .app import create_app
 
     host, port = listener.getsockname()[:2]
@@ -36,21 +44,29 @@ def serve(settings: ServeSettings) -> None:
             f"{KEY_VARIABLE}, or leave out --host.",
             file=sys.stderr,
         )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(chatbot, settings),
-            log_level="warning",
-            # The figures at /metrics say more, and for less time.
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=settings.grace_seconds,
-        )
-    )
+    server = server_of(create_app(chatbot, settings), settings)
     shown = f"[{host}]" if ":" in host else host
     print(f"{settings.served_name} is served at http://{shown}:{port}/v1 (Ctrl-C stops).", flush=True)
     # uvicorn handles the signal, and afterwards raises it again for the handler before its own.
     signal.signal(signal.SIGTERM, lambda *_: None)
     server.run(sockets=[listener])
+
+
+def server_of(app: "FastAPI", settings: ServeSettings) -> "uvicorn.Server":
+    """The server of an app, for a socket that listens already."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            # The figures at /metrics say more, and for less time.
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=settings.grace_seconds,
+        )
+    )
 
 
 def check_packages(packages: Sequence[str], *, command: str, extra: str) -> None:

@@ -74,20 +74,22 @@ def test_drawn_replies_come_whole_in_pieces_too(chatbot):
 def test_whatever_tokens_are_drawn_the_pieces_are_the_text(tokenizer):
     chance = random.Random(0)
     spelt = tokenizer("안녕 🤖👍🏽 쀍뷁 ok", add_special_tokens=False)["input_ids"]
-    drawn = [[chance.randrange(len(tokenizer)) for _ in range(20)] for _ in range(500)]
+    # The long ones are decoded in parts.
+    lengths = [20] * 500 + [400] * 20
+    drawn = [[chance.randrange(len(tokenizer)) for _ in range(length)] for length in lengths]
     for ids in [spelt, *drawn]:
         pieces = []
         told = Pieces(tokenizer, pieces.append)
         for token in [tokenizer.bos_token_id, *ids]:
             told.add(token)
-        told.pass_on(tokenizer.decode(ids, skip_special_tokens=True))
+        told.end(tokenizer.decode(ids, skip_special_tokens=True))
         assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
         assert all(pieces)
     pieces = []
     told = Pieces(tokenizer, pieces.append)
     for token in spelt:
         told.add(token)
-    told.pass_on(tokenizer.decode(spelt))
+    told.end(tokenizer.decode(spelt))
     assert len(pieces) > 3 and not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
@@ -255,8 +257,10 @@ def test_a_conversation_in_a_terminal(terminal, chatbot):
     conversation.reset()
     assert f"bot> {conversation.say('again!', GREEDY)}" in terminal.type("again!")
 
-    assert "temperature = None" in terminal.type("/settings")
-    terminal.type("/set temperature 0.5")
+    assert "temperature = as the model has it" in terminal.type("/settings")
+    assert "/set takes a name and a value" in terminal.type("/set temperature")
+    assert "top_p = 0.9" in terminal.type("/set top-p 0.9")
+    assert "temperature = 0.5" in terminal.type("/set temperature 0.5")
     refused = terminal.type("/set temprature 1")
     assert "temprature" in refused and "--temperature" in refused
     assert "warm" in terminal.type("/set temperature warm")
@@ -276,6 +280,7 @@ def test_a_conversation_in_a_terminal(terminal, chatbot):
         ("top_p", "nan"),
         ("top_k", "-1"),
         ("num_beams", "0"),
+        ("num_beams", "1001"),
         ("repetition_penalty", "0"),
         ("no_repeat_ngram_size", "-1"),
         ("max_new_tokens", "0"),

@@ -9,12 +9,17 @@ import time
 import httpx2
 import pytest
 import torch
-import uvicorn
 from transformers import GenerationConfig
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.serving.app import create_app
+from chatformer.chat.serving.server import server_of
 from chatformer.configuration.replies import ReplySettings, ServeSettings
+
+
+def identified(answer):
+    """Every answer that any test gets has an id."""
+    assert answer.headers["x-request-id"], answer.request
 
 
 class Server:
@@ -25,15 +30,15 @@ class Server:
         served = ServeSettings(model="bot", **{"grace_seconds": 5, **settings})
         self.app = create_app(chatbot, served)
         self.service = self.app.state.service
-        listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port = listener.getsockname()[1]
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.port = self.listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(self.app, log_level="error", timeout_graceful_shutdown=served.grace_seconds)
-        self.uvicorn = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.uvicorn.run, kwargs={"sockets": [listener]}, daemon=True)
+        self.uvicorn = server_of(self.app, served)
+        self.thread = threading.Thread(target=self.uvicorn.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
         headers = {"Authorization": f"Bearer {settings['api_key']}".encode()} if settings.get("api_key") else {}
-        self.client = httpx2.Client(base_url=self.url, headers=headers, timeout=60)
+        hooks = {"response": [identified]}
+        self.client = httpx2.Client(base_url=self.url, headers=headers, timeout=60, event_hooks=hooks)
 
     def ask(self, content="따라 해 1 2", **changes):
         """Return the answer to a request; a change to `...` leaves the field out."""

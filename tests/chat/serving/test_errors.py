@@ -84,6 +84,7 @@ def test_errors_have_one_shape_whatever_their_cause(server):
         assert (error["type"], error["code"]) == ("invalid_request_error", code)
         assert error["message"] and answer.headers["x-request-id"]
     assert server.client.get("/v1/chat/completions").headers["allow"] == "POST"
+    assert "POST /v1/chat/completions" in server.client.get("/").json()["error"]["message"]
 
 
 def post_json(server, content):

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import random
+import re
 import socket
 import threading
 import time
@@ -16,11 +17,15 @@ from chatformer.chat.chatbot import Chatbot
 PATH = "/v1/chat/completions"
 
 
-def raw_request(server, **changes):
+def raw_request(server, buffer_size=None, **changes):
     """Return a connection on which a request has been sent."""
     body = {"model": "bot", "messages": [{"role": "user", "content": "따라 해 1 2"}]} | changes
     content = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    connection = socket.socket()
+    connection.settimeout(20)
+    if buffer_size is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_size)
+    connection.connect(("127.0.0.1", server.port))
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
@@ -87,15 +92,32 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(serve, slow):
 
 
 def test_a_slow_reader_and_an_unfinished_request_hold_up_no_other(serve, slow):
-    slow.engine.seconds_per_token = 0
-    with serve(slow, max_batch_size=8) as server:
-        reader = raw_request(server, stream=True, max_tokens=1500)
+    slow.engine.seconds_per_token = 0.0005
+    with serve(slow, max_batch_size=1) as server:
+
+        def num_answered():
+            figures = server.client.get("/metrics").text
+            return float(re.search(r"^chatformer_request_seconds_count (.*)$", figures, re.MULTILINE)[1])
+
+        # What is not read must find no room in the system's buffers, which grow to megabytes.
+        server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        reader, leaver = (raw_request(server, buffer_size=4096, stream=True, max_tokens=600) for _ in range(2))
         writer = socket.create_connection(("127.0.0.1", server.port), timeout=20)
         writer.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
-        assert server.ask(max_tokens=3).status_code == 200
-        for connection in (reader, writer):
+        expected = server.ask(max_tokens=600).json()["choices"][0]["message"]["content"]
+        # The replies of the two are computed, and have left their places; their answers wait for them.
+        assert eventually(lambda: server.service.batches.num_running == 0, 20)
+        assert num_answered() == 1
+        for connection in (leaver, writer):
             connection.close()
-        assert eventually(lambda: server.service.batches.num_running == 0, 2)
+        assert eventually(lambda: num_answered() == 2, 5)
+        received = b""
+        while not received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+            received += reader.recv(2**16)
+        events = [json.loads(event) for event in re.findall(rb"^data: (\{.*\})$", received, re.MULTILINE)]
+        assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == expected
+        reader.close()
+        assert num_answered() == 3
 
 
 def test_a_conversation_of_thousands_of_turns_is_cut_and_not_a_burden(server):
@@ -212,6 +234,16 @@ def test_under_load_no_message_is_lost_and_no_two_are_mixed(varied_server, num_c
 
     asyncio.run(all_talk())
     assert set(counts) == set(range(num_clients))
+
+
+@pytest.mark.slow
+def test_a_connection_is_open_for_as_long_as_clients_rely_on_it(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        for pause in (6, 0):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(2**16).startswith(b"HTTP/1.1 200")
+            # As long as the pools of Python's clients keep a connection, and a little more.
+            time.sleep(pause)
 
 
 @pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])

@@ -10,7 +10,7 @@ import pytest
 
 from chatformer.chat.serving.server import is_open_to_others, with_key
 from chatformer.cli.main import main
-from chatformer.configuration.replies import ServeSettings
+from chatformer.configuration.replies import ServeSettings, WebSettings
 
 QUESTION = [{"role": "user", "content": "따라 해 1 2"}]
 
@@ -47,6 +47,11 @@ def test_the_command_serves_warns_and_ends_in_peace(exported, environment):
 )
 def test_addresses_that_others_reach(host, is_open):
     assert is_open_to_others(host) is is_open
+
+
+@pytest.mark.parametrize("settings", [ServeSettings(model="x"), WebSettings(model="x")])
+def test_only_this_machine_reaches_what_no_flag_opens(settings):
+    assert not is_open_to_others(settings.host)
 
 
 def test_what_cannot_be_served_is_one_line(capsys, monkeypatch, tmp_path):

@@ -165,7 +165,7 @@ def test_a_conversation_and_every_view_of_it(tab, chatbot):
     assert page.inner_text("h1") == "<i>digits</i>"
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     first = reply_of(chatbot, EXAMPLE)
-    say(page, EXAMPLE)
+    page.click(f"#conversation button:has-text('{EXAMPLE}')")
     wait_for_reply(page, first)
     # The attention is open at first; its axes are the tokens.
     page.wait_for_selector("#inside .heatmaplayer image, #inside .heatmaplayer path", state="attached")
@@ -204,6 +204,11 @@ def test_settings_change_the_reply(tab, chatbot):
     page.click("#search label:has-text('Beams')")
     say(page, "처음 보는 말")
     wait_for_reply(page, reply_of(chatbot, "처음 보는 말", num_beams=4))
+    # The same question once more, by other settings.
+    page.click("#search label:has-text('Greedy')")
+    page.fill("input[aria-label^='number input for Longest reply']", "2")
+    page.click("button[aria-label='Retry'], button[title='Retry']")
+    wait_for_reply(page, reply_of(chatbot, "처음 보는 말", max_new_tokens=2))
     is_dark = "document.body.classList.contains('dark')"
     before = page.evaluate(is_dark)
     page.click("#theme")
