@@ -4,6 +4,7 @@ What every request passes before the routes: its id, the key, the limit of its s
 Plain ASGI, since a middleware of functions would hold streamed answers back and cost each request a task.
 """
 
+import asyncio
 import hmac
 import logging
 import re
@@ -46,6 +47,14 @@ class Identified:
 
         try:
             await self.app(scope, receive, send_identified)
+        except asyncio.CancelledError:
+            # The server stops, and its time of grace is over. An answer that has begun is seen to be incomplete.
+            if not has_begun:
+                headers = {"Retry-After": "1", "Connection": "close"}
+                error = ApiError(
+                    503, "The server is stopping. Try again in a moment.", code="stopping", headers=headers
+                )
+                await error.response()(scope, receive, send_identified)
         except Exception:
             logger.exception("Request %s failed", request_id.decode())
             if has_begun:

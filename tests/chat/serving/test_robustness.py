@@ -285,15 +285,18 @@ def test_a_server_that_is_asked_to_stop_finishes_what_runs_and_takes_no_more(ser
 
 def test_what_outlasts_the_time_of_grace_is_ended(serve, slow):
     with serve(slow, max_batch_size=1, grace_seconds=1) as server:
-        running = raw_request(server, stream=True)
-        assert eventually(lambda: server.service.batches.num_running == 1, 5)
+        connections = [raw_request(server, stream=stream) for stream in (True, False)]
+        assert eventually(lambda: server.service.batches.num_running == server.service.batches.num_waiting == 1, 5)
         began = time.monotonic()
         server.close()
         assert 0.5 < time.monotonic() - began < 5
-        received = b""
-        while part := running.recv(2**16):
-            received += part
-        assert b"[DONE]" not in received
+        received = [b"", b""]
+        for number, connection in enumerate(connections):
+            while part := connection.recv(2**16):
+                received[number] += part
+        begun, waiting = sorted(received, key=lambda answer: b"HTTP/1.1 503" in answer)
+        assert b"HTTP/1.1 200" in begun and b"[DONE]" not in begun
+        assert b"x-request-id: " in waiting and b'{"error":{"message":"The server is stopping.' in waiting
 
 
 def can_connect(server):
