@@ -31,8 +31,8 @@ class Settings:
 
     output_dir: Path
     """Folder of the runs and of the table, ablations.md; a run that is finished there is not repeated."""
-    max_steps: int = 1000
-    """Steps of each training."""
+    max_steps: int = 2500
+    """Steps of each training. With a warm-up much shorter than the recipe's, none of them begins to listen."""
     only: tuple[str, ...] = ()
     """Variants to train, such as complete positions; all unless given."""
 
@@ -156,7 +156,7 @@ def train(name: str, folder: Path, max_steps: int) -> int:
         return model
 
     run.new_model = new_variant
-    lengths = ["--max-steps", str(max_steps), "--warmup-steps", str(max_steps // 10), "--eval-steps", str(max_steps)]
+    lengths = ["--max-steps", str(max_steps), "--eval-steps", str(max_steps)]
     return main(["--recipe", "quickstart", "--output-dir", str(folder), *lengths])
 
 
