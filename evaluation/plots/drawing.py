@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
 GOOD_FONTS = ("nanumgothic.", "notosanscjk-regular", "notosanskr", "malgun.", "applesdgothicneo", "applegothic")
 """How the files of legible Korean fonts begin; without them, any other font that has Hangul is taken."""
+
+DPI = 150
+LONGEST_SIDE = 20
+"""The longest side of a picture of cells in inches: 3,000 pixels. What has more cells than fit has smaller ones."""
+LABELS = 2.2
+"""The inches next to the cells of a picture that the names of tokens, the title and the labels of the axes take."""
 
 
 class PictureError(ValueError):
@@ -75,14 +82,32 @@ def goodness(file: str) -> tuple[int, str]:
 
 
 def name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Name the rows and columns of a picture after tokens, and draw lines between the cells."""
-    size = 10 if max(len(rows), len(columns)) <= 24 else 7
-    axes.set_xticks(range(len(columns)), [shown(text) for text in columns], rotation=90, fontsize=size)
-    axes.set_yticks(range(len(rows)), [shown(text) for text in rows], fontsize=size)
-    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="lightgrey", linewidth=0.5)
-    axes.tick_params(which="minor", length=0)
+    """Name the rows and columns of a picture after tokens, as many as fit, and draw lines between the cells."""
+    height, width = size_of_a_cell(axes, len(rows), len(columns))
+    # A name takes a fifth more than the size of its letters.
+    size = 10 if min(height, width) >= 12 else 7
+    every_row, every_column = (max(1, math.ceil(1.2 * size / side)) for side in (height, width))
+    axes.set_xticks(
+        range(0, len(columns), every_column), map(shown, columns[::every_column]), rotation=90, fontsize=size
+    )
+    axes.set_yticks(range(0, len(rows), every_row), map(shown, rows[::every_row]), fontsize=size)
+    if every_row == every_column == 1:
+        axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="lightgrey", linewidth=0.5)
+        axes.tick_params(which="minor", length=0)
+
+
+def size_of_a_cell(axes: "Axes", num_rows: int, num_columns: int) -> tuple[float, float]:
+    """About the height and width of a cell in points, from the figure's size and the number of its pictures."""
+    figure, place = axes.get_figure(), axes.get_subplotspec()
+    assert figure is not None and place is not None
+    width, height = figure.get_size_inches()
+    pictures_down, pictures_across = place.get_gridspec().get_geometry()
+    height = 72 * (height / pictures_down - LABELS) / num_rows
+    width = 72 * (width / pictures_across - LABELS) / num_columns
+    # Where an aspect is set, cells are squares.
+    return (height, width) if axes.get_aspect() == "auto" else (min(height, width),) * 2
 
 
 def shown(text: str) -> str:
@@ -107,4 +132,4 @@ def format_of(picture: Path) -> str:
 def save(figure: "Figure", picture: Path) -> None:
     """Write a figure, in the format that the file's name ends with, complete or not at all."""
     with whole_file(picture) as partial:
-        figure.savefig(partial, dpi=150, format=format_of(picture))
+        figure.savefig(partial, dpi=DPI, format=format_of(picture))

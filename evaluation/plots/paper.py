@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .drawing import fonts_for, name_axes, new_figure
+from .drawing import LABELS, LONGEST_SIDE, fonts_for, name_axes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,12 +53,13 @@ def masks(
         pictures.append((f"Encoder:{kind}{layers} all but the padding", keys, keys, encoder_KK))
         pictures.append((f"Decoder:{kind}{layers} nothing later", queries, queries, decoder_QQ))
         pictures.append(cross)
-    side = 2.2 + 0.2 * max(len(keys), len(queries))
+    side = min(LABELS + 0.2 * max(len(keys), len(queries)), LONGEST_SIDE / 3)
     with fonts_for([*keys, *queries]):
         figure = new_figure(3 * side, len(encoders) * side)
         all_axes = figure.subplots(len(encoders), 3, squeeze=False).flat
         for axes, (title, rows, columns, mask_QK) in zip(all_axes, pictures, strict=True):
-            axes.imshow(mask_QK, cmap="Greys_r", vmin=-0.6, vmax=1, interpolation="nearest")
+            # Without "nearest": of more cells than pixels, a pixel is the mean of its cells, and no line gets lost.
+            axes.imshow(mask_QK, cmap="Greys_r", vmin=-0.6, vmax=1)
             name_axes(axes, rows, columns)
             axes.set_title(title)
             axes.set(xlabel="is looked at (white) or hidden (dark)", ylabel="looks")

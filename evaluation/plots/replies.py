@@ -9,7 +9,7 @@ import numpy as np
 
 from chatformer.chat.inside import Attention, Beam, Step, Token, beam_places
 
-from .drawing import fonts_for, name_axes, new_figure, shown
+from .drawing import LONGEST_SIDE, fonts_for, name_axes, new_figure, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def attention(weights: Attention, *, title: str, layer: int, head: int | None = 
     num_rows = math.ceil(len(heads) / num_columns)
     width, height = 1.5 + max(2.5, 0.25 * len(columns)), 1.7 + max(1.5, 0.25 * len(rows))
     with fonts_for([*rows, *columns]):
-        figure = new_figure(min(40, num_columns * width + 1), min(40, num_rows * height + 0.5))
+        figure = new_figure(min(LONGEST_SIDE, num_columns * width + 1), min(LONGEST_SIDE, num_rows * height + 0.5))
         grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
         for axes in grid[len(heads) :]:
             axes.axis("off")

@@ -1,5 +1,6 @@
 """Pictures: what is drawn is what was given, in fonts that have its letters."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -74,6 +75,28 @@ def test_masks_of_sparse_attention_show_the_sets_of_each_kind_of_layer():
         "Encoder: strided, layers 2, 4, ..., all but the padding",
         "Decoder: strided, layers 2, 4, ..., nothing later",
     ]
+
+
+@pytest.mark.parametrize("num_tokens", [20, 150])
+def test_pictures_of_many_tokens_have_smaller_cells_and_names_that_do_not_touch(num_tokens):
+    tokens = [Token(8, f" token{number}", False) for number in range(num_tokens)]
+    weights = np.full((1, 2, num_tokens, num_tokens), 1 / num_tokens, dtype="float32")
+    config = ChatformerConfig(self_attention="strided", stride=12)
+    for figure in (
+        plots.masks(tokens, tokens, config, num_padding=0),
+        plots.attention(Attention(weights_LHQK=weights, queries=tokens, keys=tokens), title="Encoder", layer=1),
+    ):
+        assert max(figure.get_size_inches()) * drawing.DPI <= 3000
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        for labels, side in ((axes.get_xticklabels(), "x"), (axes.get_yticklabels(), "y")):
+            bounds = sorted(tuple(getattr(label.get_window_extent(), f"interval{side}")) for label in labels)
+            assert all(one[1] <= other[0] for one, other in itertools.pairwise(bounds))
+            assert len(labels) == num_tokens if num_tokens == 20 else 25 <= len(labels) < num_tokens
+            # A name is at its own token.
+            place = int(labels[1].get_position()[side == "y"])
+            assert labels[1].get_text() == f"␣token{place}"
+        assert bool(axes.xaxis.get_minorticklocs().size) == (num_tokens == 20)
 
 
 def test_without_a_font_that_has_hangul_it_says_which_to_install(monkeypatch):
