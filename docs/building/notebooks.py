@@ -5,14 +5,24 @@ import re
 from pathlib import Path
 
 import jupytext
-from pages import BLOCK, NOT_RUN
+from pages import BLOCK, NOT_IN_NOTEBOOKS
 
 PICTURE = re.compile(r"^!\[[^]]*\]\((?:\.\./)*(?:tutorial/)?images/([\w-]+\.png)\)$", re.MULTILINE)
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
 
+FOLDER = """\
+import os
+from pathlib import Path
+
+# The commands are for the folder with the project's files, and a notebook begins in its own. On a machine of the cloud,
+# get the files first: !git clone their repository, and %cd into it.
+for folder in (Path.cwd(), *Path.cwd().parents):
+    if (folder / "benchmarks" / "faq.csv").exists():
+        os.chdir(folder)
+        break
+"""
 SET_UP = """\
 %%bash
-# On a machine of the cloud, begin with the files of the project: git clone its repository, and cd into it.
 python -c "import chatformer" 2>/dev/null || pip install -q ".[metrics,plots]"
 test -d chatformer-quickstart || chatformer quickstart < /dev/null
 """
@@ -25,7 +35,8 @@ def notebook_of(text: str) -> str:
     # The commands above have drawn the picture.
     text = PICTURE.sub(r'```python\nfrom IPython.display import Image\n\nImage("\1")\n```', text)
     notebook = jupytext.reads(text, "md")
-    cells = [{"cell_type": "code", "source": SET_UP.rstrip("\n")}, *notebook.cells]
+    first = ({"cell_type": "code", "source": source.rstrip("\n")} for source in (FOLDER, SET_UP))
+    cells = [*first, *notebook.cells]
     made = {
         "cells": [
             {
@@ -48,7 +59,7 @@ def text_unless_it_runs(block: re.Match[str]) -> str:
     """The block, under a name that makes no cell if it does not end, or is the project's source and runs not alone."""
     if block["marker"]:
         return block[0].replace("```python\n", "```py\n")
-    if NOT_RUN.search(block["code"]):
+    if NOT_IN_NOTEBOOKS.search(block["code"]):
         return block[0].replace("```bash\n", "```shell\n")
     # A doctor who has found a problem ends with status 1, at which a notebook would stop.
     return re.sub(r"^chatformer doctor \S+$", r"\g<0> || true", block[0], flags=re.MULTILINE)

@@ -19,7 +19,7 @@ DOCS = ROOT / "docs"
 TUTORIAL = DOCS / "tutorial"
 OVERVIEW = DOCS / "overview.md"
 
-NOT_RUN = re.compile(r"\b(?:chatformer (?:web|serve|push|space)|pip install|accelerate launch|curl)\b")
+NOT_IN_NOTEBOOKS = re.compile(r"\b(?:chatformer (?:web|serve|push|space)|pip install|accelerate launch|curl)\b")
 """Lines that wait for people, install, or need an account; a page that has them shows no output of theirs."""
 
 BLOCK = re.compile(

@@ -2,22 +2,34 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 from command import note
-from pages import NOT_RUN, ROOT, Block
+from pages import ROOT, Block
 from pictures import Facts, recorded
 
 TRAINS = re.compile(r"^(chatformer (?:train|quickstart)|python benchmarks/ablations\.py)\b", re.MULTILINE)
+SERVES = re.compile(r"^chatformer (?:web|serve) [^#]*")
+PUSHES = re.compile(r"\bchatformer push\b")
+NOT_RUN = re.compile(r"\b(?:chatformer space|pip install|accelerate launch)\b")
+"""Lines that install, need other machines, or need a model that is on the Hub."""
+PORT = 8000
+"""The port of the API on the pages."""
+SECONDS_TO_START = 180
 LENGTH = re.compile(r" --(?:max|eval)-steps \d+")
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -59,8 +71,54 @@ class Session:
         return self.run_bash(block.code) if block.language == "bash" else self.run_python(block.code)
 
     def run_bash(self, code: str) -> str:
+        """Run a block; a server in it, at a free port, runs until the end of the block."""
         lines = [line for line in code.replace("\\\n", "").splitlines() if not NOT_RUN.search(line)]
-        code = "\n".join(lines)
+        printed, port = [], PORT
+        with contextlib.ExitStack() as servers:
+            for served, group in itertools.groupby(lines, key=SERVES.match):
+                if served:
+                    port = servers.enter_context(self.serving(served[0].rstrip()))
+                else:
+                    printed.append(self.run_lines("\n".join(group).replace(f":{PORT}/", f":{port}/")))
+        return "".join(printed)
+
+    @contextlib.contextmanager
+    def serving(self, command: str) -> Iterator[int]:
+        """Run a server; give its port as soon as it answers."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec {command} --port {port}"],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                for _ in range(SECONDS_TO_START):
+                    # Only a reply says that it runs: a server may take its port before it has read the model.
+                    with contextlib.suppress(OSError, HTTPException):
+                        client = HTTPConnection("127.0.0.1", port, timeout=1)
+                        client.request("GET", "/")
+                        client.getresponse()
+                        break
+                    if process.poll() is not None:
+                        output.seek(0)
+                        raise BlockFailed(f"{command} ended:\n{output.read().decode('utf-8', errors='replace')}")
+                    time.sleep(1)
+                else:
+                    raise BlockFailed(f"{command} did not answer within {SECONDS_TO_START} seconds.")
+                yield port
+            finally:
+                process.terminate()
+                process.wait()
+
+    def run_lines(self, code: str) -> str:
+        # All of a push but the push: it lists what would travel. A client fails if the server answers with an error.
+        code = PUSHES.sub(r"\g<0> --dry-run", code).replace("curl ", "curl --silent --show-error --fail-with-body ")
         if self.max_steps is not None and TRAINS.search(code):
             code = TRAINS.sub(rf"\1 --max-steps {self.max_steps}", LENGTH.sub("", code))
         result = subprocess.run(

@@ -106,11 +106,15 @@ def test_some_pages_run(building, trained, tmp_path, name):
 def test_a_block_that_fails_is_an_error(building, tmp_path):
     running, pages = building("running"), building("pages")
     session = running.Session(tmp_path)
-    for block in ("```bash\nfalse | cat\n```\n", "```python\n1 / 0\n```\n"):
-        with pytest.raises(running.BlockFailed):
+    for block, message in (
+        ("```bash\nfalse | cat\n```\n", "status 1"),
+        ("```python\n1 / 0\n```\n", "ZeroDivisionError"),
+        ("```bash\nchatformer serve bot --no-flag  # why\ntrue\n```\n", "(?s)serve bot --no-flag ended:.*no-flag"),
+    ):
+        with pytest.raises(running.BlockFailed, match=message):
             list(running.codes_after_running(pages.blocks(block), session))
-    (code,) = pages.blocks("```bash\nchatformer serve nothing\n```\n")
-    assert session.run(code) == ""
+    (block,) = pages.blocks("```bash\nchatformer space me/bot --output-dir space\necho \\\n    one\n```\n")
+    assert session.run(block) == "one\n"
     assert running.legible("\x1b[1ma\x1b[0m\n 10%\r 20%\nb \n", "") == "a\n 20%\nb\n"
     assert running.legible("a\nb\nc\n", "last 1") == "⋮\nc\n"
     assert running.legible("a\nb\nc\n", "first 2") == "a\nb\n⋮\n"
