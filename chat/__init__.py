@@ -4,7 +4,8 @@ How it talks: conversations with a model.
 In reading order, each file imports only those above it:
 
     errors       what a user can correct
-    media        what of a reply is more than text: a picture
+    playing      a tune -> its sound and its score
+    media        what of a reply is more than text: a picture or a tune
     engines      sources -> replies and scores
     streaming    tokens -> pieces of text, while a reply grows
     inside       what happens inside a model as it replies

@@ -16,8 +16,8 @@ class ReadingSettings:
     data: tuple[str, ...] = ()
     """The conversations: a CSV, TSV, Excel, JSON, JSON Lines or Parquet file, a .txt with a tab between question and
     answer, a URL, a Hub dataset id, or two text files, line by line question and answer; "starter" is the corpus that
-    comes with chatformer, and "digits" and "emoji" are pictures to draw. A column of pictures in a table holds their
-    files. A .txt without tabs is prose to go on writing."""
+    comes with chatformer, "digits" and "emoji" are pictures to draw, and "tunes" and "essen" melodies to write. A
+    column of pictures in a table holds their files. A .txt without tabs is prose to go on writing."""
     question_column: Annotated[str | None, OF_DATA] = None
     """Column of the question; found by the usual names unless given."""
     answer_column: Annotated[str | None, OF_DATA] = None

@@ -111,7 +111,7 @@ class ChatSettings(ChatbotSettings):
     api_key: Annotated[str | None, Needs("url")] = None
     """Key of that server; CHATFORMER_API_KEY unless given, which other users of the machine do not see."""
     save_media: Path | None = None
-    """Folder to save the pictures of replies in, as 1.png, 2.png and so on."""
+    """Folder to save the pictures and tunes of replies in, as 1.png, 2.wav and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class GenerationSettings(ChatbotSettings):
     output_file: Path | None = None
     """Where to write the replies; standard output unless given."""
     save_media: Path | None = None
-    """Folder to save the pictures of replies in, as 1.png, 2.png and so on, in the order of the lines."""
+    """Folder to save the pictures and tunes of replies in, as 1.png, 2.wav and so on, in the order of the lines."""
     rerank_by: str | None = None
     """Model that was trained on the same pairs the other way round, such as one that names pictures: of several draws
     it chooses the one that makes it expect the line."""

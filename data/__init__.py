@@ -13,6 +13,8 @@ What it learns from: the way of the data, from a file to batches. In reading ord
     pictures        small images -> texts, a letter for each pixel
     digits          the data "digits"
     emojis          the data "emoji"
+    wishes          the words that a tune is asked for by
+    tunes           the data "tunes"
     bad_rows        the rows that are not conversations
     chapters        the text of a book -> its chapters
     passages        a chapter -> prompts and their continuations

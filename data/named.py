@@ -1,11 +1,12 @@
 """The data that has a name: what comes with chatformer, and what it makes of installed packages."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import digits, emojis
+from . import digits, emojis, tunes
 from .bad_rows import BadRows
 from .conversations import Loaded, load_conversations
 from .messages import DataError
@@ -30,6 +31,10 @@ MADE = {
     "digits-held-out": Rows(digits.rows, True),
     "emoji": Rows(emojis.rows, False),
     "emoji-held-out": Rows(emojis.rows, True),
+    "tunes": Rows(tunes.rows, False),
+    "tunes-held-out": Rows(tunes.rows, True),
+    "essen": Rows(partial(tunes.rows, essen=True), False),
+    "essen-held-out": Rows(partial(tunes.rows, essen=True), True),
 }
 """By name, the data made of packages. What is held out of "x" is "x-held-out"."""
 

@@ -20,11 +20,11 @@ NUM_COLOURS = 32
 """Colours of the palette that pictures share: each is two letters of the vocabulary."""
 
 
-def check_packages(data: str, *packages: str) -> None:
+def check_packages(data: str, *packages: str, extra: str = "pictures") -> None:
     """Raise a `DataError` that says how to install what `data` needs, unless it is."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise DataError(f"{data}: reading it needs {', '.join(missing)}: pip install 'chatformer[pictures]'.")
+        raise DataError(f"{data}: reading it needs {', '.join(missing)}: pip install 'chatformer[{extra}]'.")
 
 
 def small_image(image: "Image") -> "Image":

@@ -105,10 +105,12 @@ def prepare_data(
 def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
     """The training and the validation conversations, each with the bad rows of its own data."""
     data = settings.data
-    held_out = [held_out_of(name) for name in data.data] if are_names(data.data) else []
-    names = tuple(name for name in held_out if name is not None)
-    if names and len(names) == len(held_out) and not data.validation_data:
-        data = dataclasses.replace(data, validation_data=names)
+    if are_names(data.data) and not data.validation_data:
+        if len(data.data) > 1:
+            return conversations_of_names(settings)
+        held_out = held_out_of(data.data[0])
+        if held_out is not None:
+            data = dataclasses.replace(data, validation_data=(held_out,))
     loaded = read_conversations(
         data.data, data, skip_bad_rows=data.skip_bad_rows, sha256=data.data_sha256, max_rows=data.max_train_samples
     )
@@ -120,6 +122,23 @@ def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
     return Loaded(conversations=training, bad_rows=loaded.bad_rows), Loaded(
         conversations=validation, bad_rows=BadRows()
     )
+
+
+def conversations_of_names(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
+    """The conversations of several names, each split in its own way: by what is held out of it, or by a share."""
+    import datasets
+
+    splits = [
+        conversations_of(dataclasses.replace(settings, data=dataclasses.replace(settings.data, data=(name,))))
+        for name in settings.data.data
+    ]
+    training, validation = (
+        datasets.concatenate_datasets([loaded.conversations for loaded in side]) for side in zip(*splits, strict=True)
+    )
+    most = settings.data.max_train_samples
+    if most is not None:
+        training = training.select(range(min(most, len(training))))
+    return Loaded(conversations=training, bad_rows=BadRows()), Loaded(conversations=validation, bad_rows=BadRows())
 
 
 def read_conversations(

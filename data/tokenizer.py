@@ -9,14 +9,19 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from chatformer.pictures import ENDS, ROW, WITHIN
+from chatformer.tunes import FIELD, GROUP
 
 CONTROL_TOKENS = ("<|pad|>", "<|start|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 """Ids 0 to 5. All begin with "<|", which the chat template splits in typed text."""
 
 NUM_BYTES = 256
 
-# A row of a picture; or a word, a number or a run of signs, each with the space before it; then other white space.
-WORDS = rf"{ROW}| ?[\p{{L}}\p{{M}}]+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{M}}\p{{N}}{WITHIN}{ENDS}]+|\s+(?!\S)|\s+"
+# A row of a picture, a field of a tune's head, or notes of a tune that stand together; or a word, a number or a run of
+# signs, each with the space before it; then other white space.
+WORDS = (
+    rf"{ROW}| ?{FIELD}| {GROUP}(?!\S)| ?[\p{{L}}\p{{M}}]+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{M}}\p{{N}}{WITHIN}{ENDS}]+"
+    r"|\s+(?!\S)|\s+"
+)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool = True) -> PreTrainedTokenizerFast:

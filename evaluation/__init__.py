@@ -10,6 +10,7 @@ How good it is: figures of a model on conversations. In reading order, each file
     by_turns    the figures by the length of the conversation
     turns       questions after other topics, and after other histories
     pictures    replies that are pictures -> figures
+    tunes       replies that are tunes -> figures
     plots       pictures of runs, of the paper and of replies
     own_data    what a run was trained and validated on
     report      the figures in a file and in the terminal

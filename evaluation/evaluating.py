@@ -26,10 +26,11 @@ from .baselines import WHAT_TO_DO, better_baselines, compare, sentences_about
 from .by_turns import figures_by_turns
 from .figures import has_metrics
 from .own_data import own_data, own_files, questions_and_answers, run_settings
-from .pictures import completed_pixels, pictures_of
+from .pictures import completed_pixels, pictures_of, pictures_table
 from .prose import compare_prose, without_references
 from .report import data_in, figures_in, items, samples, show, versions, write
 from .scoring import outcome_of
+from .tunes import tunes_of, tunes_table
 
 BAD_TRAINING_ROWS_FILE = "bad_training_rows.jsonl"
 
@@ -115,6 +116,12 @@ def evaluate(settings: EvaluationSettings) -> None:
         nearest_captions=comparison.baseline_replies.get("nearest question", ()),
         completed=completed_pixels(chatbot.engine, chatbot.tokenizer, exchanges),
     )
+    tunes = tunes_of(
+        exchanges,
+        outcome,
+        training=known or (),
+        nearest=comparison.baseline_replies.get("nearest question", ()),
+    )
     better = better_baselines(comparison, len(outcome.replies))
     if better:
         notes.append(" ".join([*sentences_about(better), WHAT_TO_DO]))
@@ -122,6 +129,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     report = {
         **figures_in(comparison, by_turns),
         "pictures": None if pictures is None else dataclasses.asdict(pictures),
+        "tunes": None if tunes is None else dataclasses.asdict(tunes),
         "prose": None if prose is None else dataclasses.asdict(prose),
         "signatures": signatures,
         "notes": notes,
@@ -133,7 +141,8 @@ def evaluate(settings: EvaluationSettings) -> None:
     }
     # Write first: the reader of stdout, such as `head`, may close the pipe.
     write(report, output_file)
-    show(settings.model, comparison, by_turns, pictures, prose, samples(report["items"]), signatures, notes)
+    tables = [made for made in (pictures and pictures_table(pictures), tunes and tunes_table(tunes)) if made]
+    show(settings.model, comparison, by_turns, tables, prose, samples(report["items"]), signatures, notes)
     print(f"All figures and replies: {output_file}")
 
 

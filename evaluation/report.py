@@ -1,6 +1,7 @@
 """The figures of a model in a file and in the terminal."""
 
 import dataclasses
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from chatformer.storage.writing import json_text, write_text
 
 from .baselines import Comparison
 from .figures import Evaluation, ReplyFigures
-from .pictures import Pictures, pictures_table
 from .prose import TOLD_APART, ProseComparison, prose_table
 from .scoring import Outcome
 
@@ -118,7 +118,7 @@ def show(
     model: str,
     comparison: Comparison,
     by_turns: dict[str, tuple[int, Evaluation]],
-    pictures: Pictures | None,
+    media: Sequence[Table],
     prose: ProseComparison | None,
     samples: list[dict[str, Any]],
     signatures: dict[str, str],
@@ -129,8 +129,8 @@ def show(
     console.print(table(model, comparison))
     if by_turns:
         console.print(table_by_turns(by_turns))
-    if pictures is not None:
-        console.print(pictures_table(pictures))
+    for media_table in media:
+        console.print(media_table)
     if prose is not None:
         console.print(prose_table(prose))
         console.print(TOLD_APART, style="dim", soft_wrap=True)

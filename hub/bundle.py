@@ -80,6 +80,7 @@ EVALUATION = (
     "baselines",
     "by_turns",
     "pictures",
+    "tunes",
     "signatures",
     "settings",
     "weights_sha256",

@@ -17,7 +17,7 @@ from chatformer.storage.run_folder import Records
 
 from .known_data import KNOWN_DATA, sources_of
 from .privacy import public_name
-from .samples import GREETINGS, Sample, questions_of, with_picture_files
+from .samples import GREETINGS, Sample, questions_of, with_media_files
 from .seal import PINNED, sealed
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -188,7 +188,7 @@ def write_card(
         questions_are_unseen={question for question, _ in samples} <= set(questions_of(records)),
         example=json.dumps(in_words(samples[0][0]) if samples else GREETINGS["en"], ensure_ascii=False),
         data_is_public=all(source in KNOWN_DATA or "/" in source for source in sources),
-        samples=[(one_line(question), one_line(reply)) for question, reply in with_picture_files(samples)],
+        samples=[(one_line(question), one_line(reply)) for question, reply in with_media_files(samples)],
         curves=CURVES_FILE if records.has_curves else None,
         version=__version__,
     )

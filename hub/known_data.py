@@ -36,6 +36,18 @@ KNOWN_DATA = {
         license="cc-by-sa-4.0",
         languages=("ko", "en"),
     ),
+    "tunes": Origin(
+        name="the tunes of O'Neill, Ryan and Aird, as the package music21 has them",
+        url="https://www.music21.org",
+        license="other",
+        languages=("ko", "en"),
+    ),
+    "essen": Origin(
+        name="the Essen folk songs, as the package music21 has them; not for commercial use",
+        url="https://www.esac-data.org",
+        license="other",
+        languages=("ko", "en"),
+    ),
     "https://raw.githubusercontent.com/songys/Chatbot_data/master/ChatbotData.csv": Origin(
         name="songys/Chatbot_data",
         url="https://github.com/songys/Chatbot_data",

@@ -46,7 +46,7 @@ class Publication:
         from .bundle import gather
         from .card import evaluation_fits
         from .known_data import languages_of, license_of
-        from .samples import picture_files, questions_of, sample_conversations
+        from .samples import media_files, questions_of, sample_conversations
         from .seal import own_card
 
         kept_card = None if settings.replace_card else own_card(settings.model)
@@ -70,7 +70,7 @@ class Publication:
         # Even if the card is kept: a model that does not load and answer is not pushed.
         samples = sample_conversations(settings.model, questions, languages)
         if kept_card is None:
-            bundle |= picture_files(samples)
+            bundle |= media_files(samples)
         return cls(
             bundle=bundle,
             records=records,

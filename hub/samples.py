@@ -1,10 +1,15 @@
 """Real replies of a model, for its card and its Space."""
 
+import re
 from collections.abc import Sequence
 
+from chatformer.chat.errors import ChatError
+from chatformer.chat.media import Melody
+from chatformer.chat.playing import can_play, score_of
 from chatformer.pictures import PICTURE, can_draw, in_words, png_of_text
 from chatformer.storage.model_folder import ModelFolder
 from chatformer.storage.run_folder import Records
+from chatformer.tunes import TUNE
 
 from .errors import as_hub_error
 
@@ -43,21 +48,42 @@ def sample_conversations(folder: str, questions: Sequence[str], languages: Seque
     return samples
 
 
-def picture_files(samples: Sequence[Sample]) -> dict[str, bytes]:
-    """The pictures of the replies as files that the card shows, by their names."""
-    if not can_draw():
-        return {}
-    pictures = [picture for sample in samples for text in sample for picture in PICTURE.findall(text)]
-    return {f"reply_{number}.png": png_of_text(picture) for number, picture in enumerate(pictures, start=1)}
+def media_files(samples: Sequence[Sample]) -> dict[str, bytes]:
+    """The pictures of the replies, and the scores of their tunes, as files that the card shows, by their names."""
+    texts = [text for sample in samples for text in sample]
+    pictures = [picture for text in texts for picture in PICTURE.findall(text)] if can_draw() else []
+    files = {f"reply_{number}.png": png_of_text(picture) for number, picture in enumerate(pictures, start=1)}
+    scores = [score for text in texts for match in TUNE.finditer(text) if (score := drawn(match[0])) is not None]
+    return files | {f"reply_{number}.svg": score for number, score in enumerate(scores, start=1)}
 
 
-def with_picture_files(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples as Markdown that shows those files in place of their pictures' letters; without Pillow, words."""
-    names = iter(picture_files(samples))
+def drawn(tune: str) -> bytes | None:
+    """The score of a tune; None if it cannot be drawn here."""
+    try:
+        return score_of(tune) if can_play() else None
+    except ChatError:
+        return None
+
+
+def with_media_files(samples: Sequence[Sample]) -> list[Sample]:
+    """
+    The samples as Markdown that shows those files: in place of pictures' letters, and behind the text of tunes.
+
+    Without Pillow, pictures are described in words.
+    """
+    files = media_files(samples)
+    pictures, scores = (iter([name for name in files if name.endswith(suffix)]) for suffix in (".png", ".svg"))
+
+    def with_score(match: re.Match[str]) -> str:
+        return match[0] if drawn(match[0]) is None else f"{match[0]} ![{described(match[0])}]({next(scores)})"
+
+    def described(tune: str) -> str:
+        return Melody(tune).description[1:-1]
 
     def shown(text: str) -> str:
+        text = TUNE.sub(with_score, text)
         if not can_draw():
             return in_words(text)
-        return PICTURE.sub(lambda match: f"![{in_words(match[0])[1:-1]}]({next(names)})", text)
+        return PICTURE.sub(lambda match: f"![{in_words(match[0])[1:-1]}]({next(pictures)})", text)
 
     return [(shown(question), shown(reply)) for question, reply in samples]

@@ -7,6 +7,7 @@ The plan of a training: settings that no flag and no recipe gives follow from th
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,7 @@ from chatformer.data.prose import is_prose
 from chatformer.evaluation.doctor.size import SIZE
 from chatformer.evaluation.figures import has_metrics
 from chatformer.pictures import PICTURE
+from chatformer.tunes import TUNE
 
 from .pace import Pace
 
@@ -100,6 +102,8 @@ class Facts:
     """True if chrF can be computed."""
     are_pictures: bool = False
     """True if most replies are pictures."""
+    are_tunes: bool = False
+    """True if most replies are tunes."""
     is_prose: bool = False
     """True if the exchanges are passages of prose and their continuations."""
     on_gpu: bool = False
@@ -107,9 +111,9 @@ class Facts:
     """Its name for people: 2 cores, or the name of a GPU."""
 
 
-def are_pictures(replies: Sequence[str]) -> bool:
-    """True if most of the replies are pictures and nothing else."""
-    return sum(PICTURE.fullmatch(reply) is not None for reply in replies) > len(replies) / 2
+def are(pattern: re.Pattern[str], replies: Sequence[str]) -> bool:
+    """True if most of the replies are of the pattern and nothing else."""
+    return sum(pattern.fullmatch(reply) is not None for reply in replies) > len(replies) / 2
 
 
 def facts_of(data: PreparedData, accelerator: "Accelerator") -> Facts:
@@ -125,7 +129,8 @@ def facts_of(data: PreparedData, accelerator: "Accelerator") -> Facts:
         tokens=exchanges.tokens_per_epoch,
         validation_exchanges=len(data.eval_exchanges),
         has_metrics=has_metrics(),
-        are_pictures=are_pictures(exchanges.rows["reply"][:REPLIES_TRIED]),
+        are_pictures=are(PICTURE, exchanges.rows["reply"][:REPLIES_TRIED]),
+        are_tunes=are(TUNE, exchanges.rows["reply"][:REPLIES_TRIED]),
         is_prose=is_prose(data.training),
         on_gpu=device.type == "cuda",
         hardware=hardware,
@@ -291,9 +296,10 @@ def shortcomings(
             "validation: the model does not learn them, and they are too few to judge it by. "
             "--validation-fraction 0 learns all of them."
         )
-    if facts.are_pictures and settings.model.repetition_penalty > 1:
+    if (facts.are_pictures or facts.are_tunes) and settings.model.repetition_penalty > 1:
+        repeating = "pictures, whose rows" if facts.are_pictures else "tunes, whose bars"
         problems.append(
-            "Replies are pictures, whose rows repeat, and the published model avoids what a reply already has. Take "
+            f"Replies are {repeating} repeat, and the published model avoids what a reply already has. Take "
             "--repetition-penalty 1."
         )
     if minutes is not None and minutes > LONG_MINUTES and options.minutes is None:

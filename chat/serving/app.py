@@ -100,8 +100,7 @@ def create_app(chatbot: Chatbot, settings: ServeSettings) -> FastAPI:
             events = service.events(completion, has_usage, began)
             return EventStream(events, lambda: service.close(completion, began))
         try:
-            has_images = "image" in (body.modalities or ())
-            answer = await unless_disconnected(service.whole(completion, has_images=has_images), request)
+            answer = await unless_disconnected(service.whole(completion, modalities=body.modalities or ()), request)
         finally:
             service.close(completion, began)
         if answer is None:

@@ -36,6 +36,13 @@ class TextFormat(BaseModel):
     type: Literal["text"]
 
 
+class AudioFormat(BaseModel):
+    """How a request wants its audio; the one voice is that of the tune."""
+
+    format: Literal["wav"] = "wav"
+    voice: Any = None
+
+
 class ChatRequest(BaseModel):
     """A conversation that ends with a user's message, and how the reply to it is to be generated."""
 
@@ -66,7 +73,8 @@ class ChatRequest(BaseModel):
     response_format: TextFormat | None = None
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None
-    modalities: list[Literal["text", "image"]] | None = None
+    modalities: list[Literal["text", "image", "audio"]] | None = None
+    audio: AudioFormat | None = None
     web_search_options: None = None
 
 
@@ -79,7 +87,7 @@ REFUSALS = {
     "response_format": 'must be {"type": "text"}: the model cannot be held to JSON',
     "tool_choice": "must be none or auto: the model calls no tools",
     "function_call": "must be none or auto: the model calls no functions",
-    "modalities": 'must be ["text"], or ["text", "image"]: the model speaks in text, which may spell pictures',
+    "modalities": "may name text, image and audio: the model speaks in text, which may spell pictures and tunes",
     "web_search_options": "must be left out: the model searches nothing",
     "content": 'must be a string, or a list of parts {"type": "text", "text": ...}: the model reads text alone',
     "tool_calls": "must be empty: the model calls no tools",
@@ -104,11 +112,21 @@ class ReplyMessage(BaseModel):
     refusal: None = None
 
 
-class IllustratedMessage(ReplyMessage):
-    """What a request whose modalities name images gets."""
+class Audio(BaseModel):
+    id: str
+    data: str
+    """A WAV file in base64."""
+    expires_at: int
+    transcript: str
 
-    images: list[ImagePart]
-    """The pictures of the reply as data URLs."""
+
+class IllustratedMessage(ReplyMessage):
+    """What a request whose modalities name images or audio gets."""
+
+    images: list[ImagePart] = []
+    """The pictures of the reply, and the scores of its tunes, as data URLs."""
+    audio: Audio | None = None
+    """The first tune of the reply."""
 
 
 class Delta(BaseModel):

@@ -4,20 +4,21 @@ import asyncio
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from starlette.types import Scope
 
 from chatformer.chat.chatbot import Chatbot
-from chatformer.chat.media import data_url
+from chatformer.chat.playing import can_play
 from chatformer.configuration.replies import ReplySettings, ServeSettings
 from chatformer.conversation import encode_conversation, turn
-from chatformer.pictures import PICTURE, can_draw
+from chatformer.pictures import can_draw
 
 from .batches import Batches, QueueFull
 from .completions import Completion
 from .errors import ApiError, internal_error
+from .illustrating import message_of
 from .metrics import Metrics
 from .protocol import (
     ChatCompletion,
@@ -28,12 +29,8 @@ from .protocol import (
     Delta,
     ErrorResponse,
     FinishReason,
-    IllustratedMessage,
-    ImagePart,
-    ImageUrl,
     Message,
     Model,
-    ReplyMessage,
     Usage,
 )
 
@@ -81,9 +78,11 @@ class Service:
             raise ApiError(400, reason, param="stream_options", code="invalid_value")
         if body.messages[-1].role != "user":
             raise ApiError(400, "The last message must be the user's.", param="messages", code="invalid_value")
-        if "image" in (body.modalities or ()) and not (can_draw() and not body.stream):
-            reason = "needs stream to be false" if can_draw() else "needs Pillow on the server: pip install pillow"
-            raise ApiError(400, f"The modality image {reason}.", param="modalities", code="unsupported_value")
+        for modality, is_made, packages in (("image", can_draw(), "pictures"), ("audio", can_play(), "music")):
+            if modality in (body.modalities or ()) and not (is_made and not body.stream):
+                lacking = f"needs more packages on the server: pip install 'chatformer[{packages}]'"
+                reason = "needs stream to be false" if is_made else lacking
+                raise ApiError(400, f"The modality {modality} {reason}.", param="modalities", code="unsupported_value")
         settings, engine = asked(self.settings.reply, body), self.chatbot.engine
         is_drawn = settings.draws(engine.own_search)
         if body.seed is not None and is_drawn and not engine.keeps_seeds:
@@ -131,12 +130,14 @@ class Service:
             return await asyncio.to_thread(encode_conversation, *arguments)
         return encode_conversation(*arguments)
 
-    async def whole(self, completion: Completion, *, has_images: bool = False) -> ChatCompletion:
-        """The answer to a request that is not streamed; if `has_images`, with its pictures as data URLs too."""
+    async def whole(self, completion: Completion, *, modalities: Collection[str] = ()) -> ChatCompletion:
+        """The answer to a request that is not streamed, with the pictures and sounds that `modalities` name."""
         texts = await completion.finished()
+        # Not here: the sound of a tune takes seconds.
+        messages = await asyncio.to_thread(lambda: [message_of(text, modalities) for text in texts])
         choices = [
-            Choice(index=index, message=message_of(text, has_images), finish_reason=reply.finish_reason)
-            for index, (text, reply) in enumerate(zip(texts, completion.replies, strict=True))
+            Choice(index=index, message=message, finish_reason=reply.finish_reason)
+            for index, (message, reply) in enumerate(zip(messages, completion.replies, strict=True))
         ]
         usage = Usage.of(len(completion.source), completion.num_tokens)
         return ChatCompletion(**self._head(), choices=choices, usage=usage)
@@ -192,13 +193,6 @@ def asked(default: ReplySettings, body: ChatRequest) -> ReplySettings:
     if (temperature is not None and temperature < LEAST_TEMPERATURE) or top_p == 0:
         return dataclasses.replace(default, temperature=0.0)
     return dataclasses.replace(default, temperature=temperature, top_p=top_p)
-
-
-def message_of(text: str, has_images: bool) -> ReplyMessage:
-    if not has_images:
-        return ReplyMessage(content=text)
-    images = [ImagePart(image_url=ImageUrl(url=data_url(picture))) for picture in PICTURE.findall(text)]
-    return IllustratedMessage(content=text, images=images)
 
 
 def role_of(message: Message) -> str:

@@ -252,7 +252,8 @@ class Page:
             for news in growing_reply(self.chatbot, [*system, *messages], settings):
                 text = news.text if isinstance(news, Answer) else news
                 said = [*messages, {"role": "assistant", "content": text}]
-                yield gr.skip(), as_shown(said), said, news if isinstance(news, Answer) else gr.skip()
+                shown = as_shown(said, is_growing=not isinstance(news, Answer))
+                yield gr.skip(), shown, said, news if isinstance(news, Answer) else gr.skip()
         except Exception as error:
             # Gradio runs nothing after an event that failed. The question goes back into the box, to be said again.
             *before, question = messages
@@ -312,9 +313,12 @@ def named(values: Sequence[str], words: Mapping[str, str]) -> list[tuple[str, st
     return [(words[value], value) for value in values]
 
 
-def as_shown(messages: Sequence[Message]) -> list[Message]:
+def as_shown(messages: Sequence[Message], *, is_growing: bool = False) -> list[Message]:
     """Messages as the page takes them: text as HTML that shows it, and something to see for an empty reply."""
-    return [{**said, "content": as_html(said["content"]) or "…"} for said in messages]
+    return [
+        {**said, "content": as_html(said["content"], is_growing=is_growing and said is messages[-1]) or "…"}
+        for said in messages
+    ]
 
 
 def up_to_question(messages: list[Message]) -> list[Message]:

@@ -12,7 +12,7 @@ from chatformer.data import digits, emojis, pictures
 from chatformer.data.conversations import load_conversations
 from chatformer.data.messages import DataError
 from chatformer.data.preparation import conversations_of
-from chatformer.hub.samples import picture_files, with_picture_files
+from chatformer.hub.samples import media_files, with_media_files
 from chatformer.pictures import PICTURE, pixels_of_text, text_of_pixels
 
 
@@ -107,7 +107,7 @@ def test_of_each_professional_one_skin_tone_is_held_out():
 def test_a_card_shows_files_in_place_of_letters():
     picture = text_of_pixels(np.zeros((2, 3, 3), dtype=np.uint8))
     samples = [("black", picture), ("twice", f"{picture} and {picture}"), ("hello", "hi")]
-    assert [name for name in picture_files(samples)] == ["reply_1.png", "reply_2.png", "reply_3.png"]
-    first, second, third = with_picture_files(samples)
+    assert [name for name in media_files(samples)] == ["reply_1.png", "reply_2.png", "reply_3.png"]
+    first, second, third = with_media_files(samples)
     assert first == ("black", "![a picture of 3 x 2](reply_1.png)") and third == samples[2]
     assert second[1] == "![a picture of 3 x 2](reply_2.png) and ![a picture of 3 x 2](reply_3.png)"
