@@ -87,7 +87,7 @@ REFUSALS = {
     "response_format": 'must be {"type": "text"}: the model cannot be held to JSON',
     "tool_choice": "must be none or auto: the model calls no tools",
     "function_call": "must be none or auto: the model calls no functions",
-    "modalities": "may name text, image and audio: the model speaks in text, which may spell pictures and tunes",
+    "modalities": "must be of text, image and audio: the model speaks in text, which may spell pictures and tunes",
     "web_search_options": "must be left out: the model searches nothing",
     "content": 'must be a string, or a list of parts {"type": "text", "text": ...}: the model reads text alone',
     "tool_calls": "must be empty: the model calls no tools",

@@ -152,7 +152,7 @@ REFUSED = {
     "response_format": [{"type": "json_object"}, {"type": "json_schema", "json_schema": {}}],
     "tool_choice": ["required", {"type": "function", "function": {"name": "f"}}],
     "function_call": [{"name": "f"}],
-    "modalities": [["text", "audio"]],
+    "modalities": [["text", "video"]],
     "web_search_options": [{}],
 }
 HARMLESS = {
