@@ -57,6 +57,8 @@ MODES = {
     "phrygian": "phr",
     "lydian": "lyd",
 }
+BEFORE_UPBEATS = ("", "||", "|:", ":|", "::")
+"""Bar lines that a part of a tune begins behind."""
 SIGNS = {"#": "^", "##": "^^", "-": "_", "--": "__", "n": "="}
 """By music21's accidental, that of ABC."""
 
@@ -158,7 +160,8 @@ def found_in(abc: str, origin: str) -> Found:
     from music21 import abcFormat
     from music21.exceptions21 import Music21Exception
 
-    handler = abcFormat.ABCHandler()
+    # From this version on an accidental is valid to the end of its bar, as in print.
+    handler = abcFormat.ABCHandler(abcVersion=(2, 1, 0))
     try:
         handler.process(abc)
     except (Music21Exception, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
@@ -240,13 +243,13 @@ def body_of(handler: "ABCHandler", metre: str, usual: dict[str, str]) -> str:
     for token in handler.tokens:
         if isinstance(token, abcFormat.ABCBar):
             if notes:
-                words += [line] * bool(line) + [written(notes_of(notes, metre, usual), metre)]
+                words += [line] * bool(line) + [written(notes_of(notes, metre, usual), metre, line)]
                 notes, line = [], ""
             line = joined(line, token.src.strip())
         elif isinstance(token, abcFormat.ABCNote) and not token.inGrace:
             notes.append(token)
     if notes:
-        words += [line] * bool(line) + [written(notes_of(notes, metre, usual), metre)]
+        words += [line] * bool(line) + [written(notes_of(notes, metre, usual), metre, line)]
         line = ""
     # A bar line before the first note says nothing, and the last one that the tune ends.
     if words and words[0] in ("|", "||", "|]"):
@@ -270,12 +273,12 @@ def joined(before: str, after: str) -> str:
     return "|" if both == "|" else "||"
 
 
-def written(notes: list[Note], metre: str) -> str:
-    """A bar: the notes of a beat stand together."""
+def written(notes: list[Note], metre: str, before: str) -> str:
+    """A bar: the notes of a beat stand together. `before` is the bar line before it."""
     beat = 3 if metre.endswith("/8") else 2
     total = sum((note.duration for note in notes), Fraction(0))
-    # An incomplete bar before a complete one ends on a beat.
-    place = (Fraction(metre) / UNITS[metre] - total) % beat
+    # An upbeat ends on a beat, and every other bar begins on one.
+    place = -total % beat if before in BEFORE_UPBEATS else Fraction(0)
     groups: list[list[Note]] = [[]]
     for note in notes:
         groups[-1].append(note)

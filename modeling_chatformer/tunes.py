@@ -148,4 +148,5 @@ def abc_of(tune: str, title: str = "") -> str:
     """The text of a tune as a file of ABC, whose head has a line for each field."""
     fields = [field[1:-1] for field in re.findall(FIELD, tune)]
     body = re.sub(FIELD, "", tune).strip()
-    return "\n".join(["X:1", f"T:{title}", *fields, body, ""])
+    # The first line says that an accidental is valid to the end of its bar.
+    return "\n".join(["%abc-2.1", "X:1", f"T:{title}", *fields, body, ""])

@@ -34,7 +34,7 @@ def test_a_tune_is_a_melody_in_one_line_with_the_notes_of_a_beat_together():
     found = tunes.found_in(JIG, "Ireland")
     assert (found.title, found.rhythm, found.origin) == ("The Ranting Jig", "jig", "Ireland")
     assert found.text == (
-        "[M:6/8][L:1/8][K:D] A | d2e f>ed | Bcd A2A | d/e/fg ag^g | fdd d2 :: a | faa f3 | g=cc c^ce "
+        "[M:6/8][L:1/8][K:D] A | d2e f>ed | Bcd A2A | d/e/fg ag^g | fdd d2 :: a | faa f3 | g=c=c =c^ce "
         "|1 fed Bcd | ABA A2 :|2 d3 cBA | (3GFED D2 |]"
     )
     assert all(length_of(bar.notes) == 6 or bar.may_be_short for bar in found.tune.bars())
