@@ -83,6 +83,16 @@ def test_digits_are_asked_for_in_two_languages_and_a_tenth_is_held_out():
     assert np.abs(ink - digits.digits(held_out=True)[0].ink_HW).max() == digits.STEP / 2
 
 
+def test_names_are_mixed_each_with_what_is_held_out_of_it():
+    alone, of_alone = conversations_of(TrainingSettings(data=DataSettings(data=("starter",))))
+    mixed, of_mixed = conversations_of(TrainingSettings(data=DataSettings(data=("starter", "digits"))))
+    assert len(mixed.conversations) == len(alone.conversations) + 2 * 1618
+    assert len(of_mixed.conversations) == len(of_alone.conversations) + 2 * 179
+    assert PICTURE.fullmatch(of_mixed.conversations["messages"][-1][1]["content"])
+    few = DataSettings(data=("starter", "digits"), max_train_samples=10)
+    assert len(conversations_of(TrainingSettings(data=few))[0].conversations) == 10
+
+
 def test_emoji_are_drawn_in_their_colours_and_flags_are_not():
     drawn = emojis.emojis(frozenset({"💚", "🔵", "👩🏻\u200d🚒", "👩🏽\u200d🚒", "🇰🇷"}))
     by_name = {emoji.english: emoji for emoji in drawn}

@@ -148,6 +148,7 @@ def test_what_cannot_teach_is_said_with_the_flag_to_change():
     assert "--minutes 60" in found(minutes=200.0)
     assert "--repetition-penalty 1" in found(are_pictures=True)
     assert not found("--repetition-penalty", "1", are_pictures=True)
+    assert "tunes, whose bars repeat" in found(are_tunes=True)
     assert not found()
 
 

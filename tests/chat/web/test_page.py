@@ -15,6 +15,7 @@ import torch
 from gradio_client import Client
 
 from chatformer.chat.chatbot import Chatbot
+from chatformer.chat.playing import PACKAGES
 from chatformer.chat.web.page import Page
 from chatformer.chat.web.serving import page_of
 from chatformer.chat.web.words import KOREAN
@@ -61,6 +62,17 @@ class Painter:
                 self.may_end.wait(60)
             on_text(self.row)
         return 3 * self.row
+
+
+class Musician:
+    """A replier that writes a tune."""
+
+    reads_history = True
+
+    def reply(self, messages, settings, on_text=None):
+        tune = "[M:4/4][L:1/8][K:A] A4 a4 | c8 |]"
+        on_text(tune)
+        return tune
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +296,17 @@ def test_a_picture_appears_row_by_row(tab, serve):
     page.wait_for_function(is_drawn, arg=2)
     painter.may_end.set()
     page.wait_for_function(is_drawn, arg=3)
+
+
+def test_a_tune_is_played_and_drawn_when_it_is_complete(tab, serve):
+    for package in PACKAGES:
+        pytest.importorskip(package)
+    page = tab(serve(Page(chatbot=Musician(), title="musician", examples=[])))
+    say(page, "a tune")
+    # Two bars of 1.6 seconds.
+    page.wait_for_function("Math.abs(document.querySelector('[data-testid=bot] audio')?.duration - 3.2) < 0.2")
+    page.wait_for_function("document.querySelector('[data-testid=bot] img')?.naturalWidth > 100")
+    assert "c8 |]" in page.inner_text("[data-testid=bot]")
 
 
 def test_the_api_of_the_page_gives_the_same_text_and_asks_no_other_machine(address, chatbot, addresses):
