@@ -14,6 +14,7 @@ What it learns from: the way of the data, from a file to batches. In reading ord
     digits          the data "digits"
     emojis          the data "emoji"
     wishes          the words that a tune is asked for by
+    melodies        the ABC of a corpus -> a melody in one form
     tunes           the data "tunes"
     bad_rows        the rows that are not conversations
     chapters        the text of a book -> its chapters

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from chatformer.data import pictures, tunes
+from chatformer.data import melodies, pictures, tunes
 from chatformer.data.messages import DataError
 from chatformer.data.tokenizer import train_tokenizer
 from chatformer.data.wishes import Headers, asked_in, in_english, in_korean, some_of
@@ -31,7 +31,7 @@ def corpus(folder, *files):
 
 
 def test_a_tune_is_a_melody_in_one_line_with_the_notes_of_a_beat_together():
-    found = tunes.found_in(JIG, "Ireland")
+    found = melodies.found_in(JIG, "Ireland")
     assert (found.title, found.rhythm, found.origin) == ("The Ranting Jig", "jig", "Ireland")
     assert found.text == (
         "[M:6/8][L:1/8][K:D] A | d2e f>ed | Bcd A2A | d/e/fg ag^g | fdd d2 :: a | faa f3 | g=c=c =c^ce "
@@ -53,16 +53,16 @@ def test_a_tune_is_a_melody_in_one_line_with_the_notes_of_a_beat_together():
 )
 def test_what_the_form_has_not_is_left_out(change, reason):
     assert JIG != JIG.replace(*change)
-    with pytest.raises(tunes.Unusual, match=reason):
-        tunes.found_in(JIG.replace(*change), "")
+    with pytest.raises(melodies.Unusual, match=reason):
+        melodies.found_in(JIG.replace(*change), "")
 
 
 def test_metres_of_two_quarters_are_written_in_sixteenths():
     body = "|".join(["A2Bc d2ef"] * 8)
-    assert tunes.found_in(f"X:1\nT:a\nM:2/4\nL:1/16\nK:G\n{body}|]", "").text.startswith(
+    assert melodies.found_in(f"X:1\nT:a\nM:2/4\nL:1/16\nK:G\n{body}|]", "").text.startswith(
         "[M:2/4][L:1/16][K:G] A2 Bc d2 ef | A2"
     )
-    assert tunes.found_in(f"X:1\nT:a\nM:C|\nL:1/8\nK:G\n{body}|]", "").tune.metre == "2/2"
+    assert melodies.found_in(f"X:1\nT:a\nM:C|\nL:1/8\nK:G\n{body}|]", "").tune.metre == "2/2"
 
 
 def test_titles_are_held_out_and_no_tune_is_on_both_sides(tmp_path, monkeypatch):
