@@ -122,7 +122,8 @@ def evaluate(settings: EvaluationSettings) -> None:
         training=known or (),
         nearest=comparison.baseline_replies.get("nearest question", ()),
     )
-    better = better_baselines(comparison, len(outcome.replies))
+    # As with prose: of the many tunes that a wish has, the reference is one.
+    better = [] if tunes is not None else better_baselines(comparison, len(outcome.replies))
     if better:
         notes.append(" ".join([*sentences_about(better), WHAT_TO_DO]))
     by_turns = figures_by_turns(exchanges, outcome, bleu_tokenize=settings.bleu_tokenize)
