@@ -108,6 +108,8 @@ class Settings(ComparisonSettings, TextSettings):
     """Batches of the peers in a bare loop: "random" are --peer-batch-size exchanges, "buckets" the very steps of
     `chatformer train`, of like lengths. With both, each of these peers takes part twice: what differs between the two
     is the batching's, what differs on buckets the model's."""
+    same_batches: bool = False
+    """Give chatformer the batches of the peers, instead of its own: what differs then is the model's alone."""
     peer_batch_size: int = 64
     """Exchanges in a random batch."""
     tokens_per_step: int | None = None
@@ -166,6 +168,21 @@ class StepByStep:
             taken.append(self.take_step())
         synchronize()
         return np.concatenate(taken)
+
+
+class GivenSteps:
+    """Steps as a run takes them from its plans of epochs, from other batches."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, batches: Iterator[np.ndarray]):
+        self.batches, self.number = batches, -1
+
+    def step(self, number: int) -> np.ndarray:
+        """The batch of the run's step `number`; numbers only grow."""
+        if number != self.number:
+            self.number, self.indices = number, next(self.batches)
+        return self.indices
 
 
 def chatformer_step(run: Run) -> np.ndarray:
@@ -326,28 +343,34 @@ def make_contestants(
     large = plain.changed({"tokens_per_step": round(settings.peer_batch_size * mean_tokens)}, where="benchmark")
     # The peers are made from it, even if it is not a contestant.
     ours = Run(plain, accelerator, data)
+
+    def batches_of(batching: Batching) -> Iterator[np.ndarray]:
+        if batching == "random":
+            return random_batches(len(exchanges), settings.peer_batch_size, settings.seed)
+        return bucket_batches(exchanges, plain)
+
     contestants: dict[str, Contestant] = {}
     for name in settings.contestants:
         if name.startswith("chatformer"):
-            run = ours if name == "chatformer" else Run(large, accelerator, data)
-            run.model.train()
-            contestants[name] = StepByStep(run.model, exchanges, functools.partial(chatformer_step, run))
+            for batching in settings.batching if settings.same_batches else [None]:
+                run = Run(large if name == "chatformer-large" else plain, accelerator, data)
+                if batching is not None:
+                    run.plans = GivenSteps(batches_of(batching))
+                run.model.train()
+                label = name if batching in (None, "random") else f"{name}, {batching}"
+                contestants[label] = StepByStep(run.model, exchanges, functools.partial(chatformer_step, run))
         elif name.startswith("seq2seq-trainer"):
             model = peer_model(name, ours.published)
             bf16 = plan.mixed_precision == "bf16" and not name.endswith("float32")
             contestants[name] = UnderTrainer(model, data, plain, settings.peer_batch_size, bf16=bf16)
         else:
             for batching in settings.batching:
-                if batching == "random":
-                    batches = random_batches(len(exchanges), settings.peer_batch_size, settings.seed)
-                else:
-                    batches = bucket_batches(exchanges, plain)
                 model = peer_model(name, ours.published).to(accelerator.device)
                 step = functools.partial(
                     bare_step,
                     model=model,
                     optimizer=make_optimizer(model, plan),
-                    batches=batches,
+                    batches=batches_of(batching),
                     exchanges=exchanges,
                     config=ours.published.config,
                     plan=plan,

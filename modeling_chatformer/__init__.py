@@ -8,9 +8,11 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     attention                  Equation 1, and several heads of it
     feed_forward               Equation 2
     sparse_attention           attention to a part of the tokens, of the Sparse Transformer; skip it at first
+    layer_stack                layers, one upon the other
     encoder                    source -> memory
     decoder                    memory and target so far -> next target vectors
     loss                       logits and labels -> label-smoothed cross-entropy
+    fast_packing               layers for the real tokens of a batch alone
     fast_products              products with weights on CPUs
     fast_loss                  the loss in chunks, with its gradient, and R-Drop
     fast_decoding              the decoder for one new token, without modules

@@ -4,7 +4,6 @@ The decoder: Section 3.1 of "Attention Is All You Need".
 Letters after a tensor's name are its axes: B batch, S source tokens, T target tokens, D d_model.
 """
 
-import itertools
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from .attention import CrossAttention, MaskedSelfAttention
 from .configuration_chatformer import ChatformerConfig
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of
 from .feed_forward import FeedForward
+from .layer_stack import LayerStack
 from .pretrained import ChatformerPreTrainedModel
 from .sparse_attention import MaskedSparseAttention, sparse_masks
 
@@ -62,7 +62,7 @@ class Decoder(ChatformerPreTrainedModel):
         self.embedding = ScaledEmbedding(config.vocab_size, config.d_model)
         self.positions = SinusoidalPositions(config.max_position_embeddings, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.decoder_layers))
+        self.layers = LayerStack(DecoderLayer(config, index) for index in range(config.decoder_layers))
         self.post_init()
 
     @can_return_tuple
@@ -126,26 +126,20 @@ class Decoder(ChatformerPreTrainedModel):
             self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states=memory
         )
         x_BTD = self.dropout(inputs_embeds + self.positions(position_ids, num_positions))
-        hidden_states: tuple[Tensor, ...] = (x_BTD,)
-        self_attentions: tuple[Any, ...] = ()
-        cross_attentions: tuple[Any, ...] = ()
-        for layer, mask in zip(self.layers, itertools.cycle(masks), strict=False):
-            x_BTD, self_weights, cross_weights = layer(
-                x_BTD,
-                mask,
-                # By position, or gradient checkpointing would miss it.
-                memory,
-                memory_mask,
-                past_key_values=past_key_values,
-                output_attentions=output_attentions,
-            )
-            hidden_states += (x_BTD,)
-            self_attentions += (self_weights,)
-            cross_attentions += (cross_weights,)
+        x_BTD, hidden_states, attentions = self.layers(
+            x_BTD,
+            masks,
+            # By position, or gradient checkpointing would miss it.
+            memory,
+            memory_mask,
+            past_key_values=past_key_values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=x_BTD,
             past_key_values=past_key_values if use_cache else None,
-            hidden_states=hidden_states if output_hidden_states else None,
-            attentions=self_attentions if output_attentions else None,
-            cross_attentions=cross_attentions if output_attentions else None,
+            hidden_states=hidden_states,
+            attentions=tuple(own for own, _ in attentions) if output_attentions else None,
+            cross_attentions=tuple(cross for _, cross in attentions) if output_attentions else None,
         )

@@ -4,7 +4,6 @@ The encoder: Section 3.1 of "Attention Is All You Need".
 Letters after a tensor's name are its axes: B batch, S source tokens, D d_model.
 """
 
-import itertools
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from .attention import MultiHeadAttention
 from .configuration_chatformer import ChatformerConfig
 from .embedding import ScaledEmbedding, SinusoidalPositions, positions_of
 from .feed_forward import FeedForward
+from .layer_stack import LayerStack
 from .pretrained import ChatformerPreTrainedModel
 from .sparse_attention import SparseAttention, sparse_masks
 
@@ -49,7 +49,7 @@ class Encoder(ChatformerPreTrainedModel):
         self.embedding = ScaledEmbedding(config.vocab_size, config.d_model)
         self.positions = SinusoidalPositions(config.max_position_embeddings, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.encoder_layers))
+        self.layers = LayerStack(EncoderLayer(config, index) for index in range(config.encoder_layers))
         self.post_init()
 
     @can_return_tuple
@@ -84,14 +84,11 @@ class Encoder(ChatformerPreTrainedModel):
                 self.config, inputs_embeds, attention_mask, is_causal=False, output_attentions=output_attentions
             )
         x_BSD = self.dropout(inputs_embeds + self.positions(position_ids_BS, num_tokens))
-        hidden_states: tuple[Tensor, ...] = (x_BSD,)
-        attentions: tuple[Any, ...] = ()
-        for layer, mask in zip(self.layers, itertools.cycle(masks), strict=False):
-            x_BSD, weights = layer(x_BSD, mask, output_attentions=output_attentions)
-            hidden_states += (x_BSD,)
-            attentions += (weights,)
+        x_BSD, hidden_states, attentions = self.layers(
+            x_BSD, masks, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
         return BaseModelOutput(
             last_hidden_state=x_BSD,
-            hidden_states=hidden_states if output_hidden_states else None,
-            attentions=attentions if output_attentions else None,
+            hidden_states=hidden_states,
+            attentions=tuple(weights for (weights,) in attentions) if output_attentions else None,
         )

@@ -21,12 +21,13 @@ from .decoder import Decoder, DecoderLayer
 from .embedding import ScaledEmbedding, SinusoidalPositions
 from .fast_products import HAS_ONEDNN, onednn_product
 from .feed_forward import FeedForward
+from .layer_stack import LayerStack
 from .sparse_attention import MaskedSparseAttention, pattern_of
 
 PLAIN_MODULES = frozenset(
     {
         *(Decoder, DecoderLayer, MaskedSelfAttention, MaskedSparseAttention, CrossAttention, FeedForward),
-        *(ScaledEmbedding, SinusoidalPositions, nn.Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList),
+        *(ScaledEmbedding, SinusoidalPositions, nn.Linear, nn.LayerNorm, nn.Dropout, LayerStack),
     }
 )
 """Modules whose arithmetic this file knows. A class that replaces one of these names it as its `evaluates_as`."""

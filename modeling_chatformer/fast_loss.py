@@ -172,12 +172,17 @@ def fused_loss(
     count as tokens, and the divergence of the two predictions is added: R-Drop, Equation 4.
     """
     x_NX, labels_N = logits.flatten(0, -2), labels.flatten().to(logits.device)
+    if num_items_in_batch is None:
+        num_items_in_batch = (labels_N != IGNORED).sum()
+    # A GPU would have to wait for the number of labels.
+    if labels_N.device.type == "cpu" and not torch.compiler.is_compiling():
+        counted = (labels_N != IGNORED).nonzero()[:, 0]
+        if 0 < len(counted) < len(labels_N):
+            x_NX, labels_N = x_NX.index_select(0, counted), labels_N[counted]
     if rdrop_alpha or (torch.is_grad_enabled() and not torch.compiler.is_compiling()):
         weights = [] if head is None else [weight for weight in (head.weight, head.bias) if weight is not None]
         loss = SummedLoss.apply(x_NX, labels_N, label_smoothing, rdrop_alpha, head, *weights)
     else:
         logits_NV = x_NX if head is None else head(x_NX)
         loss = label_smoothed_cross_entropy(logits_NV, labels_N, label_smoothing)
-    if num_items_in_batch is None:
-        num_items_in_batch = (labels_N != IGNORED).sum()
     return loss / num_items_in_batch

@@ -1,5 +1,6 @@
 """Faster parts of a model for training on CPUs. Except for rounding, they compute the same."""
 
+import functools
 from typing import Any
 
 import torch
@@ -7,14 +8,22 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .attention import MultiHeadAttention, eager_attention
+from .decoder import Decoder
+from .encoder import Encoder
+from .fast_packing import PackedMask, PackedStack, show_padding
 from .fast_products import HAS_ONEDNN, onednn_product
+from .seq2seq import ConditionalGenerationMixin
 
 
 def speed_up(model: nn.Module) -> None:
     """Replace the parts of a model by faster ones, with the same weights. What is saved of the model stays the same."""
+    if isinstance(model, ConditionalGenerationMixin):
+        model.register_forward_pre_hook(show_padding, with_kwargs=True)
     for module in list(model.modules()):
+        if isinstance(module, Encoder | Decoder):
+            module.layers = PackedStack(module.layers, module.config.num_heads).train(module.training)
         if isinstance(module, MultiHeadAttention):
-            module.eager_attention = cheap_attention
+            module.eager_attention = packed_attention
         for name, part in module.named_children():
             if type(part) is nn.Dropout:
                 setattr(module, name, CheapDropout(part.p).train(part.training))
@@ -95,6 +104,16 @@ def softmax_backward(gradient: Tensor, output: Tensor) -> Tensor:
     return gradient.addcmul_(output, gradient.sum(-1, keepdim=True), value=-1)
 
 
+def packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, dropout: float = 0.0, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """`cheap_attention`, also for packed queries and keys."""
+    attend = functools.partial(cheap_attention, module, dropout=dropout, **options)
+    if isinstance(mask, PackedMask):
+        return mask.attend(attend, query, key, value)
+    return attend(query, key, value, mask)
+
+
 def cheap_attention(
     module: nn.Module,
     query_BHQC: Tensor,
@@ -107,14 +126,15 @@ def cheap_attention(
     """`eager_attention`, but faster to train on sequences of few tokens."""
     if dropout or not query_BHQC.requires_grad or (attention_mask is not None and attention_mask.dtype == torch.bool):
         return eager_attention(module, query_BHQC, key_BHKC, value_BHKC, attention_mask, dropout, **options)
-    return CheapAttention.apply(query_BHQC, key_BHKC, value_BHKC, attention_mask)
+    attended_BHQC, weights_BHQK = CheapAttention.apply(query_BHQC, key_BHKC, value_BHKC, attention_mask)
+    return attended_BHQC.transpose(1, 2), weights_BHQK
 
 
 class CheapAttention(torch.autograd.Function):
     """
     Equation 1 of the paper and its gradient, for queries, (B, H, Q, C), and keys and values, (B, H, K, C).
 
-    Returns the attended values, (B, Q, H, C), and the weights, (B, H, Q, K), through which no gradient flows.
+    Returns the attended values, (B, H, Q, C), and the weights, (B, H, Q, K), through which no gradient flows.
     """
 
     @staticmethod
@@ -135,13 +155,13 @@ class CheapAttention(torch.autograd.Function):
         ctx.batch_and_heads, ctx.scaling = (B, H), scaling
         weights_BHQK = weights_NQK.unflatten(0, (B, H))
         ctx.mark_non_differentiable(weights_BHQK)
-        return attended_BHQC.transpose(1, 2).contiguous(), weights_BHQK
+        return attended_BHQC, weights_BHQK
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_BQHC: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient_BHQC: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         query_NQC, key_NKC, value_NKC, softmax_NQK, weights_NQK = ctx.saved_tensors
-        gradient_NQC = gradient_BQHC.transpose(1, 2).contiguous().flatten(0, 1)
+        gradient_NQC = gradient_BHQC.contiguous().flatten(0, 1)
         weights_gradient = (gradient_NQC @ value_NKC.transpose(1, 2)).float()
         scores_gradient = softmax_backward(weights_gradient, softmax_NQK).mul_(ctx.scaling).to(query_NQC.dtype)
         gradients = (
