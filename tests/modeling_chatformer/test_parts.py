@@ -148,8 +148,8 @@ def test_the_loss_and_its_gradient_are_torchs(monkeypatch, dtype, label_smoothin
 @pytest.mark.parametrize("frozen", [None, "weight", "bias", "hidden"])
 def test_the_loss_of_hidden_states_is_that_of_their_logits(monkeypatch, rdrop_alpha, frozen):
     torch.manual_seed(0)
-    # Three tokens at a time, or three of each reading, so that the last are fewer.
-    monkeypatch.setattr("chatformer.fast_loss.TOKENS_AT_ONCE", 6 if rdrop_alpha else 3)
+    # Five tokens at a time, or five of each reading, so that the last are fewer.
+    monkeypatch.setattr("chatformer.fast_loss.TOKENS_AT_ONCE", 10 if rdrop_alpha else 5)
     head = nn.Linear(8, 50)
     hidden = (3 * torch.randn(4, 5, 8)).requires_grad_()
     inputs = {"hidden": hidden, "weight": head.weight, "bias": head.bias}
@@ -160,7 +160,8 @@ def test_the_loss_of_hidden_states_is_that_of_their_logits(monkeypatch, rdrop_al
     sizes = []
     head.register_forward_hook(lambda _, arguments, logits: sizes.append(logits.numel()))
     in_pieces = fused_loss(hidden, labels, 7, 0.1, rdrop_alpha, head=head)
-    assert max(sizes) == (6 if rdrop_alpha else 3) * 50 and sum(sizes) == 20 * 50
+    # Of the 20 labels, 8 do not count.
+    assert max(sizes) == (10 if rdrop_alpha else 5) * 50 and sum(sizes) == 12 * 50
     losses = in_pieces, fused_loss(head(hidden), labels, 7, 0.1, rdrop_alpha)
     torch.testing.assert_close(*losses)
     found, expected = (torch.autograd.grad(8 * loss, inputs.values(), retain_graph=True) for loss in losses)
