@@ -18,7 +18,8 @@ CODE = {
     path.name
     for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py")
     # The model itself does not import them.
-    if path.name not in ("__init__.py", "padding.py", "fast_training.py", "import_hooks.py", "registration.py")
+    if path.name
+    not in ("__init__.py", "padding.py", "fast_packing.py", "fast_training.py", "import_hooks.py", "registration.py")
     and "bahdanau" not in path.name
 } | {"configuration_seq2seq.py"}
 MODEL = {
