@@ -73,6 +73,8 @@ class Run:
             num_steps=self.num_steps,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # Collected once: for a small model, each search through its modules takes as long as a product.
+        self.parameters = list(self.model.parameters())
         micro_batches = plan.gradient_accumulation_steps
         self.progress = Progress(micro_batches=micro_batches, micro_batches_set=micro_batches)
         self.gradients = Gradients(self.model, accelerator, settings, data, self.progress)
@@ -114,7 +116,7 @@ class Run:
         num_tokens = int(self.data.train_exchanges.target_lengths[indices].sum())
         loss = self.gradients.accumulate(indices, num_tokens, self.progress.step // self.plans.steps_per_epoch)
         norm = self.accelerator.clip_grad_norm_(
-            self.model.parameters(), self.settings.optimization.max_grad_norm or math.inf
+            self.parameters, self.settings.optimization.max_grad_norm or math.inf
         )
         self.optimizer.step()
         self.scheduler.step()
