@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chatformer.pictures import END_OF_ROW, PICTURE, pixels_of_text
+from chatformer.pictures import BACKGROUND, PICTURE, is_number_of_row, rows_of_text
 
 from .media import parts_of
 
@@ -34,9 +34,10 @@ class Screen:
                 self.put(part)
                 continue
             for letter in part:
-                self.rows += letter
-                if ord(letter) >= END_OF_ROW and sum(ord(letter) >= END_OF_ROW for letter in self.rows) == 2:
+                # The number of the next row shows that those before it are complete.
+                if is_number_of_row(letter) and sum(map(is_number_of_row, self.rows)) == 2:
                     self.end_picture()
+                self.rows += letter
 
     def end_picture(self) -> None:
         """Print the rows that have come, complete or not."""
@@ -63,11 +64,11 @@ def line_of(rows: str, *, in_colour: bool) -> "Text":
     # Here, since a Space has these files, but no terminal and no rich.
     from rich.text import Text
 
-    pixels_HWC = pixels_of_text(rows)
-    upper_WC, lower_WC = pixels_HWC[0], pixels_HWC[-1] if len(pixels_HWC) > 1 else None
+    pixels = [row_WC for _, row_WC in rows_of_text(rows)]
     line = Text()
-    for place, upper_C in enumerate(upper_WC):
-        lower_C = None if lower_WC is None else lower_WC[place]
+    for place in range(max(map(len, pixels), default=0)):
+        pair = [row_WC[place] if place < len(row_WC) else np.full(3, BACKGROUND) for row_WC in pixels]
+        upper_C, lower_C = pair[0], pair[1] if len(pair) > 1 else None
         if in_colour:
             below = "default" if lower_C is None else colour_of(lower_C)
             line.append("▀", f"{colour_of(upper_C)} on {below}")

@@ -8,7 +8,7 @@ from importlib import resources
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from chatformer.pictures import ENDS, ROW, WITHIN
+from chatformer.pictures import COLOURS, NUMBERS
 from chatformer.tunes import FIELD, GROUP
 
 CONTROL_TOKENS = ("<|pad|>", "<|start|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -16,11 +16,11 @@ CONTROL_TOKENS = ("<|pad|>", "<|start|>", "<|end|>", "<|system|>", "<|user|>", "
 
 NUM_BYTES = 256
 
-# A row of a picture, a field of a tune's head, or notes of a tune that stand together; or a word, a number or a run of
-# signs, each with the space before it; then other white space.
+# The number or the pixels of a picture's row, a field of a tune's head, or notes of a tune that stand together; or a
+# word, a number or a run of signs, with the space before it; or other white space.
 WORDS = (
-    rf"{ROW}| ?{FIELD}| {GROUP}(?!\S)| ?[\p{{L}}\p{{M}}]+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{M}}\p{{N}}{WITHIN}{ENDS}]+"
-    r"|\s+(?!\S)|\s+"
+    rf"[{NUMBERS}]|[{COLOURS}]+| ?{FIELD}| {GROUP}(?!\S)"
+    rf"| ?[\p{{L}}\p{{M}}]+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{M}}\p{{N}}{NUMBERS}{COLOURS}]+|\s+(?!\S)|\s+"
 )
 
 

@@ -82,7 +82,7 @@ def pictures_of(
     if learnt:
         usual = usual_pictures(learnt)
         drawings["usual picture"] = [usual.get(pixels_of_text(text).shape, "") for text in references]
-    num_pixels = sum(len(exchanges.replies[index]) for index in indices)
+    num_pixels = sum(math.prod(pixels_of_text(exchanges.replies[index]).shape[:2]) for index in indices)
     return Pictures(
         num_pictures=len(indices),
         bits_per_pixel=float(outcome.nats[indices].sum()) / math.log(2) / num_pixels,

@@ -1,10 +1,10 @@
 """
-A picture as text: its rows from top to bottom, a letter for each pixel.
+A picture as text: its rows from top to bottom, each a letter for its number and a letter for each pixel.
 
-A letter says its colour, five bits each of red, green and blue, and whether it ends a row. The letters are those of
-Unicode's private use areas, U+F0000 + colour and U+100000 + colour at the end of a row, which no text has. So a text
-says all of its pictures, beside words, without another file; the colours that a model draws with are those of its
-vocabulary. Nothing is lost but what five bits cannot tell apart.
+A pixel's letter says its colour, five bits each of red, green and blue. The letters are those of Unicode's private use
+areas, U+F0000 + colour and U+100000 + number of the row, which no text has. So a text says all of its pictures, beside
+words, without another file; the colours that a model draws with are those of its vocabulary. Nothing is lost but what
+five bits cannot tell apart. Without the numbers a model, which cannot count far, would draw a row too few or too many.
 """
 
 import io
@@ -13,48 +13,64 @@ from typing import Any
 
 import numpy as np
 
-WITHIN_ROW, END_OF_ROW = 0xF0000, 0x100000
+FIRST_COLOUR, FIRST_ROW = 0xF0000, 0x100000
 BITS = 5
 NUM_COLOURS = 2 ** (3 * BITS)
 LARGEST_SIDE = 32
-"""The widest row, and most rows, that data may have."""
+"""The most rows of a picture, and the most pixels of a row that data may have."""
 
-WITHIN = f"{chr(WITHIN_ROW)}-{chr(WITHIN_ROW + NUM_COLOURS - 1)}"
-ENDS = f"{chr(END_OF_ROW)}-{chr(END_OF_ROW + NUM_COLOURS - 1)}"
-ROW = f"[{WITHIN}]*[{ENDS}]|[{WITHIN}]+"
+COLOURS = f"{chr(FIRST_COLOUR)}-{chr(FIRST_COLOUR + NUM_COLOURS - 1)}"
+NUMBERS = f"{chr(FIRST_ROW)}-{chr(FIRST_ROW + LARGEST_SIDE - 1)}"
+ROW = f"[{NUMBERS}][{COLOURS}]*"
 """A pattern of one row, or of the beginning of one."""
-PICTURE = re.compile(f"[{WITHIN}{ENDS}]+")
+PICTURE = re.compile(f"[{NUMBERS}{COLOURS}]+")
 
 BACKGROUND = 255
-"""What a picture shows where its text leaves a row incomplete: white."""
+"""What a picture shows where its text leaves a row out, or incomplete: white."""
+
+
+def is_number_of_row(letter: str) -> bool:
+    """True if a letter of a picture begins a row."""
+    return ord(letter) >= FIRST_ROW
 
 
 def text_of_pixels(pixels_HWC: np.ndarray) -> str:
     """The text of a picture of `uint8` in red, green and blue, (height, width, 3)."""
     levels_HWC = np.rint(pixels_HWC / 255 * (2**BITS - 1)).astype(np.uint32)
-    letters_HW = WITHIN_ROW + ((levels_HWC[..., 0] << 2 * BITS) | (levels_HWC[..., 1] << BITS) | levels_HWC[..., 2])
-    letters_HW[:, -1] += END_OF_ROW - WITHIN_ROW
-    return letters_HW.astype("<u4").tobytes().decode("utf-32-le")
+    letters_HW = FIRST_COLOUR + ((levels_HWC[..., 0] << 2 * BITS) | (levels_HWC[..., 1] << BITS) | levels_HWC[..., 2])
+    numbers_H1 = FIRST_ROW + np.arange(len(letters_HW))[:, None]
+    return np.hstack([numbers_H1, letters_HW]).astype("<u4").tobytes().decode("utf-32-le")
+
+
+def rows_of_text(picture: str) -> list[tuple[int, np.ndarray]]:
+    """The rows of a picture's text as they come, each with its number and its pixels, (width, 3) of `uint8`."""
+    letters = np.frombuffer(picture.encode("utf-32-le"), dtype="<u4")
+    shifts = np.array([2 * BITS, BITS, 0], dtype=np.uint32)
+    rows = []
+    for row in np.split(letters, np.flatnonzero(letters >= FIRST_ROW)):
+        # What comes before the first number is the first row.
+        number, colours = (int(row[0]) - FIRST_ROW, row[1:]) if len(row) and row[0] >= FIRST_ROW else (0, row)
+        if len(colours):
+            levels_WC = (colours[:, None] >> shifts) & (2**BITS - 1)
+            rows.append((number, np.rint(levels_WC * (255 / (2**BITS - 1))).astype(np.uint8)))
+    return rows
 
 
 def pixels_of_text(picture: str) -> np.ndarray:
     """
     The pixels of a picture's text, (height, width, 3) of `uint8`.
 
-    A model may draw rows of several lengths: the picture is as wide as the most, a shorter row goes on in white, and a
-    longer one is cut.
+    A model may leave a row out, or draw rows of several lengths: each row is where its number says, the picture is as
+    wide as the most, a shorter row goes on in white, and a longer one is cut.
     """
-    letters = np.frombuffer(picture.encode("utf-32-le"), dtype="<u4")
-    ends = np.flatnonzero(letters >= END_OF_ROW)
-    rows = [row for row in np.split(letters, ends + 1) if len(row)]
-    # A row that is still being drawn says nothing of the width, unless it is the first.
-    complete = [len(row) for row in rows if row[-1] >= END_OF_ROW] or [len(rows[0])]
-    width = int(np.bincount(complete).argmax())
-    pixels_HWC = np.full((len(rows), width, 3), BACKGROUND, dtype=np.uint8)
-    shifts = np.array([2 * BITS, BITS, 0], dtype=np.uint32)
-    for pixels_WC, row in zip(pixels_HWC, rows, strict=True):
-        levels_WC = (row[:width, None] >> shifts) & (2**BITS - 1)
-        pixels_WC[: len(levels_WC)] = np.rint(levels_WC * (255 / (2**BITS - 1)))
+    rows = rows_of_text(picture)
+    # The last row may still be being drawn: it says nothing of the width, unless it is the first.
+    complete = [len(row_WC) for _, row_WC in rows[:-1] or rows]
+    width = int(np.bincount(complete).argmax()) if complete else 1
+    height = 1 + max((number for number, _ in rows), default=0)
+    pixels_HWC = np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
+    for number, row_WC in rows:
+        pixels_HWC[number, : len(row_WC)] = row_WC[:width]
     return pixels_HWC
 
 

@@ -115,9 +115,7 @@ class Run:
         # Every rank knows all exchanges of the step: counting their tokens needs no communication.
         num_tokens = int(self.data.train_exchanges.target_lengths[indices].sum())
         loss = self.gradients.accumulate(indices, num_tokens, self.progress.step // self.plans.steps_per_epoch)
-        norm = self.accelerator.clip_grad_norm_(
-            self.parameters, self.settings.optimization.max_grad_norm or math.inf
-        )
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.optimization.max_grad_norm or math.inf)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
