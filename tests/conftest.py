@@ -145,8 +145,8 @@ def captions_file(tmp_path_factory):
 def drawer(train, flags, captions_file, tmp_path_factory):
     """Return the folder of a model that draws those pictures by heart."""
     folder = tmp_path_factory.mktemp("drawer") / "model"
-    options = {"data": captions_file, "validation_data": captions_file, "repetition_penalty": 1, "max_steps": 300}
-    assert train(flags(folder, **options, max_target_tokens=40, tokens_per_step=120, eval_steps=300)) == 0
+    options = {"data": captions_file, "validation_data": captions_file, "repetition_penalty": 1, "max_steps": 500}
+    assert train(flags(folder, **options, max_target_tokens=40, tokens_per_step=120, eval_steps=500)) == 0
     return folder
 
 
