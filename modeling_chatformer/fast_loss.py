@@ -176,8 +176,11 @@ def fused_loss(
         num_items_in_batch = (labels_N != IGNORED).sum()
     # A GPU would have to wait for the number of labels.
     if labels_N.device.type == "cpu" and not torch.compiler.is_compiling():
-        counted = (labels_N != IGNORED).nonzero()[:, 0]
-        if 0 < len(counted) < len(labels_N):
+        # With R-Drop, both halves have the labels of the first.
+        R = 2 if rdrop_alpha else 1
+        counts_N = (labels_N[: len(labels_N) // R] != IGNORED).repeat(R)
+        if 0 < counts_N.sum() < len(labels_N):
+            counted = counts_N.nonzero()[:, 0]
             x_NX, labels_N = x_NX.index_select(0, counted), labels_N[counted]
     if rdrop_alpha or (torch.is_grad_enabled() and not torch.compiler.is_compiling()):
         weights = [] if head is None else [weight for weight in (head.weight, head.bias) if weight is not None]
