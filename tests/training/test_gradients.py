@@ -144,9 +144,10 @@ def test_the_two_predictions_are_compared_in_single_precision_under_autocast(bat
     seen = []
     loss = loss_under_autocast(5.0)
     assert loss.dtype == torch.float32 and seen[0].dtype == torch.bfloat16
-    # The logits of all tokens in a row.
-    logits = seen[0].double().unflatten(1, batch["labels"].shape)
-    expected = by_hand(*logits, batch["labels"], 0.1, 5.0) / 13
+    # The logits of the tokens that count, in a row.
+    logits, labels = seen[0].double(), batch["labels"][batch["labels"] != -100]
+    assert logits.shape[1] == len(labels) == 13
+    expected = by_hand(*logits.unsqueeze(1), labels.unsqueeze(0), 0.1, 5.0) / 13
     assert math.isclose(loss.item(), expected.item(), rel_tol=1e-5)
 
 
