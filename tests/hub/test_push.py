@@ -18,8 +18,8 @@ CODE = {
     path.name
     for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py")
     # The model itself does not import them.
-    if path.name
-    not in ("__init__.py", "padding.py", "fast_packing.py", "fast_training.py", "import_hooks.py", "registration.py")
+    if path.stem
+    not in ("__init__", "padding", "fast_packing", "fast_training", "import_hooks", "registration", "tunes")
     and "bahdanau" not in path.name
 } | {"configuration_seq2seq.py"}
 MODEL = {
