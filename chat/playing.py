@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import wave
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -30,12 +31,13 @@ FLUTE = 73
 
 SECONDS = {"2/4": 0.6, "3/4": 0.45, "4/4": 0.4, "2/2": 0.3, "3/8": 0.4, "6/8": 0.35, "9/8": 0.35, "12/8": 0.35}
 """By metre, how long a quarter note sounds."""
+USUAL_SECONDS = 0.4
 
 DRAW = """
 import sys, verovio
 verovio.enableLog(verovio.LOG_OFF)
 toolkit = verovio.toolkit()
-toolkit.setOptions({"inputFrom": "abc", "adjustPageHeight": True, "pageWidth": 1800, "header": "none", "scale": 60})
+toolkit.setOptions({"adjustPageHeight": True, "pageWidth": 1800, "header": "none", "footer": "none", "scale": 60})
 if not toolkit.loadData(sys.stdin.read()):
     sys.exit(1)
 sys.stdout.write(toolkit.renderToSVG(1))
@@ -64,18 +66,34 @@ def check_can_play() -> None:
         )
 
 
-def sounding(tune: str) -> list[Sounding]:
-    """The notes of a tune's text, with its repeats; a `ChatError` says why there are none."""
+@contextlib.contextmanager
+def as_sentence() -> Iterator[None]:
+    """Raise what music21 finds wrong with a tune as a `ChatError`."""
+    from music21.exceptions21 import Music21Exception
+
+    try:
+        yield
+    except (Music21Exception, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise ChatError(f"music21 cannot read the tune ({error}).") from error
+
+
+def stream_of(tune: str) -> Any:
+    """A tune as music21 has it, a score with one part; a `ChatError` says why there is none."""
     check_can_play()
     from music21 import converter
-    from music21.exceptions21 import Music21Exception
-    from music21.stream import Score
 
-    parts = tune_of(tune)
-    quarter = SECONDS.get(parts.metre if parts else "", 0.4)
-    try:
-        score: Any = converter.parse(abc_of(tune), format="abc")
-        melody = score.parts[0] if isinstance(score, Score) and score.parts else score
+    with as_sentence():
+        return converter.parse(abc_of(tune), format="abc")
+
+
+def sounding(tune: str) -> list[Sounding]:
+    """The notes of a tune's text, with its repeats; a `ChatError` says why there are none."""
+    stream, head = stream_of(tune), tune_of(tune)
+    from music21.exceptions21 import Music21Exception
+
+    quarter = SECONDS.get(head.metre if head else "", USUAL_SECONDS)
+    with as_sentence():
+        melody = stream.parts[0]
         # Repeats that do not fit together are played once.
         with contextlib.suppress(Music21Exception):
             melody = melody.expandRepeats()
@@ -83,8 +101,6 @@ def sounding(tune: str) -> list[Sounding]:
             Sounding(note.pitch.midi, quarter * float(note.offset), quarter * float(note.offset + note.quarterLength))
             for note in melody.flatten().notes
         ]
-    except (Music21Exception, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
-        raise ChatError(f"music21 cannot read the tune ({error}).") from error
 
 
 def overtones(phase: np.ndarray) -> np.ndarray:
@@ -114,11 +130,16 @@ def wav_of(tune: str) -> bytes:
 @lru_cache(maxsize=64)
 def score_of(tune: str) -> bytes:
     """A tune's score as a file of SVG; a `ChatError` says why there is none."""
-    check_can_play()
+    stream = stream_of(tune)
+    from music21.musicxml.m21ToXml import GeneralObjectExporter
+
+    # Not as ABC, whose endings verovio leaves out.
+    with as_sentence():
+        music_xml = GeneralObjectExporter(stream).parse().decode()
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", DRAW],
-            input=abc_of(tune),
+            input=music_xml,
             capture_output=True,
             encoding="utf-8",
             timeout=SCORE_SECONDS,

@@ -42,7 +42,9 @@ def test_notes_sound_as_high_and_as_long_as_they_are_written(needs_music):
 def test_a_folder_gets_the_text_the_sound_and_the_score(needs_music, tmp_path):
     assert [path.name for path in MediaFolder(tmp_path).save(TEXT)] == ["1.abc", "1.wav", "1.svg"]
     assert (tmp_path / "1.abc").read_text("utf-8").endswith("K:A\n|: A4 a4 :| c8 |]\n")
-    assert (tmp_path / "1.svg").read_text("utf-8").count('class="note"') == 3
+    score = (tmp_path / "1.svg").read_text("utf-8")
+    assert score.count('class="note"') == 3 and score.count('class="ending') == 0
+    assert playing.score_of("[M:4/4][L:1/8][K:A] A8 |1 a8 :|2 c8 |]").decode().count('class="ending') == 2
 
 
 def test_a_score_that_makes_its_process_crash_is_a_sentence(needs_music, monkeypatch, tmp_path, caplog):
