@@ -12,7 +12,7 @@ from chatformer.chat.errors import ChatError
 from chatformer.chat.media import MediaFolder, as_html, media_in
 from chatformer.hub.samples import media_files, with_media_files
 
-TUNE = "[M:4/4][L:1/8][K:A] |: A4 a4 :| c8 |]"
+TUNE = "[M:4/4][L:1/8][K:A] |: A4 a4 :| c8 | c8 | c8 |]"
 TEXT = f"여기: {TUNE} <b>"
 
 
@@ -30,9 +30,9 @@ def samples_of(file):
 
 def test_notes_sound_as_high_and_as_long_as_they_are_written(needs_music):
     samples = samples_of(io.BytesIO(playing.wav_of(TUNE)))
-    # Twice a bar of two notes, and one of one note.
+    # Twice a bar of two notes, three of one note, and a second in which the last one fades.
     half = 2 * playing.SECONDS["4/4"]
-    assert len(samples) / playing.SAMPLE_RATE == pytest.approx(6 * half, abs=0.1)
+    assert len(samples) / playing.SAMPLE_RATE == pytest.approx(10 * half + 1, abs=0.1)
     for index, frequency in enumerate((440, 880, 440, 880)):
         note = samples[int((index + 0.2) * half * playing.SAMPLE_RATE) :][: int(0.6 * half * playing.SAMPLE_RATE)]
         spectrum = np.abs(np.fft.rfft(note))
@@ -41,9 +41,9 @@ def test_notes_sound_as_high_and_as_long_as_they_are_written(needs_music):
 
 def test_a_folder_gets_the_text_the_sound_and_the_score(needs_music, tmp_path):
     assert [path.name for path in MediaFolder(tmp_path).save(TEXT)] == ["1.abc", "1.wav", "1.svg"]
-    assert (tmp_path / "1.abc").read_text("utf-8").endswith("K:A\n|: A4 a4 :| c8 |]\n")
+    assert (tmp_path / "1.abc").read_text("utf-8").endswith("K:A\n|: A4 a4 :| c8 | c8 | c8 |]\n")
     score = (tmp_path / "1.svg").read_text("utf-8")
-    assert score.count('class="note"') == 3 and score.count('class="ending') == 0
+    assert score.count('class="note"') == 5 and score.count('class="ending') == 0
     assert playing.score_of("[M:4/4][L:1/8][K:A] A8 |1 a8 :|2 c8 |]").decode().count('class="ending') == 2
 
 
@@ -59,11 +59,11 @@ def test_a_score_that_makes_its_process_crash_is_a_sentence(needs_music, monkeyp
 
 
 def test_the_page_plays_what_is_complete(needs_music):
-    text = "여기: [M:4/4][L:1/8][K:A] |: A4 a4 :| c8 |] &lt;b&gt;"
+    text = "여기: [M:4/4][L:1/8][K:A] |: A4 a4 :| c8 | c8 | c8 |] &lt;b&gt;"
     assert as_html(TEXT, is_growing=True) == text
     shown = as_html(TEXT)
     assert shown.startswith(f'{text}<br><audio controls src="data:audio/wav;base64,')
-    assert 'alt="[a tune of 2 bars in A, 4/4]">' in shown and "data:image/svg+xml;base64," in shown
+    assert 'alt="[a tune of 4 bars in A, 4/4]">' in shown and "data:image/svg+xml;base64," in shown
 
 
 def test_a_server_gives_sound_and_score_where_they_are_asked_for(needs_music):
@@ -79,7 +79,7 @@ def test_a_card_shows_scores_behind_their_tunes(needs_music):
     samples = [("a tune", TUNE), ("hello", "hi")]
     assert list(media_files(samples)) == ["reply_1.svg"]
     assert with_media_files(samples) == [
-        ("a tune", f"{TUNE} ![a tune of 2 bars in A, 4/4](reply_1.svg)"),
+        ("a tune", f"{TUNE} ![a tune of 4 bars in A, 4/4](reply_1.svg)"),
         ("hello", "hi"),
     ]
 
