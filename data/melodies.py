@@ -30,9 +30,6 @@ COUNTRIES = {
 
 FEWEST_BARS, MOST_BARS = 8, 40
 
-BEATS = {"2/4": 4, "3/4": 2, "4/4": 4, "2/2": 4, "3/8": 3, "6/8": 3, "9/8": 3, "12/8": 3}
-"""By metre, the units whose notes stand together: half of a bar where it has four beats. So a bar is two or three words
-of the tokenizer, and to count them is easy."""
 METRES = {"C": "4/4", "C|": "2/2"}
 MODES = {
     "major": "",
@@ -204,7 +201,7 @@ def joined(before: str, after: str) -> str:
 
 def written(notes: list[Note], metre: str, before: str) -> str:
     """A bar: the notes of a beat stand together. `before` is the bar line before it."""
-    beat = BEATS[metre]
+    beat = 3 if metre.endswith("/8") else 2
     total = sum((note.duration for note in notes), Fraction(0))
     # An upbeat ends on a beat, and every other bar begins on one.
     place = -total % beat if before in BEFORE_UPBEATS else Fraction(0)

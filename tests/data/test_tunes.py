@@ -60,7 +60,7 @@ def test_what_the_form_has_not_is_left_out(change, reason):
 def test_metres_of_two_quarters_are_written_in_sixteenths():
     body = "|".join(["A2Bc d2ef"] * 8)
     assert melodies.found_in(f"X:1\nT:a\nM:2/4\nL:1/16\nK:G\n{body}|]", "").text.startswith(
-        "[M:2/4][L:1/16][K:G] A2Bc d2ef | A2"
+        "[M:2/4][L:1/16][K:G] A2 Bc d2 ef | A2"
     )
     assert melodies.found_in(f"X:1\nT:a\nM:C|\nL:1/8\nK:G\n{body}|]", "").tune.metre == "2/2"
 
