@@ -38,6 +38,7 @@ import sys, verovio
 verovio.enableLog(verovio.LOG_OFF)
 toolkit = verovio.toolkit()
 toolkit.setOptions({"adjustPageHeight": True, "pageWidth": 1800, "header": "none", "footer": "none", "scale": 60})
+toolkit.setOptions({"xmlIdSeed": 1})
 if not toolkit.loadData(sys.stdin.read()):
     sys.exit(1)
 sys.stdout.write(toolkit.renderToSVG(1))
