@@ -9,19 +9,19 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from chatformer.pictures import COLOURS, NUMBERS
-from chatformer.tunes import FIELD, GROUP
+from chatformer.tunes import FIELD, GROUP, TUNE
 
 CONTROL_TOKENS = ("<|pad|>", "<|start|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 """Ids 0 to 5. All begin with "<|", which the chat template splits in typed text."""
 
 NUM_BYTES = 256
 
-# The number or the pixels of a picture's row, a field of a tune's head, or notes of a tune that stand together; or a
-# word, a number or a run of signs, with the space before it; or other white space.
-WORDS = (
-    rf"[{NUMBERS}]|[{COLOURS}]+| ?{FIELD}| {GROUP}(?!\S)"
-    rf"| ?[\p{{L}}\p{{M}}]+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{M}}\p{{N}}{NUMBERS}{COLOURS}]+|\s+(?!\S)|\s+"
-)
+# The number or the pixels of a picture's row; or a word, a number or a run of signs, with the space before it; or other
+# white space.
+ROWS = rf"[{NUMBERS}]|[{COLOURS}]+"
+WORDS = rf" ?[\p{{L}}\p{{M}}]+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{M}}\p{{N}}{NUMBERS}{COLOURS}]+|\s+(?!\S)|\s+"
+# A field of a tune's head, or notes that stand together. Only for data with tunes: other text has what looks like them.
+NOTES = rf" ?{FIELD}| {GROUP}(?!\S)"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool = True) -> PreTrainedTokenizerFast:
@@ -44,9 +44,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool 
     tokenizer = Tokenizer(models.BPE())
     # With a space before it, a word at the beginning of a text is the same token as inside one.
     tokenizer.normalizer = normalizers.Prepend(" ")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     texts = list(texts)
+    kinds = [ROWS, NOTES, WORDS] if any(TUNE.search(text) for text in texts) else [ROWS, WORDS]
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(kinds)), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     # Writing systems with many thousands of characters must leave room for merges. The alphabet is chosen here, since
     # the trainer would break ties between equally rare characters at random.
     counts = Counter(" ")

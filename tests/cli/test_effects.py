@@ -42,12 +42,15 @@ def test_only_one_of_several_processes_says_it(monkeypatch, capsys):
 
 def test_a_chat_says_it_of_what_is_set(capsys):
     settings = run_command("set", ["top_p", "0.5"], None, ChatSettings(seed=1), plain_console())
-    assert settings.reply.top_p == 0.5 and capsys.readouterr().out == "--top-p has no effect without --temperature.\n"
+    assert settings.reply.top_p == 0.5 and capsys.readouterr().out == (
+        "top_p = 0.5\n--top-p has no effect without --temperature.\n"
+    )
     settings = run_command("set", ["temperature", "0.5"], None, settings, plain_console())
-    assert (settings.reply.top_p, settings.reply.temperature) == (0.5, 0.5) and capsys.readouterr().out == ""
+    assert (settings.reply.top_p, settings.reply.temperature) == (0.5, 0.5)
+    assert capsys.readouterr().out == "temperature = 0.5\n"
     remote = ChatSettings(url="http://127.0.0.1:8000")
     assert run_command("set", ["num_beams", "4"], None, remote, plain_console()).reply.num_beams == 4
-    assert capsys.readouterr().out == "--num-beams has no effect with --url.\n"
+    assert capsys.readouterr().out == "num_beams = 4\n--num-beams has no effect with --url.\n"
 
 
 @pytest.mark.parametrize(

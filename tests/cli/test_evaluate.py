@@ -205,7 +205,10 @@ def test_data_that_has_changed_is_not_taken_for_the_runs_own(evaluate, flags, tr
         (["{model}", "--data", "missing.csv"], "There is no file missing.csv"),
         (["{model}", "--data", "{ten}", "--question-column", "q"], "has no column 'q'"),
         (["{model}", "--data", "{ten}", "--engine", "ctranslate2"], "is not a CTranslate2 model"),
-        (["{model}", "--data", "{ten}", "--num-beams", "0"], "--num-beams must be at least 1, but it is 0"),
+        (
+            ["{model}", "--data", "{ten}", "--num-beams", "0"],
+            "--num-beams must be at least 1 and at most 1000, but it is 0",
+        ),
         (["{model}", "--data", "{ten}", "--max-target-tokens", "1"], "Every reference is too long"),
         (["{model}", "--data", "{ten}", "--output-file", "{empty}/a/b.json"], "There is no directory {empty}/a"),
         (["{model}", "--data", "{ten}", "--bleu-tokenize", "ja-mecab"], "--bleu-tokenize ja-mecab is not available"),

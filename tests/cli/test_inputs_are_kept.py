@@ -13,7 +13,14 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("model", "checks"):
         (tmp_path / name).mkdir()
-    for name in ("q.txt", "a.csv", "b.csv", "model/config.json", "model/run.csv", "model/doctor.json"):
+    for name in (
+        "q.txt",
+        "a.csv",
+        "b.csv",
+        "model/config.json",
+        "model/run.csv",
+        "model/doctor.json",
+    ):
         (tmp_path / name).write_text(f"{name},answer\n", "utf-8")
     (tmp_path / "model" / "training_settings.yaml").write_text("data: model/run.csv\n", "utf-8")
     os.link(tmp_path / "q.txt", tmp_path / "hard.txt")
@@ -36,7 +43,7 @@ def contents(folder):
         ("generate", "model --data q.txt --output-file model/doctor.json", "belongs to the model in model"),
         (
             "generate",
-            "other --rerank-by model --data q.txt --output-file model/run.csv",
+            "other --rerank-by model --data q.txt --output-file model/config.json",
             "belongs to the model in model",
         ),
         ("evaluate", "model --data a.csv b.csv --output-file b.csv", "b.csv, which belongs to --data"),

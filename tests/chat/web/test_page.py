@@ -53,15 +53,16 @@ class Painter:
     reads_history = True
 
     def __init__(self):
-        self.row = text_of_pixels(np.full((1, 3, 3), (255, 0, 0), dtype=np.uint8))
+        self.picture = text_of_pixels(np.full((3, 3, 3), (255, 0, 0), dtype=np.uint8))
         self.may_end = threading.Event()
 
     def reply(self, messages, settings, on_text=None):
         for number in range(3):
             if number == 2:
                 self.may_end.wait(60)
-            on_text(self.row)
-        return 3 * self.row
+            # Its number and its pixels.
+            on_text(self.picture[4 * number : 4 * number + 4])
+        return self.picture
 
 
 class Musician:
@@ -303,8 +304,8 @@ def test_a_tune_is_played_and_drawn_when_it_is_complete(tab, serve):
         pytest.importorskip(package)
     page = tab(serve(Page(chatbot=Musician(), title="musician", examples=[])))
     say(page, "a tune")
-    # Two bars of 1.6 seconds.
-    page.wait_for_function("Math.abs(document.querySelector('[data-testid=bot] audio')?.duration - 3.2) < 0.2")
+    # Two bars of 1.6 seconds, and a second in which the last note fades.
+    page.wait_for_function("Math.abs(document.querySelector('[data-testid=bot] audio')?.duration - 4.2) < 0.2")
     page.wait_for_function("document.querySelector('[data-testid=bot] img')?.naturalWidth > 100")
     assert "c8 |]" in page.inner_text("[data-testid=bot]")
 
