@@ -222,7 +222,7 @@ def notes_of(tokens: list["ABCNote"], metre: str, usual: dict[str, str]) -> list
     notes: list[Note] = []
     place, was_tied = 0, False
     for token in tokens:
-        parts = token.subTokens if isinstance(token, abcFormat.ABCChord) else [token]
+        parts: list[Any] = token.subTokens if isinstance(token, abcFormat.ABCChord) else [token]
         if not parts:
             raise Unusual("an empty chord")
         # Of a chord, the melody is the highest.

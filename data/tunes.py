@@ -46,7 +46,7 @@ def tunes(*, essen: bool = False, held_out: bool = False) -> tuple[Found, ...]:
 
     A tune that begins as one that is held out does is not learnt.
     """
-    found = {}
+    found: dict[str, Found] = {}
     for tune in read_tunes(ESSEN if essen else TUNES):
         found.setdefault(melody(tune.tune.body), tune)
     kept = [tune for tune in found.values() if is_held_out(tune.title)]

@@ -160,15 +160,7 @@ class PackedStack(LayerStack):
         super().__init__(layers)
         self.num_heads = num_heads
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        masks: Sequence[Any],
-        memory: Tensor | None = None,
-        memory_mask: Tensor | None = None,
-        **options: Any,
-    ) -> Any:
-        inputs = [] if memory is None else [memory, memory_mask]
+    def forward(self, x_BTD: Tensor, masks: Sequence[Any], *inputs: Any, **options: Any) -> Any:
         shows_inside = options.get("output_attentions") or options.get("output_hidden_states")
         if (
             shows_inside
@@ -178,13 +170,15 @@ class PackedStack(LayerStack):
         ):
             return super().forward(x_BTD, masks, *inputs, **options)
         own = packing_of(masks[0], self.num_heads)
-        others = None if memory is None else packing_of(memory_mask, self.num_heads)
-        if others is not None:
-            memory = others.pack(memory)
+        if inputs:
+            memory, memory_mask = inputs
+            others = packing_of(memory_mask, self.num_heads)
+            inputs = (
+                memory if others is None else others.pack(memory),
+                PackedMask(memory_mask, own, others) if own or others else memory_mask,
+            )
         if own is not None:
             x_BTD, masks = own.pack(x_BTD), [PackedMask(masks[0], own, own)]
-        if memory is not None:
-            inputs = [memory, PackedMask(memory_mask, own, others) if own or others else memory_mask]
         x_BTD, *rest = super().forward(x_BTD, masks, *inputs, **options)
         return (x_BTD if own is None else own.pad(x_BTD)), *rest
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .attention import MultiHeadAttention, eager_attention
+from .attention import EagerAttention, MultiHeadAttention, eager_attention
 from .decoder import Decoder
 from .encoder import Encoder
 from .fast_packing import PackedMask, PackedStack, show_padding
@@ -108,7 +108,7 @@ def packed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, dropout: float = 0.0, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """`cheap_attention`, also for packed queries and keys."""
-    attend = functools.partial(cheap_attention, module, dropout=dropout, **options)
+    attend: EagerAttention = functools.partial(cheap_attention, module, dropout=dropout, **options)
     if isinstance(mask, PackedMask):
         return mask.attend(attend, query, key, value)
     return attend(query, key, value, mask)

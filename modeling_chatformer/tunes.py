@@ -90,6 +90,14 @@ def tune_of(text: str) -> Tune | None:
     return Tune(match["metre"], Fraction(match["unit"]), match["key"], match["body"].strip())
 
 
+BROKEN = {
+    "": (Fraction(1), Fraction(1)),
+    ">": (Fraction(3, 2), Fraction(1, 2)),
+    "<": (Fraction(1, 2), Fraction(3, 2)),
+}
+"""By the sign between two notes, the factors of their lengths: one takes half of the other."""
+
+
 def length_of(notes: str) -> Fraction:
     """How long notes are together, in notes without a number."""
     total, in_triplet, factor = Fraction(0), 0, Fraction(1)
@@ -97,10 +105,7 @@ def length_of(notes: str) -> Fraction:
         if match["triplet"]:
             in_triplet = 3
         length = factor * number_of(match["length"])
-        # The first of two notes takes half of the other, or gives it half of its own.
-        own, factor = {"": (1, 1), ">": (Fraction(3, 2), Fraction(1, 2)), "<": (Fraction(1, 2), Fraction(3, 2))}[
-            match["broken"]
-        ]
+        own, factor = BROKEN[match["broken"]]
         length *= own
         if in_triplet:
             length *= Fraction(2, 3)

@@ -100,7 +100,7 @@ def name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None
 
 def size_of_a_cell(axes: "Axes", num_rows: int, num_columns: int) -> tuple[float, float]:
     """About the height and width of a cell in points, from the figure's size and the number of its pictures."""
-    figure, place = axes.get_figure(), axes.get_subplotspec()
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
     assert figure is not None and place is not None
     width, height = figure.get_size_inches()
     pictures_down, pictures_across = place.get_gridspec().get_geometry()
