@@ -9,8 +9,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 }
 """The packages that each format needs; the extra that installs them has the format's name."""
 
-TORCH_FOR_ONNX = "2.13"
-"""The earliest that was run; 2.9 makes a constant of a size of 1 with some activations."""
+TORCH_FOR_ONNX = "2.10"
+"""The earliest whose exports compute as the model does; 2.9 makes a constant of a size of 1 with some activations."""
 
 
 def export(settings: ExportSettings) -> None:
