@@ -9,7 +9,6 @@ to those. The figures are those of each run's last evaluation, on conversations 
 """
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,7 +161,10 @@ def train(name: str, folder: Path, max_steps: int) -> int:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The figures as Markdown."""
-    lines = ["| left out | loss | perplexity | chrF | exact replies |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| left out | loss | exact replies | different replies | bits saved by listening |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for name, (left_out, _) in VARIANTS.items():
         if name not in results:
             continue
@@ -170,10 +172,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         if "eval_loss" not in result:
             lines.append(f"| {left_out} | the training failed | | | |")
             continue
-        loss = result["eval_loss"]
         lines.append(
-            f"| {left_out} | {loss:.2f} | {math.exp(min(loss, 99)):.1f} | {result.get('eval_chrf', math.nan):.1f} "
-            f"| {result['eval_exact_match']:.0f}% |"
+            f"| {left_out} | {result['eval_loss']:.2f} | {result['eval_exact_match']:.0f}% "
+            f"| {result['eval_distinct_replies']} | {round(result['eval_source_gain'], 2) + 0:.2f} |"
         )
     return "\n".join(lines) + "\n"
 
