@@ -87,6 +87,7 @@ class ChatbotSettings(PretrainedSettings):
     """Who replies, and how."""
 
     reply: tyro.conf.OmitArgPrefixes[ReplySettings] = ReplySettings()
+    """How replies are generated."""
     engine: Annotated[EngineName, Without("url")] = "transformers"
     """What computes the replies; ctranslate2 runs a folder that `chatformer export --to ctranslate2` wrote."""
     system: str | None = None
