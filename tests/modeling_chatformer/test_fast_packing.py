@@ -62,7 +62,7 @@ class Rows:
         module.register_forward_pre_hook(lambda _, inputs: self.found.append(inputs[0].shape[:-1].numel()))
 
 
-def compare(model, fast, batch, **options):
+def assert_the_same_training(model, fast, batch, **options):
     """The same losses and gradients, to float32's rounding."""
     expected, found = (each(**batch, return_logits=False, **options).loss for each in (model, fast))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
@@ -77,7 +77,7 @@ def compare(model, fast, batch, **options):
 def test_loss_and_gradients_are_the_same_and_padding_is_not_computed(side, label_smoothing):
     model, fast = model_and_fast_one()
     source, target = (Rows(stack.layers[0].feed_forward) for stack in (fast.model.encoder, fast.model.decoder))
-    compare(model, fast, batch_of(side=side), label_smoothing=label_smoothing)
+    assert_the_same_training(model, fast, batch_of(side=side), label_smoothing=label_smoothing)
     assert source.found == [sum(SOURCE_LENGTHS)]
     # Behind the last label nothing is computed; before the first one, the decoder reads.
     assert target.found == [sum(TARGET_LENGTHS) if side == "right" else len(TARGET_LENGTHS) * max(TARGET_LENGTHS)]
@@ -86,7 +86,7 @@ def test_loss_and_gradients_are_the_same_and_padding_is_not_computed(side, label
 @pytest.mark.parametrize("full", ["source", "target"])
 def test_one_of_both_may_have_no_padding(full):
     lengths = {"source_lengths": [5] * 5} if full == "source" else {"target_lengths": [4] * 5}
-    compare(*model_and_fast_one(), batch_of(**lengths))
+    assert_the_same_training(*model_and_fast_one(), batch_of(**lengths))
 
 
 def test_r_drop_and_labels_that_do_not_count_in_the_middle():
@@ -94,13 +94,13 @@ def test_r_drop_and_labels_that_do_not_count_in_the_middle():
     batch = batch_of()
     batch["labels"][1, 2:4] = -100
     doubled = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
-    compare(model, fast, doubled, rdrop_alpha=1.0)
+    assert_the_same_training(model, fast, doubled, rdrop_alpha=1.0)
 
 
 def test_activations_in_checkpoints_are_computed_again_without_padding():
     model, fast = model_and_fast_one()
     fast.gradient_checkpointing_enable()
-    compare(model, fast, batch_of())
+    assert_the_same_training(model, fast, batch_of())
 
 
 def test_in_bfloat16_the_same_up_to_its_rounding():
@@ -154,14 +154,14 @@ def test_a_source_without_tokens_is_computed_as_it_is():
     model, fast = model_and_fast_one()
     batch = batch_of()
     batch["attention_mask"][3] = 0
-    compare(model, fast, batch)
+    assert_the_same_training(model, fast, batch)
 
 
 @pytest.mark.parametrize(
     "fields", [{"self_attention": "strided", "stride": 3}, {"self_attention": "fixed", "stride": 3}]
 )
 def test_sparse_layers_keep_their_sets(fields):
-    compare(*model_and_fast_one(**fields), batch_of())
+    assert_the_same_training(*model_and_fast_one(**fields), batch_of())
 
 
 def test_little_padding_is_not_worth_it():
