@@ -1,6 +1,5 @@
 """Layers, one upon the other: Section 3.1 of "Attention Is All You Need"."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +19,9 @@ class LayerStack(nn.ModuleList):
         for each layer the weights of its attentions.
         """
         hidden_states, attentions = [x_BTD], []
-        for layer, mask in zip(self, itertools.cycle(masks), strict=False):
-            x_BTD, *weights = layer(x_BTD, mask, *inputs, **options)
+        for index, layer in enumerate(self):
+            # Not by itertools.cycle, which torch 2.9 cannot compile.
+            x_BTD, *weights = layer(x_BTD, masks[index % len(masks)], *inputs, **options)
             hidden_states.append(x_BTD)
             attentions.append(tuple(weights))
         return x_BTD, tuple(hidden_states) if output_hidden_states else None, attentions
