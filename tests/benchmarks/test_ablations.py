@@ -86,8 +86,9 @@ def test_a_variant_replies_with_what_is_left(ablations, model):
 
 
 def test_the_table(ablations):
-    results = {"complete": {"eval_loss": 1.0, "eval_chrf": 20.0, "eval_exact_match": 5.0}, "norm": {}}
+    figures = {"eval_loss": 1.0, "eval_exact_match": 5.0, "eval_distinct_replies": 20, "eval_source_gain": -0.001}
+    results = {"complete": figures, "norm": {}}
     assert ablations.table(results).splitlines()[2:] == [
-        "| nothing: the complete model | 1.00 | 2.7 | 20.0 | 5% |",
+        "| nothing: the complete model | 1.00 | 5% | 20 | 0.00 |",
         "| norm: no layer normalization | the training failed | | | |",
     ]

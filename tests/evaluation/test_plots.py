@@ -77,7 +77,7 @@ def test_masks_of_sparse_attention_show_the_sets_of_each_kind_of_layer():
     ]
 
 
-@pytest.mark.parametrize("num_tokens", [20, 150])
+@pytest.mark.parametrize("num_tokens", [20, 100])
 def test_pictures_of_many_tokens_have_smaller_cells_and_names_that_do_not_touch(num_tokens):
     tokens = [Token(8, f" token{number}", False) for number in range(num_tokens)]
     weights = np.full((1, 2, num_tokens, num_tokens), 1 / num_tokens, dtype="float32")
