@@ -274,7 +274,8 @@ def test_a_page_of_a_running_server_has_no_inside_and_says_so(tab, serve, traine
             )
         # Only what the protocol has a place for can be chosen.
         page.click("text=Settings")
-        assert page.is_visible("#search") and page.is_hidden(f"text={KOREAN['num_beams']}")
+        page.wait_for_selector("#search")
+        assert page.is_hidden(f"text={KOREAN['num_beams']}")
         assert page.is_hidden(f"text={KOREAN['beams_search']}")
         # A server that has gone is an error in words, and the message can be sent once more.
         process.terminate()
