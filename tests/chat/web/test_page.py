@@ -40,7 +40,7 @@ class Endless:
         try:
             for _ in range(1000):
                 on_text("word ")
-                time.sleep(0.05)
+                time.sleep(0.25)
         except Exception:
             self.is_stopped = True
             raise
