@@ -10,6 +10,8 @@ from pages import BLOCK, NOT_IN_NOTEBOOKS
 PICTURE = re.compile(r"^!\[[^]]*\]\((?:\.\./)*(?:tutorial/)?images/([\w-]+\.png)\)$", re.MULTILINE)
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
 
+# Else the language of the first block would be the notebook's.
+LANGUAGE = "---\njupyter:\n  kernelspec:\n    display_name: Python 3\n    language: python\n    name: python3\n---\n\n"
 FOLDER = """\
 import os
 from pathlib import Path
@@ -34,7 +36,7 @@ def notebook_of(text: str) -> str:
     text = BLOCK.sub(text_unless_it_runs, text)
     # The commands above have drawn the picture.
     text = PICTURE.sub(r'```python\nfrom IPython.display import Image\n\nImage("\1")\n```', text)
-    notebook = jupytext.reads(text, "md")
+    notebook = jupytext.reads(LANGUAGE + text, "md")
     first = ({"cell_type": "code", "source": source.rstrip("\n")} for source in (FOLDER, SET_UP))
     cells = [*first, *notebook.cells]
     made = {

@@ -1,5 +1,6 @@
 """The lesson: what it shows is what there is, both languages alike, and its commands run."""
 
+import ast
 import contextlib
 import importlib
 import json
@@ -32,6 +33,17 @@ def test_nothing_is_out_of_date(building):
     pytest.importorskip("jupytext")
     stale = building("build").out_of_date()
     assert not stale, f"Run: python docs/build.py, for {[file.relative_to(ROOT).as_posix() for file, _ in stale]}"
+
+
+@pytest.mark.parametrize("notebook", sorted(DOCS.rglob("tutorial/*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_s_cells_are_python_or_bash_and_say_so(notebook):
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    commands = [code for code in codes if code.startswith("%%bash\n")]
+    assert len(codes) > len(commands) > 0
+    for code in set(codes) - {*commands}:
+        # Whatever is neither, such as a command without its line of magic, is a syntax error.
+        ast.parse(code)
 
 
 def test_what_is_out_of_date_is_seen(building):
