@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.torch_version import TorchVersion
 from transformers import (
     CompileConfig,
     DynamicCache,
@@ -381,7 +382,9 @@ def test_decoding_with_a_static_cache_is_compiled_once_for_all_lengths(make_mode
         sizes_of_the_table.add(len(model.model.decoder.positions.table))
         assert torch.equal(found, model.generate(ids, **options))
     # Extending the table makes a new graph: each time it at least doubles.
-    assert len(graphs) == len(sizes_of_the_table) == (2 if fields else 1)
+    assert len(sizes_of_the_table) == (2 if fields else 1)
+    # torch 2.9 compiles for each cache.
+    assert len(graphs) == (len(sizes_of_the_table) if TorchVersion(torch.__version__) >= "2.10" else 3)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
