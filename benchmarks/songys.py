@@ -2,13 +2,15 @@
 songys/Chatbot_data split as in the published comparison of pretrained models, to train and test on.
 
     python benchmarks/songys.py --data ChatbotData.csv --output-dir runs/songys-data
-    chatformer train --recipe korean --data runs/songys-data/training.csv \
+    chatformer train --recipe benchmarks/recipes/songys.yaml --data runs/songys-data/training.csv \
         --validation-data runs/songys-data/validation.csv --output-dir runs/songys
-    chatformer evaluate runs/songys --data runs/songys-data/test.csv --bleu-tokenize ko-mecab
+    chatformer evaluate runs/songys --data runs/songys-data/test.csv --bleu-tokenize ko-mecab \
+        --num-beams 4 --length-penalty 0.5
 
 The split is of the rows, at random, eight, one and one tenths (9,458, 1,182 and 1,183 of the original's 11,823 rows).
 Half of the answers of such a test part are in the training part too, word for word: `chatformer evaluate` gives the
-figures of the two halves separately, and those of the nearest question's answer.
+figures of the two halves separately, and those of the nearest question's answer. The beams and their length penalty
+were chosen by the validation part.
 """
 
 import csv
