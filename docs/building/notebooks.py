@@ -8,6 +8,7 @@ import jupytext
 from pages import BLOCK, NOT_IN_NOTEBOOKS
 
 PICTURE = re.compile(r"^!\[[^]]*\]\((?:\.\./)*(?:tutorial/)?images/([\w-]+\.png)\)$", re.MULTILINE)
+TRAINING = re.compile(r"^chatformer train (?:[^\n]|\\\n)*?--output-dir \S+", re.MULTILINE)
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
 
 # Else the language of the first block would be the notebook's.
@@ -63,8 +64,10 @@ def text_unless_it_runs(block: re.Match[str]) -> str:
         return block[0].replace("```python\n", "```py\n")
     if NOT_IN_NOTEBOOKS.search(block["code"]):
         return block[0].replace("```bash\n", "```shell\n")
+    # A notebook is run again, and a training does not replace an earlier one unless it is told to.
+    text = TRAINING.sub(r"\g<0> --overwrite-output-dir", block[0])
     # A doctor who has found a problem ends with status 1, at which a notebook would stop.
-    return re.sub(r"^chatformer doctor \S+$", r"\g<0> || true", block[0], flags=re.MULTILINE)
+    return re.sub(r"^chatformer doctor \S+$", r"\g<0> || true", text, flags=re.MULTILINE)
 
 
 def notebook_file(page: Path) -> Path:

@@ -44,6 +44,8 @@ def test_a_notebook_s_cells_are_python_or_bash_and_say_so(notebook):
     for code in set(codes) - {*commands}:
         # Whatever is neither, such as a command without its line of magic, is a syntax error.
         ast.parse(code)
+    # A notebook is run again, too.
+    assert all("--overwrite-output-dir" in code for code in commands if "chatformer train" in code)
 
 
 def test_what_is_out_of_date_is_seen(building):
