@@ -82,14 +82,14 @@ def compare_temperatures(settings: TemperaturesSettings) -> None:
         questions_and_answers(named_conversations([name]).conversations)
         for name in (settings.data, f"{settings.data}-held-out")
     )
-    chosen = held_out[:: max(1, -(-len(held_out) // settings.max_tunes))]
+    asked = held_out[:: max(1, -(-len(held_out) // settings.max_tunes))]
     if settings.others:
-        seen = {tune for _, tune in chosen}
-        chosen = [(wish, tune) for wish, tune in held_out if tune not in seen]
-        if not chosen:
+        seen = {tune for _, tune in asked}
+        asked = [(wish, tune) for wish, tune in held_out if tune not in seen]
+        if not asked:
             raise ValueError(f"--others leaves no tune, since --max-tunes {settings.max_tunes} has them all. Lower it.")
-    print(f"{len(chosen)} wishes")
-    wishes, real = [wish for wish, _ in chosen], [tune for _, tune in chosen]
+    print(f"{len(asked)} wishes")
+    wishes, real = [wish for wish, _ in asked], [tune for _, tune in asked]
     known = "\n".join(f" {beats_in(tune)} " for tune in dict.fromkeys(tune for _, tune in training))
     judge = RhythmJudge.trained(training)
     print(f"| temperature | {' | '.join(ROWS.values())} |\n| --- |{' --- |' * len(ROWS)}")

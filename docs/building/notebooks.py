@@ -51,7 +51,7 @@ def notebook_of(text: str) -> str:
             }
             for number, cell in enumerate(cells)
         ],
-        "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
+        "metadata": {"kernelspec": notebook.metadata["kernelspec"]},
         "nbformat": 4,
         "nbformat_minor": 5,
     }
