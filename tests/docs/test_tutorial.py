@@ -145,8 +145,9 @@ def classroom(tmp_path_factory):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_of_the_lesson_runs(building, classroom, page):
-    """All pages in their order, with short trainings."""
-    run_page(building, page, classroom, max_steps=30)
+    """All pages in their order, with short trainings; a block that fails is an error."""
+    blocks, _, _ = run_page(building, page, classroom, max_steps=30)
+    assert blocks
 
 
 @pytest.mark.slow
@@ -157,4 +158,5 @@ def test_every_command_of_the_readme_runs(building, tmp_path, page):
     shutil.copy(ROOT / "benchmarks" / "faq.csv", tmp_path / "FAQ.csv")
     (tmp_path / "questions.txt").write_text("안녕\n", "utf-8")
     with contextlib.chdir(tmp_path):
-        run_page(building, page, tmp_path, max_steps=30)
+        blocks, _, _ = run_page(building, page, tmp_path, max_steps=30)
+    assert blocks
