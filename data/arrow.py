@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,8 @@ CONVERSATIONS_IN_MEMORY = 100_000
 """From this number on, conversations are kept in a file."""
 CONVERSATIONS_AT_ONCE = 10_000
 """Conversations that are read or written at a time."""
+RECORDS_AT_ONCE = 1_000
+"""Rows that are decoded at a time."""
 
 
 def are_few(num_conversations: int) -> bool:
@@ -32,6 +34,25 @@ def list_of_messages() -> "datasets.List":
     import datasets
 
     return datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
+
+
+def records(dataset: "datasets.Dataset | datasets.IterableDataset") -> Iterator[dict[str, Any]]:
+    """The rows as Python's objects; decoded many at a time, as a row for itself takes several times as long."""
+    import datasets
+
+    dataset = dataset.with_format(None)
+    if isinstance(dataset, datasets.IterableDataset):
+        # Of a stream, no row is fetched before it is wanted.
+        yield from dataset
+        return
+    for batch in dataset.iter(batch_size=RECORDS_AT_ONCE):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def messages_of(conversations: "datasets.Dataset") -> Iterator[list[Message]]:
+    """The messages of each conversation."""
+    return (row["messages"] for row in records(conversations.select_columns("messages")))
 
 
 def as_dataset(conversations: Iterator[list[Message]]) -> "datasets.Dataset":

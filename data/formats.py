@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arrow import CONVERSATIONS_AT_ONCE, are_few
+from .arrow import CONVERSATIONS_AT_ONCE, are_few, records
 from .columns import PAIR
 from .fetching import local_path, read_bytes, suffix_of
 from .messages import DataError
@@ -168,5 +168,5 @@ def parquet_dataset(file: str, path: Path) -> "datasets.Dataset":
 
 
 def dataset_rows(name: str, dataset: "datasets.Dataset | datasets.IterableDataset") -> Iterator[Row]:
-    for number, record in enumerate(dataset.with_format(None), start=1):
+    for number, record in enumerate(records(dataset), start=1):
         yield Row(file=name, number=number, content=record, fields=record)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from chatformer.configuration.data import ReadingSettings
 from chatformer.configuration.declaring import flag, given
 
+from .arrow import messages_of
 from .bad_rows import BadRows
 from .conversations import Loaded, load_conversations
 from .exchanges import EncodedExchanges, encode_exchanges
@@ -63,7 +64,7 @@ def prepare_data(
     with main_first():
         loaded, loaded_validation = conversations_of(settings)
     training, validation = loaded.conversations, loaded_validation.conversations
-    has_history = any(len(history) > 1 for row in training for history, _ in exchanges(row["messages"]))
+    has_history = any(len(history) > 1 for messages in messages_of(training) for history, _ in exchanges(messages))
     fraction = settings.data.other_topics_fraction
     if fraction is None:
         fraction = SHARE_OF_OTHER_TOPICS if has_history else 0.0
@@ -194,8 +195,8 @@ def new_tokenizer(training: "datasets.Dataset", settings: "TrainingSettings", *,
     return tokenizer
 
 
-def message_texts(conversations: Any) -> Iterator[str]:
+def message_texts(conversations: "datasets.Dataset") -> Iterator[str]:
     """Yield what the tokenizer learns from: every message."""
-    for conversation in conversations:
-        for message in conversation["messages"]:
+    for messages in messages_of(conversations):
+        for message in messages:
             yield message["content"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from chatformer.conversation import Message
 
-from .arrow import are_few, chosen
+from .arrow import are_few, chosen, messages_of, records
 from .messages import DataError
 from .prose import CHAPTER, is_prose
 
@@ -28,9 +28,9 @@ def _opening(messages: Sequence[Message]) -> tuple[str, ...]:
 def _subjects(conversations: "datasets.Dataset") -> Iterator[tuple[str, ...]]:
     """Yield what each conversation may have in common with others of its side only: its chapter, or its opening."""
     if is_prose(conversations):
-        yield from ((chapter,) for chapter in conversations[CHAPTER])
+        yield from ((row[CHAPTER],) for row in records(conversations.select_columns(CHAPTER)))
     else:
-        yield from map(_opening, conversations["messages"])
+        yield from map(_opening, messages_of(conversations))
 
 
 def split_conversations(

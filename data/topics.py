@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from chatformer.conversation import Message
 
-from .arrow import as_dataset
+from .arrow import as_dataset, messages_of
 from .exchanges import EncodedExchanges
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def behind_other_topics(
     exchange that begins with a system message stays as it is, since that message is about its own conversation.
     """
     chance = random.Random(seed)
-    openings = [index for index, messages in enumerate(conversations["messages"]) if messages[0]["role"] != "system"]
+    openings = [index for index, messages in enumerate(messages_of(conversations)) if messages[0]["role"] != "system"]
 
     def mixed() -> Iterator[list[Message]]:
         for row in exchanges.rows:
