@@ -81,8 +81,12 @@ class Note(NamedTuple):
         return self.length * (Fraction(2, 3) if self.triplet else 1)
 
 
-def found_in(abc: str, origin: str) -> Found:
-    """A tune of a corpus; raise an `Unusual` if it is not to be learnt."""
+def found_in(abc: str, origin: str, *, names_tonic_alone: bool = False) -> Found:
+    """
+    A tune of a corpus; raise an `Unusual` if it is not to be learnt.
+
+    If the head `names_tonic_alone`, the notes tell whether the key is major or minor.
+    """
     from music21 import abcFormat
     from music21.exceptions21 import Music21Exception
 
@@ -103,7 +107,7 @@ def found_in(abc: str, origin: str) -> Found:
     metre = METRES.get(fields.get("M", ""), fields.get("M", ""))
     if metre not in UNITS:
         raise Unusual(f"the metre {metre}")
-    key, usual = key_of(handler)
+    key, usual = key_of(handler, names_tonic_alone=names_tonic_alone)
     text = f"[M:{metre}][L:{UNITS[metre]}][K:{key}] {body_of(handler, metre, usual)}"
     tune = tune_of(text)
     if tune is None:
@@ -114,8 +118,8 @@ def found_in(abc: str, origin: str) -> Found:
     return Found(title, rhythm_of(fields), origin or next(iter(countries), ""), text)
 
 
-def key_of(handler: "ABCHandler") -> tuple[str, dict[str, str]]:
-    """The key as the head has it, and by step of the scale its accidental."""
+def key_of(handler: "ABCHandler", *, names_tonic_alone: bool) -> tuple[str, dict[str, str]]:
+    """The key as the head has it, or a minor one that its notes have, and by step of the scale its accidental."""
     from music21 import abcFormat
     from music21.key import KeySignature
 
@@ -125,10 +129,29 @@ def key_of(handler: "ABCHandler") -> tuple[str, dict[str, str]]:
         if isinstance(token, abcFormat.ABCMetadata) and token.isKey():
             sharps, mode = token.getKeySignatureParameters()
             tonic = re.match("[A-G][b#]?", token.data)
-            if tonic is not None and mode in MODES:
-                altered = {pitch.step: pitch.accidental.modifier for pitch in KeySignature(sharps).alteredPitches}
-                return tonic[0] + MODES[mode], {step: altered.get(step, "n") for step in "CDEFGAB"}
+            if tonic is None or mode not in MODES:
+                continue
+            if names_tonic_alone and mode == "major" and has_minor_third(handler, sharps, tonic[0][0]):
+                # Of a minor key: three sharps less, or three flats more.
+                sharps, mode = sharps - 3, "minor"
+            altered = {pitch.step: pitch.accidental.modifier for pitch in KeySignature(sharps).alteredPitches}
+            return tonic[0] + MODES[mode], {step: altered.get(step, "n") for step in "CDEFGAB"}
     raise Unusual("no key")
+
+
+def has_minor_third(handler: "ABCHandler", sharps: int, tonic: str) -> bool:
+    """True if most thirds above the `tonic` are a semitone lower than in the major key of so many `sharps`."""
+    from music21 import abcFormat
+    from music21.key import KeySignature
+
+    third = "CDEFGAB"[("CDEFGAB".index(tonic) + 2) % 7]
+    in_major = next((round(p.accidental.alter) for p in KeySignature(sharps).alteredPitches if p.step == third), 0)
+    thirds = [
+        name.count("#") - name.count("-") - in_major
+        for token in handler.tokens
+        if isinstance(token, abcFormat.ABCNote) and (name := token.pitchName) and name[0] == third
+    ]
+    return 2 * thirds.count(-1) > len(thirds)
 
 
 def title_of(title: str) -> str:

@@ -39,16 +39,13 @@ def rows(*, essen: bool = False, held_out: bool) -> Iterator[dict[str, str]]:
                 yield {"question": in_words(some_of(headers, chance), chance), "answer": found.text}
 
 
-@cache
 def tunes(*, essen: bool = False, held_out: bool = False) -> tuple[Found, ...]:
     """
     The tunes to learn, or those that are held out; each once, whatever its titles.
 
     A tune that begins as one that is held out does is not learnt.
     """
-    found: dict[str, Found] = {}
-    for tune in read_tunes(ESSEN if essen else TUNES):
-        found.setdefault(melody(tune.tune.body), tune)
+    found = different_tunes(essen=essen)
     kept = [tune for tune in found.values() if is_held_out(tune.title)]
     if held_out:
         return tuple(kept)
@@ -58,6 +55,15 @@ def tunes(*, essen: bool = False, held_out: bool = False) -> tuple[Found, ...]:
         for tune in found.values()
         if not is_held_out(tune.title) and melody(tune.tune.body)[:INCIPIT] not in beginnings
     )
+
+
+@cache
+def different_tunes(*, essen: bool) -> dict[str, Found]:
+    """By their melodies, the tunes of a corpus, which music21 takes minutes to read."""
+    found: dict[str, Found] = {}
+    for tune in read_tunes(ESSEN if essen else TUNES, names_tonic_alone=essen):
+        found.setdefault(melody(tune.tune.body), tune)
+    return found
 
 
 def is_held_out(title: str) -> bool:
@@ -71,8 +77,12 @@ def melody(body: str) -> str:
     return "".join(re.findall("[A-Ga-g]", body)).upper()
 
 
-def read_tunes(folders: dict[str, str]) -> Iterator[Found]:
-    """The tunes of music21's folders that the form can write, with bars that are as long as their metre says."""
+def read_tunes(folders: dict[str, str], *, names_tonic_alone: bool) -> Iterator[Found]:
+    """
+    The tunes of music21's folders that the form can write, with bars that are as long as their metre says.
+
+    `names_tonic_alone` is for corpora that write "K: A" for A minor, too.
+    """
     check_packages("tunes", "music21", extra="music")
     import music21
 
@@ -81,6 +91,6 @@ def read_tunes(folders: dict[str, str]) -> Iterator[Found]:
         for file in sorted((corpus / folder).glob("*.abc")):
             for abc in re.split(r"(?m)^(?=X:)", file.read_text("utf-8", "replace")):
                 try:
-                    yield found_in(abc, origin)
+                    yield found_in(abc, origin, names_tonic_alone=names_tonic_alone)
                 except Unusual:
                     continue

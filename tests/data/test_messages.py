@@ -140,7 +140,9 @@ def test_lists_of_texts_are_turns(written, tmp_path):
 def test_parts_of_a_content_are_joined():
     parts = [[{"type": "text", "text": "안"}, {"type": "text", "text": "녕"}], [{"type": "text", "text": "반가워요"}]]
     talk = [{"role": role, "content": content} for role, content in zip(("user", "assistant"), parts, strict=True)]
-    assert list(load_conversations(datasets.Dataset.from_dict({"messages": [talk]})).conversations["messages"]) == [GREETING]
+    assert list(load_conversations(datasets.Dataset.from_dict({"messages": [talk]})).conversations["messages"]) == [
+        GREETING
+    ]
 
 
 @pytest.mark.parametrize("content", ["", " ", "\u200b", None])
@@ -150,7 +152,9 @@ def test_an_empty_system_message_is_none(written, tmp_path, content):
     assert list(load_conversations(path).conversations["messages"]) == [GREETING]
 
 
-@pytest.mark.parametrize("answer", ["\u3164", "\u200b\u200b", "\u2060", "\u2800", "\u00ad", "\ufe0f", "\ufeff"], ids=ascii)
+@pytest.mark.parametrize(
+    "answer", ["\u3164", "\u200b\u200b", "\u2060", "\u2800", "\u00ad", "\ufe0f", "\ufeff"], ids=ascii
+)
 def test_what_only_looks_empty_is_empty(error_of, written, tmp_path, answer):
     good = {"Q": "안녕", "A": "네"}
     path = written(tmp_path / "chats.jsonl", "\n".join(map(json.dumps, (good, {"Q": "안녕", "A": answer}))))

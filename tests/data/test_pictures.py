@@ -117,7 +117,7 @@ def test_of_each_professional_one_skin_tone_is_held_out():
 def test_a_card_shows_files_in_place_of_letters():
     picture = text_of_pixels(np.zeros((2, 3, 3), dtype=np.uint8))
     samples = [("black", picture), ("twice", f"{picture} and {picture}"), ("hello", "hi")]
-    assert [name for name in media_files(samples)] == ["reply_1.png", "reply_2.png", "reply_3.png"]
+    assert list(media_files(samples)) == ["reply_1.png", "reply_2.png", "reply_3.png"]
     first, second, third = with_media_files(samples)
     assert first == ("black", "![a picture of 3 x 2](reply_1.png)") and third == samples[2]
     assert second[1] == "![a picture of 3 x 2](reply_2.png) and ![a picture of 3 x 2](reply_3.png)"

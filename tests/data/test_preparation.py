@@ -2,8 +2,8 @@ import contextlib
 
 import pytest
 
-from chatformer.data.preparation import prepare_data
 from chatformer.configuration.training import TrainingSettings
+from chatformer.data.preparation import prepare_data
 from chatformer.reading import reads_history
 
 

@@ -33,7 +33,8 @@ def workbook(path: Path, **sheets: list[list[Cell]]) -> Path:
     }
     for number, name in names:
         rows = "".join(
-            f'<row r="{row}">' + "".join(cell(f"{chr(65 + column)}{row}", value) for column, value in enumerate(values))
+            f'<row r="{row}">'
+            + "".join(cell(f"{chr(65 + column)}{row}", value) for column, value in enumerate(values))
             + "</row>"
             for row, values in enumerate(sheets[name], start=1)
         )

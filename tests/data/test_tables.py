@@ -80,7 +80,7 @@ def test_joined_files_of_other_forms(pairs, error_of, written, tmp_path):
     assert pairs(written(tmp_path / "chats.jsonl", ("\ufeff" + record) * 2)) == PAIRS[:1] * 2
     text = "\ufeffQ,A\n안녕,반가워요\n".encode("utf-16-le")
     assert pairs(written(tmp_path / "chats.csv", text * 2)) == PAIRS[:1] * 2
-    assert codecs.BOM_UTF16_LE == text[:2]
+    assert text[:2] == codecs.BOM_UTF16_LE
     message = error_of(written(tmp_path / "swapped.csv", "Q,A\n안녕,반가워요\nA,Q\n네,뭐 해?\n"), skip_bad_rows=True)
     assert "swapped.csv, row 3: a second header, with the columns in another order" in message
 

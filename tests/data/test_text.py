@@ -76,7 +76,9 @@ def test_what_is_no_korean_is_not_read_as_korean(pairs, error_of, written, tmp_p
     assert "2 of 2 rows" in error_of(path, encoding="ascii")
 
 
-@pytest.mark.parametrize("text", ["Q,A\nwhere is the café?,here\n", "Q,A\n뚱딴지,ㅋㅋ\n"], ids=["one-letter", "two-syllables"])
+@pytest.mark.parametrize(
+    "text", ["Q,A\nwhere is the café?,here\n", "Q,A\n뚱딴지,ㅋㅋ\n"], ids=["one-letter", "two-syllables"]
+)
 def test_too_little_to_judge_by_is_not_guessed(error_of, written, tmp_path, text):
     encoding = "cp949" if "ㅋ" in text else "cp1252"
     assert f"\n  {encoding}: " in error_of(written(tmp_path / "chats.csv", text.encode(encoding)))
