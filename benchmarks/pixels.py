@@ -23,7 +23,7 @@ from typing import Any, Literal
 from machine import run
 from transformers import AutoTokenizer
 
-from chatformer.data import tokenizer
+from chatformer.data import tokenizer as training_of_tokenizers
 from chatformer.pictures import COLOURS, NUMBERS
 
 SIDES = {"digits": 8, "emoji": 24}
@@ -60,7 +60,7 @@ def in_spelling(variant: str, arguments: Sequence[str]) -> int:
     """Run `chatformer` with the spelling of a variant."""
     from chatformer.cli.main import main as chatformer
 
-    tokenizer.ROWS = rf"[{NUMBERS}]|[{COLOURS}]{SPELLINGS[variant]}"
+    training_of_tokenizers.ROWS = rf"[{NUMBERS}]|[{COLOURS}]{SPELLINGS[variant]}"
     return chatformer(arguments)
 
 
@@ -92,7 +92,8 @@ def row_of(variant: str, evaluation: dict[str, Any], folder: Path) -> list[str]:
     pictures = evaluation["pictures"]
     model = pictures["figures"]["model"]
     record = json.loads((folder / "training_record.json").read_text("utf-8"))
-    spelt = AutoTokenizer.from_pretrained(folder)([item["reference"] for item in evaluation["items"]])["input_ids"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    spelt = tokenizer([item["reference"] for item in evaluation["items"]], verbose=False)["input_ids"]
     tokens = sum(map(len, spelt)) / len(spelt)
     return [
         variant,
