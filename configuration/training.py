@@ -83,8 +83,8 @@ class OptimizationSettings:
     max_steps: Annotated[int, AtLeast(1)] | None = None
     """Optimizer steps in all, in place of --num-train-epochs."""
     tokens_per_step: Annotated[int, AtLeast(1)] | None = None
-    """Source and target tokens of one optimizer step, over all processes and accumulated micro-batches; planned from
-    the data unless given."""
+    """Source and target tokens of one optimizer step, over all processes and accumulated micro-batches; more where
+    eight exchanges, the fewest that a step has, are longer. Planned from the data unless given."""
     gradient_accumulation_steps: Annotated[int, AtLeast(1)] = 1
     """Micro-batches that a step is split into, to save memory; the result is the same."""
     learning_rate: Annotated[float, AtLeast(0)] | None = None
