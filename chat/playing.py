@@ -2,7 +2,8 @@
 A tune that is heard and read: its notes, a WAV file of them, and its score.
 
 music21 reads the notes, pretty_midi makes sound of them, and verovio draws the score in a process of its own, since
-what a model writes can make it crash. All come with the extra `chatformer[music]`.
+what a model writes can make it crash. All come with the extra `chatformer[music]`. Where FluidSynth is installed, it is
+what pretty_midi plays on.
 """
 
 import contextlib
@@ -111,13 +112,16 @@ def overtones(phase: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def wav_of(tune: str) -> bytes:
-    """A tune as a file of sound; a `ChatError` says why there is none."""
+    """A tune as a file of sound, by FluidSynth's flute if that is installed; a `ChatError` says why there is none."""
     notes = sounding(tune)
     import pretty_midi
 
     instrument = pretty_midi.Instrument(program=FLUTE)
     instrument.notes = [pretty_midi.Note(90, note.pitch, note.start, note.end) for note in notes]
-    samples = instrument.synthesize(fs=SAMPLE_RATE, wave=overtones)
+    try:
+        samples = instrument.fluidsynth(fs=SAMPLE_RATE)
+    except ImportError:
+        samples = instrument.synthesize(fs=SAMPLE_RATE, wave=overtones)
     loudest = float(np.abs(samples).max(initial=0.0)) or 1.0
     file = io.BytesIO()
     with wave.open(file, "wb") as output:

@@ -28,7 +28,20 @@ def samples_of(file):
         return np.frombuffer(sound.readframes(sound.getnframes()), dtype="<i2").astype(float)
 
 
-def test_notes_sound_as_high_and_as_long_as_they_are_written(needs_music):
+@pytest.mark.parametrize("is_fluidsynth", [False, True], ids=["overtones", "fluidsynth"])
+def test_notes_sound_as_high_and_as_long_as_they_are_written(needs_music, monkeypatch, is_fluidsynth):
+    import pretty_midi
+
+    if is_fluidsynth:
+        # It needs a library of the system as well.
+        pytest.importorskip("fluidsynth", exc_type=ImportError)
+    else:
+
+        def not_installed(*arguments, **options):
+            raise ImportError("no FluidSynth")
+
+        monkeypatch.setattr(pretty_midi.Instrument, "fluidsynth", not_installed)
+    playing.wav_of.cache_clear()
     samples = samples_of(io.BytesIO(playing.wav_of(TUNE)))
     # Twice a bar of two notes, three of one note, and a second in which the last one fades.
     half = 2 * playing.SECONDS["4/4"]
