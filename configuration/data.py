@@ -51,6 +51,9 @@ class ReadingSettings:
 class DataSettings(ReadingSettings):
     """Where the conversations come from."""
 
+    data_repeats: Annotated[tuple[int, ...], Without("validation_data")] = ()
+    """Of several names in --data, how often an epoch has each, so that a little of one kind is learnt beside much of
+    another; once unless given."""
     data_sha256: str | None = None
     """What the data file's SHA-256 must be; another file is refused."""
     validation_data: tuple[str, ...] = ()

@@ -238,11 +238,12 @@ def converted(value: Any, expected: Any, where: str) -> Any:
             return value
         raise SettingsError(f"{where} must be one of {', '.join(typing.get_args(expected))}, but it is {value!r}.")
     if typing.get_origin(expected) is tuple:
-        if isinstance(value, str):
-            return (value,)
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise SettingsError(f"{where} must be a text or a list of texts, but it is {value!r}.")
+        kind = int if typing.get_args(expected)[0] is int else str
+        items = value if isinstance(value, list) else [value]
+        if all(type(item) is kind for item in items):
+            return tuple(items)
+        what = "whole number" if kind is int else "text"
+        raise SettingsError(f"{where} must be a {what} or a list of {what}s, but it is {value!r}.")
     if expected is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         # YAML 1.1 reads 1e-3 as a text.
         try:

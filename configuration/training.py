@@ -289,6 +289,13 @@ def check_settings(settings: TrainingSettings) -> None:
             "--early-stopping-patience stops where a figure no longer gets better, but --metric-for-best-model last "
             "looks at none: choose another."
         )
+    if data.data_repeats and (len(data.data_repeats) != len(data.data) or len(data.data) < 2):
+        raise SettingsError(
+            f"--data-repeats has {len(data.data_repeats)} numbers, and --data {len(data.data)} names: it needs one for "
+            "each of several names."
+        )
+    if min(data.data_repeats, default=1) < 1:
+        raise SettingsError(f"--data-repeats must be at least 1, but one number is {min(data.data_repeats)}.")
     if not data.validation_data and data.validation_fraction == 0:
         for named, wanted in (
             (chosen, run.metric_for_best_model not in (None, "loss", "last")),

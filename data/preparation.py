@@ -106,6 +106,11 @@ def prepare_data(
 def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
     """The training and the validation conversations, each with the bad rows of its own data."""
     data = settings.data
+    if data.data_repeats and not are_names(data.data):
+        raise DataError(
+            f"--data-repeats is for names of data, such as starter and emoji, and --data is {' '.join(data.data)}. "
+            "Leave it out."
+        )
     if are_names(data.data) and not data.validation_data:
         if len(data.data) > 1:
             return conversations_of_names(settings)
@@ -126,16 +131,21 @@ def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
 
 
 def conversations_of_names(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
-    """The conversations of several names, each split in its own way: by what is held out of it, or by a share."""
+    """
+    The conversations of several names, each split in its own way: by what is held out of it, or by a share.
+
+    Those to train on come as often as `data_repeats` says, those to validate on once.
+    """
     import datasets
 
-    splits = [
-        conversations_of(dataclasses.replace(settings, data=dataclasses.replace(settings.data, data=(name,))))
-        for name in settings.data.data
-    ]
-    training, validation = (
-        datasets.concatenate_datasets([loaded.conversations for loaded in side]) for side in zip(*splits, strict=True)
-    )
+    names = settings.data.data
+    sides: tuple[list[Any], list[Any]] = [], []
+    for name, repeats in zip(names, settings.data.data_repeats or [1] * len(names), strict=True):
+        alone = dataclasses.replace(settings.data, data=(name,), data_repeats=())
+        training, validation = conversations_of(dataclasses.replace(settings, data=alone))
+        sides[0].extend([training.conversations] * repeats)
+        sides[1].append(validation.conversations)
+    training, validation = map(datasets.concatenate_datasets, sides)
     most = settings.data.max_train_samples
     if most is not None:
         training = training.select(range(min(most, len(training))))

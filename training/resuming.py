@@ -85,6 +85,7 @@ TABLE: Mapping[str, Row] = {
     "skip_bad_rows": SAME_CONTENT,
     "validation_fraction": DATA,
     "max_train_samples": DATA,
+    "data_repeats": DATA,
     "other_topics_fraction": Row("refused", "the chat template was chosen for it when the run began"),
     "token_dropout": NOISE,
     "word_swap": NOISE,

@@ -78,6 +78,30 @@ def test_two_lengths_at_once_are_refused():
         check_settings(settings)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--data", "starter", "--data-repeats", "2"],
+            "has 1 numbers, and --data 1 names: it needs one for",
+        ),
+        (["--data", "starter", "emoji", "--data-repeats", "2"], "has 1 numbers, and --data 2 names"),
+        (["--data", "starter", "emoji", "--data-repeats", "2", "0"], "must be at least 1, but one number is 0"),
+    ],
+)
+def test_repeats_that_no_data_can_have_are_refused(flags, message):
+    settings = parse_settings([*flags, "--output-dir", "runs"], program=PROGRAM)
+    with pytest.raises(SettingsError, match=f"--data-repeats {message}"):
+        check_settings(settings)
+
+
+def test_a_list_of_numbers_is_read_as_one(tmp_path):
+    assert read_recipe(written(tmp_path / "mine.yaml", data_repeats=[8, 3])).flat()["data_repeats"] == (8, 3)
+    assert "data_repeats must be a whole number or a list of whole numbers, but it is ['8']" in error_of(
+        written(tmp_path / "texts.yaml", data_repeats=["8"])
+    )
+
+
 def test_the_files_of_a_recipe_are_known(tmp_path):
     base = written(tmp_path / "base.yaml", recipe="quickstart", size="mini")
     mine = written(tmp_path / "mine.yaml", recipe="base.yaml")

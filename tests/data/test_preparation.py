@@ -3,7 +3,9 @@ import contextlib
 import pytest
 
 from chatformer.configuration.training import TrainingSettings
-from chatformer.data.preparation import prepare_data
+from chatformer.data.messages import DataError
+from chatformer.data.named import named_conversations
+from chatformer.data.preparation import conversations_of, prepare_data
 from chatformer.reading import reads_history
 
 
@@ -35,6 +37,26 @@ def test_validation_data_has_bad_rows_of_its_own(settings, conversations_file, t
     data = prepare_data(plain)
     assert (len(data.training), len(data.bad_rows)) == (100, 0)
     assert [row.row for row in data.bad_validation_rows] == [101]
+
+
+def test_names_are_learnt_as_often_as_is_asked_for_and_validated_once():
+    pytest.importorskip("sklearn")
+    once = TrainingSettings().changed({"data": ["starter", "digits"]}, where="test")
+    training, validation = (side.conversations for side in conversations_of(once))
+    num_digits = len(named_conversations(["digits"]).conversations)
+    often = once.changed({"data_repeats": [1, 3]}, where="test")
+    repeated, same = (side.conversations for side in conversations_of(often))
+    assert num_digits > 1000 and len(repeated) == len(training) + 2 * num_digits
+    assert same["messages"][:] == validation["messages"][:]
+    assert {str(row) for row in repeated} == {str(row) for row in training}
+
+
+def test_only_names_are_learnt_several_times(conversations_file):
+    files = TrainingSettings().changed({"data": [str(conversations_file)] * 2, "data_repeats": [1, 2]}, where="test")
+    with pytest.raises(
+        DataError, match="--data-repeats is for names of data, such as starter and emoji, and --data is"
+    ):
+        conversations_of(files)
 
 
 @pytest.mark.parametrize("fraction", [None, 0, 0.5])

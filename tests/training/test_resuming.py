@@ -42,7 +42,7 @@ def other_value(name, value):
         hints |= typing.get_type_hints(section)
     hint = hints[name]
     if typing.get_origin(hint) is tuple:
-        return ["another.csv"]
+        return [2] if typing.get_args(hint)[0] is int else ["another.csv"]
     if type(None) in typing.get_args(hint):
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is typing.Literal:
