@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 MEASURED_STEPS = 5
 MEASURED_REPLIES = 64
+MEASURED_TOKENS = 64
+"""Of a reply; the others take as long."""
+LARGEST_EVALUATION_SHARE = 1 / 3
+"""Of the minutes of a run that is planned for them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +40,15 @@ class Pace:
         """Minutes of a run, with its evaluations."""
         return (num_steps * self.step + -(-num_steps // eval_steps) * self.evaluation) / 60
 
+    def evaluations_in(self, minutes: float, most: int) -> int:
+        """So many evaluations that they leave most of the minutes to the steps; at least one."""
+        seconds = LARGEST_EVALUATION_SHARE * 60 * minutes
+        return most if most * self.evaluation <= seconds else max(1, int(seconds / self.evaluation))
+
     def steps_in(self, minutes: float, num_evaluations: int) -> int:
-        """Steps that fit into the minutes together with the evaluations."""
-        return max(1, int((60 * minutes - num_evaluations * self.evaluation) / self.step))
+        """Steps that fit into the minutes together with the evaluations, or into half of them if those take more."""
+        seconds = max(60 * minutes - num_evaluations * self.evaluation, 30 * minutes)
+        return max(1, int(seconds / self.step))
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:
@@ -63,9 +73,12 @@ def _evaluation_seconds(model: Any, settings: TrainingSettings, data: PreparedDa
     model.eval()
     indices = list(range(min(MEASURED_REPLIES, len(exchanges))))
     batch = batch_on(device, exchanges, indices, data.tokenizer.pad_token_id)
-    sources = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    num_replies = min(len(exchanges), settings.run.max_eval_replies)
+    num_measured = min(num_replies, len(indices))
+    sources = {name: batch[name][:num_measured] for name in ("input_ids", "attention_mask")}
     # As long as the references: an untrained model would never end a reply.
     length = max(2, round(float(exchanges.target_lengths.mean())))
+    measured_length = min(length, MEASURED_TOKENS)
 
     @torch.inference_mode()
     def score() -> None:
@@ -73,11 +86,14 @@ def _evaluation_seconds(model: Any, settings: TrainingSettings, data: PreparedDa
 
     @torch.inference_mode()
     def reply() -> None:
-        model.generate(**sources, do_sample=False, num_beams=1, min_new_tokens=length, max_new_tokens=length)
+        lengths = {"min_new_tokens": measured_length, "max_new_tokens": measured_length}
+        model.generate(**sources, do_sample=False, num_beams=1, **lengths)
 
-    num_replies = min(len(exchanges), settings.run.max_eval_replies)
     scoring = 3 * len(exchanges) / len(indices) * _seconds_when_warm(score, device)
-    return scoring + num_replies / len(indices) * _seconds_when_warm(reply, device)
+    if not num_replies:
+        return scoring
+    share_measured = num_measured / num_replies * measured_length / length
+    return scoring + _seconds_when_warm(reply, device) / share_measured
 
 
 def _pace_of_this_process(settings: TrainingSettings, data: PreparedData, accelerator: "Accelerator") -> Pace:

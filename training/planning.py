@@ -155,7 +155,7 @@ class Plan:
     top_p: float
 
 
-def plan(facts: Facts, *, max_steps: int | None = None, smaller: int = 0) -> Plan:
+def plan(facts: Facts, *, max_steps: int | None = None, smaller: int = 0, num_evaluations: int = EVALUATIONS) -> Plan:
     """
     The settings that suit the facts.
 
@@ -178,7 +178,7 @@ def plan(facts: Facts, *, max_steps: int | None = None, smaller: int = 0) -> Pla
         learning_rate=5e-4 if size == "base" else 1e-3,
         # Averages about the last fifth of the steps.
         ema_decay=round(max(0.9, 1 - 5 / steps), 4),
-        eval_steps=max(1, math.ceil(steps / EVALUATIONS)),
+        eval_steps=max(1, math.ceil(steps / num_evaluations)),
         metric_for_best_model=metric_for(facts),
         temperature=DRAWN_PROSE[0] if facts.is_prose else 0.0,
         top_p=DRAWN_PROSE[1] if facts.is_prose else 1.0,
@@ -207,7 +207,12 @@ def steps_for(tokens: int) -> int:
 
 
 def planned(
-    settings: TrainingSettings, facts: Facts, *, max_steps: int | None = None, smaller: int = 0
+    settings: TrainingSettings,
+    facts: Facts,
+    *,
+    max_steps: int | None = None,
+    smaller: int = 0,
+    num_evaluations: int = EVALUATIONS,
 ) -> TrainingSettings:
     """The settings, with a plan for those that were not given: numbers with which a run can be repeated."""
     given, options = settings.flat(), settings.optimization
@@ -215,7 +220,7 @@ def planned(
     if steps is None and options.num_train_epochs is not None:
         tokens_per_step = options.tokens_per_step or plan(facts).tokens_per_step
         steps = math.ceil(options.num_train_epochs * max(1, round(facts.tokens / tokens_per_step)))
-    changes = dataclasses.asdict(plan(facts, max_steps=steps, smaller=smaller))
+    changes = dataclasses.asdict(plan(facts, max_steps=steps, smaller=smaller, num_evaluations=num_evaluations))
     if options.num_train_epochs is not None:
         del changes["max_steps"]
     if options.lr_scheduler_type == "noam":
@@ -255,10 +260,13 @@ def plan_for_minutes(
                     "--minutes needs steps that can be measured. Leave out --torch-compile, take a smaller --size if "
                     "the steps do not fit into memory, or give --max-steps in place of --minutes."
                 )
-            steps = pace.steps_in(minutes, EVALUATIONS)
+            evaluations = pace.evaluations_in(minutes, EVALUATIONS)
+            if settings.run.eval_steps is not None:
+                evaluations = math.ceil(pace.steps_in(minutes, 1) / settings.run.eval_steps)
+            steps = pace.steps_in(minutes, evaluations)
             if steps >= wanted or size in ("tiny", settings.model.size):
-                max_steps = min(steps, MOST_REPEATS * wanted)
-                return planned(settings, facts, max_steps=max_steps, smaller=smaller), pace
+                changes = {"max_steps": min(steps, MOST_REPEATS * wanted), "num_evaluations": evaluations}
+                return planned(settings, facts, smaller=smaller, **changes), pace
         smaller += 1
 
 

@@ -133,6 +133,24 @@ def test_minutes_are_kept_to(seconds, minutes):
     assert (flat["size"] == "tiny") == (Pace(seconds, 3.0).steps_in(minutes, 5) < wanted)
 
 
+@pytest.mark.parametrize(
+    ("flags", "seconds", "steps", "eval_steps"),
+    [
+        # A third of eight minutes has room for one evaluation of 100 seconds, and for none of 300.
+        ((), 100.0, 3800, 3800),
+        ((), 300.0, 2400, 2400),
+        ((), 50.0, 3300, 1100),
+        # Those that were asked for take their time.
+        (("--eval-steps", "2000"), 100.0, 2800, 2000),
+        (("--eval-steps", "100"), 100.0, 2400, 100),
+    ],
+)
+def test_evaluations_leave_time_for_steps(flags, seconds, steps, eval_steps):
+    pace = Pace(0.1, seconds)
+    found, _ = plan_for_minutes(settings("--minutes", "8", "--size", "mini", *flags), facts(), lambda _: pace)
+    assert (found.flat()["max_steps"], found.flat()["eval_steps"]) == (steps, eval_steps)
+
+
 def test_what_cannot_teach_is_said_with_the_flag_to_change():
     def found(*flags, minutes=5.0, num_parameters=10**6, **changes):
         chosen = planned(settings(*flags), facts(**changes))
