@@ -9,6 +9,7 @@ The contestants train in turn, for a few seconds each:
     chatformer                          the steps of `chatformer train`, at its own --tokens-per-step
     chatformer-large                    the same, with as many tokens a step as 64 random exchanges have on average
     marian-sdpa, marian-eager           transformers' MarianMTModel in a bare loop
+    marian-sdpa-float32                 the same without mixed precision
     bart-sdpa, bart-eager               transformers' BartForConditionalGeneration in a bare loop
     seq2seq-trainer                     the same Marian under transformers' Seq2SeqTrainer, without its start-up
     seq2seq-trainer-float32             the same without mixed precision, which is the trainer's default
@@ -84,6 +85,7 @@ Name = Literal[
     "chatformer",
     "chatformer-large",
     "marian-sdpa",
+    "marian-sdpa-float32",
     "marian-eager",
     "bart-sdpa",
     "bart-eager",
@@ -203,6 +205,7 @@ def bare_step(
     config: Any,
     plan: OptimizationSettings,
     device: torch.device,
+    bf16: bool,
 ) -> np.ndarray:
     """Take a step of a plain training loop."""
     indices = next(batches)
@@ -210,7 +213,7 @@ def bare_step(
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     labels = batch.pop("labels")
     decoder_input_ids = shift_right(labels, config.decoder_start_token_id, config.pad_token_id)
-    with torch.autocast(device.type, torch.bfloat16, enabled=plan.mixed_precision == "bf16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         logits = model(**batch, decoder_input_ids=decoder_input_ids).logits
     fused_loss(logits, labels, label_smoothing=plan.label_smoothing_factor).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
@@ -330,7 +333,7 @@ def peer_model(name: Name, ours: Any) -> torch.nn.Module:
     else:
         model = to_marian(ours)
         if kind == "marian":
-            model.set_attn_implementation(variant)
+            model.set_attn_implementation(variant.removesuffix("-float32"))
     return model.train()
 
 
@@ -351,6 +354,7 @@ def make_contestants(
 
     contestants: dict[str, Contestant] = {}
     for name in settings.contestants:
+        bf16 = plan.mixed_precision == "bf16" and not name.endswith("float32")
         if name.startswith("chatformer"):
             for batching in settings.batching if settings.same_batches else [None]:
                 run = Run(large if name == "chatformer-large" else plain, accelerator, data)
@@ -361,7 +365,6 @@ def make_contestants(
                 contestants[label] = StepByStep(run.model, exchanges, functools.partial(chatformer_step, run))
         elif name.startswith("seq2seq-trainer"):
             model = peer_model(name, ours.published)
-            bf16 = plan.mixed_precision == "bf16" and not name.endswith("float32")
             contestants[name] = UnderTrainer(model, data, plain, settings.peer_batch_size, bf16=bf16)
         else:
             for batching in settings.batching:
@@ -375,6 +378,7 @@ def make_contestants(
                     config=ours.published.config,
                     plan=plan,
                     device=accelerator.device,
+                    bf16=bf16,
                 )
                 label = name if batching == "random" else f"{name}, {batching}"
                 contestants[label] = StepByStep(model, exchanges, step)

@@ -51,7 +51,10 @@ def test_training_beside_every_peer(run, capsys):
     flags = ["--batching", "random", "buckets", "--peer-batch-size", "8", "--tokens-per-step", "80", "--markdown"]
     contestants = run("train", *flags)["contestants"]
     printed = capsys.readouterr().out
-    bare = {"marian-sdpa", "marian-eager", "bart-sdpa", "bart-eager", "torch-tied", "torch-untied"}
+    bare = {
+        *("marian-sdpa", "marian-sdpa-float32", "marian-eager", "bart-sdpa", "bart-eager"),
+        *("torch-tied", "torch-untied"),
+    }
     ours = {"chatformer", "chatformer-large", "seq2seq-trainer", "seq2seq-trainer-float32"}
     assert set(contestants) == ours | bare | {f"{name}, buckets" for name in bare}
     for name, found in contestants.items():
@@ -69,8 +72,8 @@ def test_training_beside_every_peer(run, capsys):
 
 
 def test_training_in_bf16(run):
-    flags = ["--mixed-precision", "bf16", "--peer-batch-size", "8", "--contestants", "marian-eager", "chatformer"]
-    figures = run("train", *flags)
+    names = ["marian-eager", "marian-sdpa-float32", "chatformer"]
+    figures = run("train", "--mixed-precision", "bf16", "--peer-batch-size", "8", "--contestants", *names)
     assert figures["precision"] == "bf16"
     assert figures["contestants"]["marian-eager"]["times_slower_than_the_first"]["maximum"] == 1
 
