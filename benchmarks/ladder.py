@@ -100,7 +100,7 @@ def task_of(settings: Settings) -> Task:
             sentence="오늘 저녁 뭐 먹을까?",
             # Questions alone: behind other topics they take a recurrent network too long for a quick look.
             training=("--other-topics-fraction", "0"),
-            max_steps=2500,
+            max_steps=3500,
         )
     if data.is_dir():
         train, validation, test = (
