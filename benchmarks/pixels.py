@@ -75,8 +75,10 @@ def measure(settings: Settings) -> None:
         figures = settings.output_dir / f"{variant}.json"
         if not figures.is_file():
             start = [sys.executable, __file__, "in-spelling", variant]
-            again = ["--resume"] if (folder / "training_record.json").is_file() else flags_of(variant, settings)
-            subprocess.run([*start, "train", *again, "--output-dir", str(folder)], check=True)
+            # As the ladder does.
+            is_begun = any(folder.glob("checkpoint-*"))
+            own = ["--resume"] if is_begun else [*flags_of(variant, settings), "--overwrite-output-dir"]
+            subprocess.run([*start, "train", *own, "--output-dir", str(folder)], check=True)
             held_out = ["--data", f"{settings.data}-held-out", "--output-file", str(figures)]
             subprocess.run([*start, "evaluate", str(folder), *held_out], check=True)
         rows.append(row_of(variant, json.loads(figures.read_text("utf-8")), folder))

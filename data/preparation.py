@@ -64,7 +64,7 @@ def prepare_data(
     with main_first():
         loaded, loaded_validation = conversations_of(settings)
     training, validation = loaded.conversations, loaded_validation.conversations
-    has_history = any(len(history) > 1 for messages in messages_of(training) for history, _ in exchanges(messages))
+    has_history = are_of_several_turns(training)
     fraction = settings.data.other_topics_fraction
     if fraction is None:
         fraction = SHARE_OF_OTHER_TOPICS if has_history else 0.0
@@ -203,6 +203,11 @@ def new_tokenizer(training: "datasets.Dataset", settings: "TrainingSettings", *,
     tokenizer = train_tokenizer(message_texts(training), settings.tokenizer.vocab_size, has_history=has_history)
     tokenizer.model_max_length = settings.tokenizer.max_source_tokens
     return tokenizer
+
+
+def are_of_several_turns(conversations: "datasets.Dataset") -> bool:
+    """True if a reply has more before it than its question."""
+    return any(len(history) > 1 for messages in messages_of(conversations) for history, _ in exchanges(messages))
 
 
 def message_texts(conversations: "datasets.Dataset") -> Iterator[str]:

@@ -8,8 +8,7 @@ import datasets
 
 from chatformer.configuration.data import TokenizerSettings
 from chatformer.configuration.evaluation import DoctorSettings
-from chatformer.data.messages import exchanges
-from chatformer.data.preparation import message_texts, read_conversations
+from chatformer.data.preparation import are_of_several_turns, message_texts, read_conversations
 from chatformer.data.prose import is_prose
 from chatformer.data.tokenizer import train_tokenizer
 
@@ -45,7 +44,7 @@ def diagnosis_of_data(settings: DoctorSettings) -> Diagnosis:
     tokenizer = None
     if limits != (None, None):
         # A limit counts tokens: those of the tokenizer that training would make.
-        has_history = any(len(history) > 1 for row in dataset for history, _ in exchanges(row["messages"]))
+        has_history = are_of_several_turns(dataset)
         tokenizer = train_tokenizer(message_texts(dataset), TokenizerSettings.vocab_size, has_history=has_history)
     conversations = Conversations(dataset)
     findings += data_findings(conversations, diagnosis, tokenizer)
