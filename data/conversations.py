@@ -43,6 +43,8 @@ class Loaded:
 
     conversations: "datasets.Dataset"
     bad_rows: BadRows
+    sizes: tuple[int, ...] = ()
+    """If they are those of several names, how many conversations are of each."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,8 +64,10 @@ class EncodedExchanges:
     rows: "datasets.Dataset"
     num_too_long: int = 0
     share_behind_others: float = 0.0
-    """Share of the exchanges that an epoch reads behind other conversations, other exchanges in each epoch. If it is
-    not 0, the second half of the rows has the exchanges of the first half, in the same order, behind others."""
+    """Share of its readings that an epoch does behind other conversations, other ones in each epoch. If it is not 0,
+    the rows end with a twin for each of the `readings`, in their order: the same exchange behind others."""
+    repeated: np.ndarray | None = None
+    """The index of each exchange as often as an epoch reads it, if that is not once."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,19 +100,33 @@ class EncodedExchanges:
         """These exchanges, a share of which each epoch reads as their twins: the same, behind other conversations."""
         import datasets
 
-        assert len(twins) == len(self)
+        assert len(twins) == len(self.readings)
         rows = datasets.concatenate_datasets([self.rows, twins.rows])
-        return EncodedExchanges(rows, self.num_too_long, share_behind_others=share)
+        return EncodedExchanges(rows, self.num_too_long, share_behind_others=share, repeated=self.repeated)
 
     @property
-    def num_per_epoch(self) -> int:
-        return len(self) // 2 if self.share_behind_others else len(self)
+    def readings(self) -> np.ndarray:
+        """The index of each exchange that an epoch reads, as often as it does."""
+        return np.arange(len(self), dtype=np.int32)[: self.num_alone] if self.repeated is None else self.repeated
+
+    @property
+    def num_alone(self) -> int:
+        """The number of exchanges, without twins."""
+        if not self.share_behind_others:
+            return len(self)
+        return len(self) // 2 if self.repeated is None else len(self) - len(self.repeated)
+
+    @property
+    def alone(self) -> "EncodedExchanges":
+        """The exchanges, each once and without twins."""
+        return EncodedExchanges(self.rows.select(range(self.num_alone)), self.num_too_long)
 
     def drawn(self, generator: np.random.Generator) -> np.ndarray:
-        """The indices of an epoch, shuffled: each exchange alone or, with the share's probability, its twin."""
-        indices = np.arange(self.num_per_epoch, dtype=np.int32)
+        """The indices of an epoch, shuffled: each reading's exchange or, with the share's probability, its twin."""
+        indices = self.readings.copy()
         if self.share_behind_others:
-            indices += np.int32(len(indices)) * (generator.random(len(indices)) < self.share_behind_others)
+            twins = np.arange(self.num_alone, len(self), dtype=np.int32)
+            indices = np.where(generator.random(len(indices)) < self.share_behind_others, twins, indices)
         generator.shuffle(indices)
         return indices
 
@@ -118,14 +134,31 @@ class EncodedExchanges:
     def tokens_per_epoch(self) -> int:
         """Source and target tokens of a mean epoch."""
         lengths = self.source_lengths + self.target_lengths
-        alone, behind = lengths[: self.num_per_epoch].sum(), lengths[self.num_per_epoch :].sum()
+        alone, behind = lengths[self.readings].sum(), lengths[self.num_alone :].sum()
         return round((1 - self.share_behind_others) * int(alone) + self.share_behind_others * int(behind))
+
+    @property
+    def target_tokens_per_epoch(self) -> int:
+        """Target tokens of an epoch: a twin has those of its exchange."""
+        return int(self.target_lengths[self.readings].sum())
 
     def source(self, index: int) -> np.ndarray:
         return self.sources[index]
 
     def target(self, index: int) -> np.ndarray:
         return self.targets[index]
+
+
+def joined(parts: Sequence[EncodedExchanges], times: Sequence[int] = ()) -> EncodedExchanges:
+    """The exchanges of all parts, of which an epoch reads those of each part so many `times`; by default once."""
+    import datasets
+
+    rows = datasets.concatenate_datasets([part.rows for part in parts]) if len(parts) > 1 else parts[0].rows
+    repeated = None
+    if max(times, default=1) > 1:
+        of_parts = np.split(np.arange(len(rows), dtype=np.int32), np.cumsum([len(part) for part in parts])[:-1])
+        repeated = np.concatenate([np.tile(part, count) for part, count in zip(of_parts, times, strict=True)])
+    return EncodedExchanges(rows, sum(part.num_too_long for part in parts), repeated=repeated)
 
 
 def encode_exchanges(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from chatformer.configuration.declaring import flag, given
 from .arrow import messages_of
 from .bad_rows import BadRows
 from .conversations import Loaded, load_conversations
-from .exchanges import EncodedExchanges, encode_exchanges
+from .exchanges import EncodedExchanges, encode_exchanges, joined
 from .messages import DataError, exchanges
 from .named import STARTER, STARTER_FILES, are_names, held_out_of, named_conversations, starter_file
 from .splitting import split_conversations
@@ -80,8 +81,10 @@ def prepare_data(
         cache_folder=Path(datasets.config.HF_DATASETS_CACHE) / "chatformer",
     )
     with main_first():
+        # Each name's exchanges by themselves, since an epoch may read some more often than others.
         train_exchanges, eval_exchanges = (
-            encode(conversations, too_long=settings.tokenizer.too_long) for conversations in (training, validation)
+            joined([encode(part, too_long=settings.tokenizer.too_long) for part in parts_of(side)], times)
+            for side, times in ((loaded, settings.data.data_repeats), (loaded_validation, ()))
         )
         if not len(train_exchanges):
             raise DataError(f"No reply is at most --max-target-tokens ({limits[1]}) long: nothing is left to train on.")
@@ -101,6 +104,14 @@ def prepare_data(
         eval_exchanges=eval_exchanges,
         other_topics_fraction=fraction,
     )
+
+
+def parts_of(loaded: Loaded) -> list["datasets.Dataset"]:
+    """The conversations of each name by themselves, or all if they are of one."""
+    if not loaded.sizes:
+        return [loaded.conversations]
+    starts = [0, *itertools.accumulate(loaded.sizes)]
+    return [loaded.conversations.select(range(first, end)) for first, end in itertools.pairwise(starts)]
 
 
 def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
@@ -134,22 +145,22 @@ def conversations_of_names(settings: "TrainingSettings") -> tuple[Loaded, Loaded
     """
     The conversations of several names, each split in its own way: by what is held out of it, or by a share.
 
-    Those to train on come as often as `data_repeats` says, those to validate on once.
+    `max_train_samples` is the most of each.
     """
     import datasets
 
-    names = settings.data.data
     sides: tuple[list[Any], list[Any]] = [], []
-    for name, repeats in zip(names, settings.data.data_repeats or [1] * len(names), strict=True):
+    for name in settings.data.data:
         alone = dataclasses.replace(settings.data, data=(name,), data_repeats=())
-        training, validation = conversations_of(dataclasses.replace(settings, data=alone))
-        sides[0].extend([training.conversations] * repeats)
-        sides[1].append(validation.conversations)
-    training, validation = map(datasets.concatenate_datasets, sides)
-    most = settings.data.max_train_samples
-    if most is not None:
-        training = training.select(range(min(most, len(training))))
-    return Loaded(conversations=training, bad_rows=BadRows()), Loaded(conversations=validation, bad_rows=BadRows())
+        for side, loaded in zip(sides, conversations_of(dataclasses.replace(settings, data=alone)), strict=True):
+            side.append(loaded.conversations)
+    training, validation = (
+        Loaded(
+            conversations=datasets.concatenate_datasets(side), bad_rows=BadRows(), sizes=tuple(len(part) for part in side)
+        )
+        for side in sides
+    )
+    return training, validation
 
 
 def read_conversations(

@@ -22,7 +22,7 @@ def behind_other_topics(
     exchanges: EncodedExchanges, conversations: "datasets.Dataset", seed: int
 ) -> "datasets.Dataset":
     """
-    Each of the exchanges as a conversation that ends with its reply, behind one to four of the `conversations`.
+    Each exchange that an epoch reads as a conversation that ends with its reply, behind one to four `conversations`.
 
     So a model learns that what was said before need not concern the last question. The seed decides which others. An
     exchange that begins with a system message stays as it is, since that message is about its own conversation.
@@ -30,8 +30,10 @@ def behind_other_topics(
     chance = random.Random(seed)
     openings = [index for index, messages in enumerate(messages_of(conversations)) if messages[0]["role"] != "system"]
 
+    rows = exchanges.rows if exchanges.repeated is None else exchanges.rows.select(exchanges.repeated)
+
     def mixed() -> Iterator[list[Message]]:
-        for row in exchanges.rows:
+        for row in rows:
             before: list[Message] = []
             if row["history"][0]["role"] != "system":
                 others = chance.choices(openings, k=chance.randint(1, MOST_OTHER_CONVERSATIONS))

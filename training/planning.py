@@ -125,7 +125,7 @@ def facts_of(data: PreparedData, accelerator: "Accelerator") -> Facts:
     if accelerator.num_processes > 1:
         hardware = f"{accelerator.num_processes} processes with {hardware} each"
     return Facts(
-        exchanges=exchanges.num_per_epoch,
+        exchanges=exchanges.num_alone,
         tokens=exchanges.tokens_per_epoch,
         validation_exchanges=len(data.eval_exchanges),
         has_metrics=has_metrics(),

@@ -97,10 +97,10 @@ class Run:
         return {
             "parameters": sum(parameter.numel() for parameter in self.published.parameters()),
             "vocabulary": len(self.data.tokenizer),
-            "training_exchanges": train_exchanges.num_per_epoch,
+            "training_exchanges": train_exchanges.num_alone,
             "validation_exchanges": len(eval_exchanges),
             "exchanges_left_out_as_too_long": train_exchanges.num_too_long + eval_exchanges.num_too_long,
-            "target_tokens_per_epoch": int(train_exchanges.target_lengths[: train_exchanges.num_per_epoch].sum()),
+            "target_tokens_per_epoch": train_exchanges.target_tokens_per_epoch,
             "steps_per_epoch": self.plans.steps_per_epoch,
             "steps": self.num_steps,
             "padding": round(padding_share(train_exchanges, self.plans.steps(0), num_parts), 4),

@@ -18,7 +18,6 @@ from accelerate.utils import set_seed
 from chatformer.configuration.declaring import SettingsError, without_effect
 from chatformer.configuration.recipes import parse_settings, read_recipe
 from chatformer.configuration.training import TrainingSettings, check_settings
-from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.data.unread import unread_part
 from chatformer.evaluation.doctor.run_log import RunLog
@@ -109,13 +108,12 @@ def show_verdict(run: Run, folder: RunFolder) -> None:
     log = RunLog.of(folder.path)
     if log is None:
         return
-    exchanges, step = run.data.train_exchanges, run.progress.best_step
+    exchanges, step = run.data.train_exchanges.alone, run.progress.best_step
     answers = Counter(exchanges.replies)
     num_replies = min(len(run.data.eval_exchanges), run.settings.run.max_eval_replies)
     if num_replies < FEW_QUESTIONS and run.accelerator.num_processes == 1:
         # Too few replies to judge by: questions from the training show at least what was learnt.
-        plain = EncodedExchanges(exchanges.rows.select(range(exchanges.num_per_epoch)))
-        questions = different_questions(plain, QUESTIONS_OF_A_VERDICT)
+        questions = different_questions(exchanges, QUESTIONS_OF_A_VERDICT)
         evaluation, replies = evaluate(run.published, run.data.tokenizer, questions, max_replies=len(questions))
         figures = {**evaluation_figures(evaluation), "samples": sample_replies(questions, replies, turn=0)}
         log, step, num_replies = RunLog(log.settings, [{"step": run.progress.step, **figures}]), None, len(replies)

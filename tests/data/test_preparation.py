@@ -1,5 +1,6 @@
 import contextlib
 
+import numpy as np
 import pytest
 
 from chatformer.configuration.training import TrainingSettings
@@ -29,7 +30,7 @@ def test_what_cannot_be_read_is_returned_and_not_written(settings, tmp_path):
     assert data.bad_rows.num_rows == 101
     assert len(data.bad_validation_rows) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["broken.jsonl"]
-    assert data.train_exchanges.num_per_epoch + len(data.eval_exchanges) == 152
+    assert data.train_exchanges.num_alone + len(data.eval_exchanges) == 152
 
 
 def test_validation_data_has_bad_rows_of_its_own(settings, conversations_file, tmp_path):
@@ -39,16 +40,33 @@ def test_validation_data_has_bad_rows_of_its_own(settings, conversations_file, t
     assert [row.row for row in data.bad_validation_rows] == [101]
 
 
-def test_names_are_learnt_as_often_as_is_asked_for_and_validated_once():
+@pytest.mark.parametrize("fraction", [0, 0.25])
+def test_names_are_learnt_as_often_as_is_asked_for_and_validated_once(fraction):
     pytest.importorskip("sklearn")
     once = TrainingSettings().changed({"data": ["starter", "digits"]}, where="test")
     training, validation = (side.conversations for side in conversations_of(once))
     num_digits = len(named_conversations(["digits"]).conversations)
-    often = once.changed({"data_repeats": [1, 3]}, where="test")
-    repeated, same = (side.conversations for side in conversations_of(often))
-    assert num_digits > 1000 and len(repeated) == len(training) + 2 * num_digits
-    assert same["messages"][:] == validation["messages"][:]
-    assert {str(row) for row in repeated} == {str(row) for row in training}
+    often = once.changed({"data_repeats": [1, 3], "vocab_size": 3000, "other_topics_fraction": fraction}, where="test")
+    data = prepare_data(often)
+    # The conversations themselves are there once, so that nobody takes them for doubles.
+    assert data.training["messages"][:] == training["messages"][:]
+    assert data.validation["messages"][:] == validation["messages"][:]
+    exchanges = data.train_exchanges
+    num_talks = exchanges.num_alone - num_digits
+    assert num_digits > 1000 and num_talks > 1000 and data.eval_exchanges.repeated is None
+    assert len(exchanges) == exchanges.num_alone + (num_talks + 3 * num_digits if fraction else 0)
+    drawn = exchanges.drawn(np.random.default_rng(0))
+    twins = drawn >= exchanges.num_alone
+    assert 0.9 * fraction <= twins.mean() <= 1.1 * fraction
+    owners = np.where(twins, exchanges.readings[drawn - exchanges.num_alone], drawn)
+    assert np.bincount(owners).tolist() == [1] * num_talks + [3] * num_digits
+    for index in drawn[twins][:50]:
+        alone = exchanges.source(exchanges.readings[index - exchanges.num_alone])
+        behind = exchanges.source(index)
+        assert len(behind) >= len(alone) and behind[: len(alone) - 1].tolist() == alone[:-1].tolist()
+    tokens = [lengths[drawn].sum() for lengths in (exchanges.source_lengths, exchanges.target_lengths)]
+    assert sum(tokens) == pytest.approx(exchanges.tokens_per_epoch, rel=0.02)
+    assert tokens[1] == exchanges.target_tokens_per_epoch
 
 
 def test_only_names_are_learnt_several_times(conversations_file):
@@ -66,9 +84,9 @@ def test_other_topics_before_single_questions_are_read(settings, tmp_path, fract
     plan = {"data": [str(single)], "other_topics_fraction": fraction}
     data = prepare_data(settings(tmp_path, **plan))
     assert reads_history(data.tokenizer) == bool(fraction)
-    assert len(data.train_exchanges) == data.train_exchanges.num_per_epoch * (2 if fraction else 1)
+    assert len(data.train_exchanges) == data.train_exchanges.num_alone * (2 if fraction else 1)
     if fraction:
-        alone, behind = data.train_exchanges.source(0), data.train_exchanges.source(data.train_exchanges.num_per_epoch)
+        alone, behind = data.train_exchanges.source(0), data.train_exchanges.source(data.train_exchanges.num_alone)
         # The question comes first, and what was said before it after it.
         assert len(behind) > len(alone) and behind[: len(alone) - 1].tolist() == alone[:-1].tolist()
 

@@ -49,14 +49,14 @@ def test_the_seed_draws_the_others(alone, dataset):
 
 def test_only_the_reply_of_the_exchange_is_learnt_there(mixed, alone):
     half = len(alone)
-    assert len(mixed) == 2 * half and mixed.num_per_epoch == half
+    assert len(mixed) == 2 * half and mixed.num_alone == half
     assert mixed.replies[:half] == mixed.replies[half:] == alone.replies
     for index in range(half):
         assert mixed.target(index).tolist() == mixed.target(half + index).tolist()
 
 
 def test_an_epoch_reads_each_exchange_once_and_a_share_of_them_behind_others(mixed):
-    half, shares = mixed.num_per_epoch, []
+    half, shares = mixed.num_alone, []
     behind = set()
     for epoch in range(20):
         indices = np.concatenate(plan_epoch(mixed, 300, seed=1, epoch=epoch))
