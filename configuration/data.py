@@ -61,7 +61,7 @@ class DataSettings(ReadingSettings):
     validation_fraction: Annotated[Share, Without("validation_data")] = 0.05
     """Share of the conversations that is kept for validation. Equal questions stay on one side."""
     max_train_samples: Annotated[int, AtLeast(1)] | None = None
-    """Use only the first so many rows of --data, or of each of several names in it."""
+    """Use only the first so many rows of --data."""
     other_topics_fraction: Share | None = None
     """Share of the replies that an epoch learns behind one to four other conversations instead of alone, others each
     time, for chats that change the subject; unless given, 0.25 if conversations have several turns, and 0 otherwise.

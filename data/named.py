@@ -31,6 +31,8 @@ MADE = {
     "digits-held-out": Rows(digits.rows, True),
     "emoji": Rows(emojis.rows, False),
     "emoji-held-out": Rows(emojis.rows, True),
+    "emoji-wishes": Rows(partial(emojis.rows, wished=True), False),
+    "emoji-wishes-held-out": Rows(partial(emojis.rows, wished=True), True),
     "tunes": Rows(tunes.rows, False),
     "tunes-held-out": Rows(tunes.rows, True),
     "essen": Rows(partial(tunes.rows, essen=True), False),

@@ -142,25 +142,25 @@ def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
 
 
 def conversations_of_names(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
-    """
-    The conversations of several names, each split in its own way: by what is held out of it, or by a share.
-
-    `max_train_samples` is the most of each.
-    """
+    """The conversations of several names, each split in its own way: by what is held out of it, or by a share."""
     import datasets
 
     sides: tuple[list[Any], list[Any]] = [], []
+    left = settings.data.max_train_samples
     for name in settings.data.data:
         alone = dataclasses.replace(settings.data, data=(name,), data_repeats=())
-        for side, loaded in zip(sides, conversations_of(dataclasses.replace(settings, data=alone)), strict=True):
-            side.append(loaded.conversations)
-    training, validation = (
-        Loaded(
-            conversations=datasets.concatenate_datasets(side), bad_rows=BadRows(), sizes=tuple(len(part) for part in side)
-        )
+        training, validation = conversations_of(dataclasses.replace(settings, data=alone))
+        part = training.conversations
+        if left is not None:
+            part = part.select(range(min(left, len(part))))
+            left -= len(part)
+        sides[0].append(part)
+        sides[1].append(validation.conversations)
+    of_training, of_validation = (
+        Loaded(conversations=datasets.concatenate_datasets(side), bad_rows=BadRows(), sizes=tuple(map(len, side)))
         for side in sides
     )
-    return training, validation
+    return of_training, of_validation
 
 
 def read_conversations(

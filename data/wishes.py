@@ -1,4 +1,8 @@
-"""What a tune is asked for by: sentences in Korean and in English that name some of its headers."""
+"""
+What a tune or a picture is asked for by: sentences in Korean and in English.
+
+One for a tune names some of its headers, and one for a picture what it shows.
+"""
 
 import re
 from random import Random
@@ -52,6 +56,27 @@ MODES = {
 PLAY = ("Play me", "Play", "I would like to hear", "Can you play", "Write me", "Let me hear", "Compose")
 PLAY_KO = ("들려줘", "연주해 줘", "틀어 줘", "들려주세요", "지어 줘", "만들어 줘", "듣고 싶어")
 
+DRAW = (
+    "Draw {}",
+    "Draw {}.",
+    "Draw me {}",
+    "Please draw {}.",
+    "Can you draw {}?",
+    "Show me {}",
+    "A picture of {}",
+    "I want to see {}.",
+)
+DRAW_KO = (
+    "{} 그려 줘",
+    "{} 그려줘",
+    "{} 그려 주세요",
+    "{} 하나 그려 줘",
+    "{} 그림 그려 줘",
+    "{} 그려 줄래?",
+    "{} 그림 보여 줘",
+    "{} 보고 싶어",
+)
+
 SHARES = {"title": 0.35, "rhythm": 0.75, "key": 0.6, "metre": 0.6, "origin": 0.25}
 """How often a wish says what."""
 
@@ -97,6 +122,17 @@ def in_korean(headers: Headers, chance: Random) -> str:
     ]
     chance.shuffle(details)
     return f"{title}{''.join(details)}{noun} {chance.choice(('하나', '한 곡'))} {chance.choice(PLAY_KO)}"
+
+
+def for_picture_in_english(name: str, chance: Random) -> str:
+    """A wish for a picture in English, with an article or, as one types, without."""
+    article = chance.choice(("an " if name[0] in "aeiou" else "a ", ""))
+    return chance.choice(DRAW).format(article + name)
+
+
+def for_picture_in_korean(name: str, chance: Random) -> str:
+    """A wish for a picture in Korean."""
+    return chance.choice(DRAW_KO).format(name)
 
 
 def key_in_english(key: str) -> str:

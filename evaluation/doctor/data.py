@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from chatformer.pictures import PICTURE
+
 from .conversations import Conversations, Exchange
 from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent, shortened
 from .text import check_languages, check_roles, check_text
@@ -287,9 +289,13 @@ EMPTY_ANSWERS = Check(
 
 
 def check_empty_answers(conversations: Conversations) -> list[Finding]:
-    """Whether answers are punctuation alone, or one character."""
+    """Whether answers are punctuation alone, or one character, and not a picture."""
     exchanges = conversations.exchanges
-    empty = [exchange for exchange in exchanges if sum(sign.isalnum() for sign in exchange.answer) < 2]
+    empty = [
+        exchange
+        for exchange in exchanges
+        if sum(sign.isalnum() for sign in exchange.answer) < 2 and not PICTURE.fullmatch(exchange.answer)
+    ]
     share = len(empty) / len(exchanges)
     return EMPTY_ANSWERS.findings(
         share,

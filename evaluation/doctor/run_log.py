@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from chatformer.configuration.recipes import read_recipe
@@ -71,6 +72,9 @@ DIVERGENCE = Check(
 DIVERGED = 1.2
 """How many times the lowest loss the last loss is, above which the training diverged."""
 
+LINES_OF_A_LOSS = 20
+"""Losses are means of one line in so many: a step of talk has another loss than one of pictures."""
+
 NEARLY_NONE = 0.01
 """A loss so low that a multiple of it is no divergence."""
 
@@ -91,9 +95,13 @@ def check_log(log: RunLog) -> list[Finding]:
     losses = [math.nan if line["loss"] is None else line["loss"] for line in log.steps]
     if not losses:
         return []
-    lowest = min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
-    if not math.isfinite(losses[-1]) or losses[-1] > max(DIVERGED * lowest, NEARLY_NONE):
-        return DIVERGENCE.findings(True, f"Its loss ended at {losses[-1]:.3f}, after {lowest:.3f}.")
+    if not math.isfinite(losses[-1]):
+        return DIVERGENCE.findings(True, f"Its loss ended at {losses[-1]}.")
+    width = 1 + len(losses) // LINES_OF_A_LOSS
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    means = [fmean(finite[end - width : end]) for end in range(width, len(finite) + 1)]
+    if means and means[-1] > max(DIVERGED * min(means), NEARLY_NONE):
+        return DIVERGENCE.findings(True, f"Its loss ended at {means[-1]:.3f}, after {min(means):.3f}.")
     if len(log.evaluations) < 2:
         statement = f"Training loss {losses[0]:.3f} at the beginning, {losses[-1]:.3f} after {log.num_steps:,} steps."
         return well("training", "The loss fell", statement)

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache
 
+from chatformer.pictures import PICTURE
+
 from .conversations import Conversations
 from .findings import Above, Check, Finding, percent, shortened, well
 
@@ -44,6 +46,9 @@ def _first_match(pattern: str) -> Callable[[str], str | None]:
     return find
 
 
+_private_use = _first_match("[\ue000-\uf8ff\U000f0000-\U0010fffd]+")
+
+
 def _broken(kind: str, what_to_do: str) -> Check:
     return Check(name="broken text", bad=Above(hint=0.0, problem=0.005), title=kind, what_to_do=what_to_do)
 
@@ -73,7 +78,7 @@ _KINDS_OF_TEXT: tuple[tuple[Check, Callable[[str], str | None]], ...] = (
     ),
     (
         _broken("Private-use characters", "They mean something in one font only: replace or remove them."),
-        _first_match("[\ue000-\uf8ff\U000f0000-\U0010fffd]+"),
+        lambda text: None if PICTURE.fullmatch(text) else _private_use(text),
     ),
     (
         _unusual("Invisible characters", "Remove them: they make equal words different."),

@@ -1,6 +1,7 @@
 """Data with pictures: tables that name files, and what is made of installed packages."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from chatformer.configuration.training import TrainingSettings
 from chatformer.data import digits, emojis, pictures
 from chatformer.data.conversations import load_conversations
 from chatformer.data.messages import DataError
+from chatformer.data.named import held_out_of
 from chatformer.data.preparation import conversations_of
+from chatformer.data.wishes import DRAW, DRAW_KO
 from chatformer.hub.samples import media_files, with_media_files
 from chatformer.pictures import PICTURE, pixels_of_text, text_of_pixels
 
@@ -91,6 +94,20 @@ def test_names_are_mixed_each_with_what_is_held_out_of_it():
     assert PICTURE.fullmatch(of_mixed.conversations["messages"][-1][1]["content"])
     few = DataSettings(data=("starter", "digits"), max_train_samples=10)
     assert len(conversations_of(TrainingSettings(data=few))[0].conversations) == 10
+
+
+def test_emoji_are_asked_for_by_their_names_or_in_sentences(monkeypatch):
+    chosen = emojis.emojis(frozenset({"💚", "🔵", "🍎", "👩🏽\u200d🚒"}))
+    monkeypatch.setattr(emojis, "emojis", lambda: chosen)
+    pattern = "|".join(re.escape(words).replace(r"\{\}", "(an? )?[^.?]*") for words in (*DRAW, *DRAW_KO))
+    for held_out in (False, True):
+        named, asked = (list(emojis.rows(held_out=held_out, wished=wished)) for wished in (False, True))
+        assert named and [row["picture"] for row in named] == [row["picture"] for row in asked]
+        for name, wish in zip(named, asked, strict=True):
+            assert name["caption"] in wish["caption"] != name["caption"] and re.fullmatch(pattern, wish["caption"])
+        # The same each time, since a run that is resumed reads its data again.
+        assert list(emojis.rows(held_out=held_out, wished=True)) == asked
+    assert held_out_of("emoji-wishes") == "emoji-wishes-held-out"
 
 
 def test_emoji_are_drawn_in_their_colours_and_flags_are_not():

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 
 from chatformer.data.named import named_conversations
 from chatformer.evaluation.doctor.conversations import Conversations
 from chatformer.evaluation.doctor.data import check_bad_rows, check_conversations, check_leaks
 from chatformer.evaluation.doctor.lengths import check_lengths, lengths_of
+from chatformer.pictures import text_of_pixels
 
 
 def test_the_starter_corpus_has_nothing_wrong(ill):
@@ -12,6 +14,15 @@ def test_the_starter_corpus_has_nothing_wrong(ill):
     assert ill(findings) == {}
     assert len({finding.check for finding in findings}) == len(findings) >= 11
     assert all(finding.title and not finding.what_to_do for finding in findings)
+
+
+def test_pictures_say_something_in_letters_that_mean_something(conversations_of, healthy, ill):
+    picture = text_of_pixels(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    drawn = [(f"draw {number}", picture + picture[number % 16]) for number in range(200)]
+    findings = ill(check_conversations(conversations_of(healthy() + drawn)))
+    assert not {"empty answers", "broken text"} & set(findings)
+    among_words = [(question, f"here: {answer}") for question, answer in drawn]
+    assert "broken text" in ill(check_conversations(conversations_of(healthy() + among_words)))
 
 
 def test_data_in_which_nothing_is_wrong(conversations_of, healthy, ill):

@@ -12,6 +12,8 @@ from chatformer.evaluation.doctor.run_log import RunLog, check_log
         ([5.0, 2.0, 3.0], [3.0, 2.5, 2.6], 1e-3, "divergence", "ended at 3.000, after 2.000"),
         ([5.0, 2.0, float("nan")], [3.0, 2.5, 2.6], 1e-3, "divergence", "ended at nan"),
         ([5.0, 2.0, None], [3.0, 2.5, 2.6], 1e-3, "divergence", "ended at nan"),
+        ([5.0, *[1.0, 2.0] * 30], [3.0] * 61, 1e-3, None, "at its best"),
+        ([5.0, *[1.0] * 30, *[2.0] * 30], [3.0] * 61, 1e-3, "divergence", "ended at 2.000, after 1.000"),
         ([5.0, 0.0, 1e-6], [3.0, 0.0, 0.0], 1e-3, None, "0.000 at its best"),
         ([5.0, 2.0, 1.0], [3.0, 2.5, 2.3], 1e-3, "training", "2.300 at the end (step 3)."),
         ([5.0, 2.0, 1.0], [3.0, 2.5, 2.3], 0.0, "training", "lowered the rate to almost 0"),
