@@ -11,9 +11,9 @@ What it learns from: the way of the data, from a file to batches. In reading ord
     spreadsheets    an Excel file -> the records of one sheet
     formats         a file, or a dataset -> rows
     pictures        small images -> texts, a letter for each pixel
+    wishes          the sentences that a picture or a tune is asked for by
     digits          the data "digits"
     emojis          the data "emoji"
-    wishes          the words that a tune is asked for by
     melodies        the ABC of a corpus -> a melody in one form
     tunes           the data "tunes"
     bad_rows        the rows that are not conversations

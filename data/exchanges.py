@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from chatformer.conversation import Message, encode_conversations
+from chatformer.conversation import Message, encode_conversations, ids_of_texts
 from chatformer.storage.bars import datasets_bars
 
 from .arrow import list_of_messages
@@ -247,13 +247,7 @@ def _encode_batch(
     sources = encode_conversations(tokenizer, histories, max_source_tokens if too_long == "truncate" else None)
     # Typed text never becomes a control token; the end token follows it. Tokenizers for translation encode targets
     # differently from sources.
-    targets = tokenizer(
-        text_target=replies,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
+    targets = ids_of_texts(tokenizer, replies, split_special_tokens=True, as_target=True)
     for history, reply, source, target in zip(histories, replies, sources, targets, strict=True):
         if len(target) > max_target_tokens or len(source) > max_source_tokens:
             if too_long == "refuse":

@@ -131,14 +131,42 @@ def cut(tokenizer: Any, messages: Conversation, ids: list[int], max_tokens: int)
 
 def as_template(tokenizer: Any, conversations: Sequence[Conversation]) -> list[list[int]]:
     """The ids of each conversation, however long."""
-    return tokenizer.apply_chat_template(
-        [normalized_conversation(messages) for messages in conversations],
-        tokenize=True,
-        return_dict=False,
-        tokenizer_kwargs={
-            "return_attention_mask": False,
-            "return_token_type_ids": False,
-            # No warning of lengths that are cut afterwards.
-            "verbose": False,
-        },
+    texts = tokenizer.apply_chat_template(
+        [normalized_conversation(messages) for messages in conversations], tokenize=False
     )
+    return ids_of_texts(tokenizer, texts, add_special_tokens=False)
+
+
+def ids_of_texts(
+    tokenizer: Any,
+    texts: list[str],
+    *,
+    add_special_tokens: bool = True,
+    split_special_tokens: bool = False,
+    as_target: bool = False,
+) -> list[list[int]]:
+    """
+    The ids of at least one text, as a call of the tokenizer gives them; `as_target` is its `text_target`.
+
+    In half of the call's time where its tokenizer neither has a target's form nor needs its call.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    # A subclass may have a form of its own for targets.
+    if type(tokenizer) is PreTrainedTokenizerFast:
+        backend = tokenizer.backend_tokenizer
+        # The call before this one may have cut or padded, which the next call ends.
+        if backend.truncation is None and backend.padding is None:
+            if backend.encode_special_tokens != split_special_tokens:
+                backend.encode_special_tokens = split_special_tokens
+            # Without the places of the tokens in the text.
+            return [encoded.ids for encoded in backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
+    return tokenizer(
+        **{"text_target" if as_target else "text": texts},
+        add_special_tokens=add_special_tokens,
+        split_special_tokens=split_special_tokens,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        # No warning of lengths that are cut afterwards.
+        verbose=False,
+    )["input_ids"]

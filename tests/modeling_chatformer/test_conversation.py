@@ -5,7 +5,13 @@ import unicodedata
 import pytest
 from jinja2.exceptions import TemplateError
 
-from chatformer.conversation import NotText, encode_conversation, normalized_conversation, normalized_text
+from chatformer.conversation import (
+    NotText,
+    encode_conversation,
+    ids_of_texts,
+    normalized_conversation,
+    normalized_text,
+)
 from chatformer.data.tokenizer import train_tokenizer
 
 HANGUL = "안녕, 반가워!"
@@ -95,3 +101,17 @@ def test_the_templates_refuse_what_they_do_not_know(message, found, has_history)
     for talk in ([message, {"role": "user", "content": "안녕"}], [{"role": "user", "content": "안녕"}, message]):
         with pytest.raises(TemplateError, match=found):
             tokenizer.apply_chat_template(talk)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("add", [False, True])
+def test_ids_are_those_of_a_call(tokenizer, monkeypatch, split, add):
+    texts = ["안녕하세요", "", "a<pad>b", tokenizer.eos_token, "👩🏽\u200d🚒 \x07\n", "한 " * 200]
+    called = tokenizer(texts, add_special_tokens=add, split_special_tokens=split)["input_ids"]
+    options = {"add_special_tokens": add, "split_special_tokens": split}
+    # A call that cut and padded leaves the tokenizer like that.
+    tokenizer(texts, truncation=True, max_length=3, padding=True)
+    assert ids_of_texts(tokenizer, texts, **options) == called
+    calls = []
+    monkeypatch.setattr(type(tokenizer), "__call__", lambda *_, **options: calls.append(options))
+    assert ids_of_texts(tokenizer, texts, **options) == called and not calls
