@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import tyro
+from machine import markdown_table
 from torch import Tensor, nn
 
 from chatformer.attention import CrossAttention, MaskedSelfAttention, MultiHeadAttention
@@ -161,22 +162,24 @@ def train(name: str, folder: Path, max_steps: int) -> int:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The figures as Markdown."""
-    lines = [
-        "| left out | loss | exact replies | different replies | bits saved by listening |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, (left_out, _) in VARIANTS.items():
         if name not in results:
             continue
         result = results[name]
         if "eval_loss" not in result:
-            lines.append(f"| {left_out} | the training failed | | | |")
+            rows.append([left_out, "the training failed", "", "", ""])
             continue
-        lines.append(
-            f"| {left_out} | {result['eval_loss']:.2f} | {result['eval_exact_match']:.0f}% "
-            f"| {result['eval_distinct_replies']} | {round(result['eval_source_gain'], 2) + 0:.2f} |"
+        rows.append(
+            [
+                left_out,
+                f"{result['eval_loss']:.2f}",
+                f"{result['eval_exact_match']:.0f}%",
+                str(result["eval_distinct_replies"]),
+                f"{round(result['eval_source_gain'], 2) + 0:.2f}",
+            ]
         )
-    return "\n".join(lines) + "\n"
+    return markdown_table(["left out", "loss", "exact replies", "different replies", "bits saved by listening"], rows)
 
 
 def main(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
+from machine import markdown_head, markdown_row
 from transformers import MarianConfig, MarianMTModel
 
 from chatformer.data.batches import collate
@@ -103,17 +104,16 @@ def peer(settings: tyro.conf.OmitArgPrefixes[PeerSettings]) -> None:
 
 def table(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     """Print each run's evaluation of the best loss and that of the best score."""
-    print("| run | chosen by | seconds | bits per character | chrF | exact match | distinct replies |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    columns = ["run", "chosen by", "seconds", "bits per character", "chrF", "exact match", "distinct replies"]
+    print(markdown_head(columns, texts=2))
     for run in runs:
         lines = read_json_lines(run / LOG_FILE)
         evaluations = [line for line in lines if "eval_chrf" in line]
         for name, figure in (("loss", lambda line: -line["eval_loss"]), ("score", lambda line: line["eval_score"])):
             best = max(evaluations, key=figure)
-            print(
-                f"| {run.name} | {name} | {best['seconds']:.0f} | {best['eval_bits_per_character']:.2f} | "
-                f"{best['eval_chrf']:.1f} | {best['eval_exact_match']:.1f}% | {best['eval_distinct_replies']} |"
-            )
+            row = [run.name, name, f"{best['seconds']:.0f}", f"{best['eval_bits_per_character']:.2f}"]
+            row += [f"{best['eval_chrf']:.1f}", f"{best['eval_exact_match']:.1f}%", str(best["eval_distinct_replies"])]
+            print(markdown_row(row))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import markdown_table
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.inside import look_inside
@@ -61,16 +62,10 @@ def markdown(
     lengths = [[TITLES[rung], *(f"{by_length[rung][group]:.1f}" for group in groups)] for rung in results]
     return (
         f"{title[0].upper()}{title[1:]}, {steps:,} steps, {seeds_text}:\n\n"
-        + table([*columns, METRICS[metric], "exact"], rows)
+        + markdown_table([*columns, METRICS[metric], "exact"], rows)
         + f"\n{METRICS[metric]} by the words of the source:\n\n"
-        + table(["rung", *groups], lengths)
+        + markdown_table(["rung", *groups], lengths)
     )
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, whose first column is text."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def words_of_source(items: Items) -> np.ndarray:

@@ -210,14 +210,25 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def markdown_row(cells: Sequence[str]) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown_head(columns: Sequence[str], *, texts: int = 1) -> str:
+    """The first two lines of a table in Markdown, whose first columns are so many `texts`, and whose others figures."""
+    return f"{markdown_row(columns)}\n{markdown_row(['---'] * texts + ['---:'] * (len(columns) - texts))}"
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
+    """A table in Markdown, whose first columns are so many `texts`, and whose others figures; its last line ends."""
+    return "\n".join([markdown_head(columns, texts=texts), *map(markdown_row, rows)]) + "\n"
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool) -> None:
     """Print a table whose first column is text and whose others are figures."""
     if markdown:
-        print(f"\n{title}\n")
-        print(f"| {' | '.join(columns)} |")
-        print(f"| --- |{' ---: |' * (len(columns) - 1)}")
-        for row in rows:
-            print(f"| {' | '.join(row)} |")
+        print(f"\n{title}\n\n{markdown_table(columns, rows)}", end="")
         return
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from machine import markdown_table
 
 from chatformer.storage.writing import write_json
 
@@ -146,24 +147,27 @@ def figures(case: Case, folder: Path) -> dict[str, Any]:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The figures as Markdown."""
-    lines = [
-        "| data | exchanges | plan | minutes | own questions exact | validation: distinct replies | "
-        "saved by listening, bits a character | test |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, result in results.items():
         plan, own, validation = result["plan"], result["own"], result["validation"]
         test = result.get("test")
         on_test = ""
         if test is not None:
             on_test = f"BLEU {test['bleu']:.1f}" if name == "multi30k" else f"exact {test['exact']:.0f}%"
-        lines.append(
-            f"| {name} | {result['exchanges']:,} | {plan['size']}, {plan['max_steps']:,} steps of "
-            f"{plan['tokens_per_step']:,} tokens | {result['minutes']:.1f} | {own['exact']:.1f}% | "
-            f"{validation['distinct']} of {validation['questions']} | {validation['saved_by_listening']:.3f} "
-            f"| {on_test} |"
+        rows.append(
+            [
+                name,
+                f"{result['exchanges']:,}",
+                f"{plan['size']}, {plan['max_steps']:,} steps of {plan['tokens_per_step']:,} tokens",
+                f"{result['minutes']:.1f}",
+                f"{own['exact']:.1f}%",
+                f"{validation['distinct']} of {validation['questions']}",
+                f"{validation['saved_by_listening']:.3f}",
+                on_test,
+            ]
         )
-    return "\n".join(lines) + "\n"
+    columns = ["data", "exchanges", "plan", "minutes", "own questions exact", "validation: distinct replies"]
+    return markdown_table([*columns, "saved by listening, bits a character", "test"], rows)
 
 
 def main(settings: Settings) -> None:

@@ -24,6 +24,7 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from machine import markdown_head, markdown_row
 from PIL import Image
 
 from chatformer.chat.chatbot import Chatbot
@@ -128,11 +129,11 @@ def measure_digits(settings: DigitsSettings) -> None:
     if isinstance(settings, RerankSettings):
         judge = Judge(Chatbot.from_pretrained(settings.judge, device="cpu"))
         rows.append((f"the best of {settings.choices}", drawings(settings, captions, search, judge, settings.choices)))
-    print("| digits | read right | different |\n| --- | --- | --- |")
+    print(markdown_head(["digits", "read right", "different"]))
     for name, drawn in rows:
         right, real = share_read_right(drawn, values)
-        print(f"| {len(drawn)} {name} | {right:.1%} | {len(set(drawn))} |")
-    print(f"| real ones, which neither has seen | {real:.1%} | |")
+        print(markdown_row([f"{len(drawn)} {name}", f"{right:.1%}", str(len(set(drawn)))]))
+    print(markdown_row(["real ones, which neither has seen", f"{real:.1%}", ""]))
 
 
 def write_sheet(settings: SheetSettings) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from machine import run
+from machine import markdown_table, run
 from transformers import AutoTokenizer
 
 from chatformer.data import tokenizer as training_of_tokenizers
@@ -83,10 +83,9 @@ def measure(settings: Settings) -> None:
             subprocess.run([*start, "evaluate", str(folder), *held_out], check=True)
         rows.append(row_of(variant, json.loads(figures.read_text("utf-8")), folder))
     head = ["spelling", "tokens a picture", "steps", "bits per pixel", "right pixels", "nearest of all"]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    (settings.output_dir / "pixels.md").write_text(f"{table}\n", "utf-8")
-    print(table)
+    table = markdown_table(head, rows)
+    (settings.output_dir / "pixels.md").write_text(table, "utf-8")
+    print(table, end="")
 
 
 def row_of(variant: str, evaluation: dict[str, Any], folder: Path) -> list[str]:

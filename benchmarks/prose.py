@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from machine import markdown_table
 from transformers import GenerationConfig
 
 from chatformer.chat.chatbot import Chatbot
@@ -128,11 +129,13 @@ def compare_draws(settings: DrawSettings) -> None:
 def table(rows: Sequence[tuple[str, ProseFigures]]) -> str:
     """The figures in Markdown."""
     names = [field.name for field in dataclasses.fields(ProseFigures)]
-    lines = [f"| temperature, top-p | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
-    for way, figures in rows:
-        values = (getattr(figures, name) for name in names)
-        lines.append(f"| {way} | {' | '.join('' if value is None else f'{value:.1f}' for value in values)} |")
-    return "\n".join(lines)
+    return markdown_table(
+        ["temperature, top-p", *names], [[way, *map(cell, dataclasses.astuple(figures))] for way, figures in rows]
+    )
+
+
+def cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 if __name__ == "__main__":

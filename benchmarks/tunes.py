@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from machine import markdown_head, markdown_row
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.errors import ChatError
@@ -92,12 +93,12 @@ def compare_temperatures(settings: TemperaturesSettings) -> None:
     wishes, real = [wish for wish, _ in asked], [tune for _, tune in asked]
     known = "\n".join(f" {beats_in(tune)} " for tune in dict.fromkeys(tune for _, tune in training))
     judge = RhythmJudge.trained(training)
-    print(f"| temperature | {' | '.join(ROWS.values())} |\n| --- |{' --- |' * len(ROWS)}")
+    print(markdown_head(["temperature", *ROWS.values()]))
 
     def line(name: str, texts: Sequence[str]) -> str:
         figures = figures_of_tunes(texts, [asked_in(wish) for wish in wishes], real, known=known, judge=judge)
         values = [getattr(figures, field.name) for field in fields(TuneFigures)]
-        return f"| {name} | {' | '.join('' if value is None else f'{value:.1f}' for value in values)} |"
+        return markdown_row([name, *("" if value is None else f"{value:.1f}" for value in values)])
 
     for temperature in settings.temperatures:
         search = ReplySettings(temperature=temperature, top_p=settings.top_p if temperature else None)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from machine import markdown_table
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.errors import ChatError
@@ -107,20 +108,19 @@ def figures_of(topics: OtherTopics, histories: Histories | None) -> dict[str, An
 
 def tables(topics: OtherTopics, histories: Histories | None) -> str:
     """Both tables, in Markdown."""
-    lines = [
-        f"{len(topics.questions)} single questions:",
-        "",
-        "| exchanges on other topics before | exact replies | the reply as asked alone |",
-        "| ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {number} | {topics.exact(number):.1f}% | {topics.unchanged(number):.1f}% |" for number in topics.replies
-    ]
+    text = f"{len(topics.questions)} single questions:\n\n" + markdown_table(
+        ["exchanges on other topics before", "exact replies", "the reply as asked alone"],
+        (
+            (str(number), f"{topics.exact(number):.1f}%", f"{topics.unchanged(number):.1f}%")
+            for number in topics.replies
+        ),
+        texts=0,
+    )
     if histories is None:
-        return "\n".join([*lines, "", "No two questions have as many turns before them."])
-    lines += ["", f"{len(histories.questions)} questions with turns before them:", ""]
-    lines += ["| history | exact replies |", "| --- | ---: |"]
-    return "\n".join([*lines, *(f"| {whose} | {histories.exact(whose):.1f}% |" for whose in histories.replies)])
+        return f"{text}\nNo two questions have as many turns before them."
+    return f"{text}\n{len(histories.questions)} questions with turns before them:\n\n" + markdown_table(
+        ["history", "exact replies"], ((whose, f"{histories.exact(whose):.1f}%") for whose in histories.replies)
+    )
 
 
 if __name__ == "__main__":

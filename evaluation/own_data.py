@@ -6,6 +6,7 @@ from typing import Any
 from chatformer.configuration.declaring import SettingsError
 from chatformer.configuration.recipes import read_recipe
 from chatformer.configuration.training import TrainingSettings
+from chatformer.data.arrow import messages_of
 from chatformer.data.exchanges import content_digest
 from chatformer.data.messages import exchanges
 from chatformer.data.preparation import conversations_of, local_files
@@ -40,6 +41,6 @@ def questions_and_answers(conversations: Any) -> list[tuple[str, str]]:
     """Each turn that was answered, with its answer."""
     return [
         (history[-1]["content"], answer)
-        for conversation in conversations
-        for history, answer in exchanges(conversation["messages"])
+        for messages in messages_of(conversations)
+        for history, answer in exchanges(messages)
     ]

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from chatformer.conversation import Message
+from chatformer.data.arrow import messages_of
 from chatformer.data.messages import exchanges
 
 from .findings import shortened
@@ -44,7 +45,7 @@ class Conversations:
 
     def __init__(self, dataset: "datasets.Dataset"):
         self.dataset = dataset
-        self.messages: list[list[Message]] = list(dataset["messages"])
+        self.messages: list[list[Message]] = list(messages_of(dataset))
         self.exchanges = [
             Exchange(number, tuple(message["content"] for message in history), answer)
             for number, messages in enumerate(self.messages, start=1)

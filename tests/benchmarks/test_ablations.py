@@ -90,5 +90,5 @@ def test_the_table(ablations):
     results = {"complete": figures, "norm": {}}
     assert ablations.table(results).splitlines()[2:] == [
         "| nothing: the complete model | 1.00 | 5% | 20 | 0.00 |",
-        "| norm: no layer normalization | the training failed | | | |",
+        "| norm: no layer normalization | the training failed |  |  |  |",
     ]
