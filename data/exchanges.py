@@ -64,8 +64,10 @@ class EncodedExchanges:
     rows: "datasets.Dataset"
     num_too_long: int = 0
     share_behind_others: float = 0.0
-    """Share of its readings that an epoch does behind other conversations, other ones in each epoch. If it is not 0,
-    the rows end with a twin for each of the `readings`, in their order: the same exchange behind others."""
+    """Share of its readings that an epoch does behind other conversations, other readings in each epoch. If it is not
+    0, the rows end with a twin for each of the `readings`, in their order, the same exchange behind others; and that
+    `num_twins` times, each time behind different ones."""
+    num_twins: int = 1
     repeated: np.ndarray | None = None
     """The index of each exchange as often as an epoch reads it, if that is not once."""
 
@@ -97,12 +99,13 @@ class EncodedExchanges:
         return list(self.rows["history"])
 
     def with_behind_others(self, twins: "EncodedExchanges", share: float) -> "EncodedExchanges":
-        """These exchanges, a share of which each epoch reads as their twins: the same, behind other conversations."""
+        """These exchanges, a share of which each epoch reads as one of their twins: behind other conversations."""
         import datasets
 
-        assert len(twins) == len(self.readings)
+        num_twins, rest = divmod(len(twins), len(self.readings))
+        assert num_twins and not rest
         rows = datasets.concatenate_datasets([self.rows, twins.rows])
-        return EncodedExchanges(rows, self.num_too_long, share_behind_others=share, repeated=self.repeated)
+        return EncodedExchanges(rows, self.num_too_long, share, num_twins, self.repeated)
 
     @property
     def readings(self) -> np.ndarray:
@@ -114,7 +117,9 @@ class EncodedExchanges:
         """The number of exchanges, without twins."""
         if not self.share_behind_others:
             return len(self)
-        return len(self) // 2 if self.repeated is None else len(self) - len(self.repeated)
+        if self.repeated is None:
+            return len(self) // (1 + self.num_twins)
+        return len(self) - self.num_twins * len(self.repeated)
 
     @property
     def alone(self) -> "EncodedExchanges":
@@ -122,11 +127,13 @@ class EncodedExchanges:
         return EncodedExchanges(self.rows.select(range(self.num_alone)), self.num_too_long)
 
     def drawn(self, generator: np.random.Generator) -> np.ndarray:
-        """The indices of an epoch, shuffled: each reading's exchange or, with the share's probability, its twin."""
+        """The indices of an epoch, shuffled: each reading's exchange or, with the share's probability, a twin of it."""
         indices = self.readings.copy()
         if self.share_behind_others:
-            twins = np.arange(self.num_alone, len(self), dtype=np.int32)
-            indices = np.where(generator.random(len(indices)) < self.share_behind_others, twins, indices)
+            is_behind = generator.random(len(indices)) < self.share_behind_others
+            twins = np.arange(self.num_alone, len(self), dtype=np.int32).reshape(self.num_twins, -1)
+            chosen = generator.integers(self.num_twins, size=len(indices)) if self.num_twins > 1 else 0
+            indices = np.where(is_behind, twins[chosen, np.arange(len(indices))], indices)
         generator.shuffle(indices)
         return indices
 
@@ -134,7 +141,7 @@ class EncodedExchanges:
     def tokens_per_epoch(self) -> int:
         """Source and target tokens of a mean epoch."""
         lengths = self.source_lengths + self.target_lengths
-        alone, behind = lengths[self.readings].sum(), lengths[self.num_alone :].sum()
+        alone, behind = lengths[self.readings].sum(), lengths[self.num_alone :].sum() / self.num_twins
         return round((1 - self.share_behind_others) * int(alone) + self.share_behind_others * int(behind))
 
     @property

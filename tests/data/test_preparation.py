@@ -7,6 +7,7 @@ from chatformer.configuration.training import TrainingSettings
 from chatformer.data.messages import DataError
 from chatformer.data.named import named_conversations
 from chatformer.data.preparation import conversations_of, prepare_data
+from chatformer.data.topics import MOST_TWINS
 from chatformer.reading import reads_history
 
 
@@ -54,14 +55,16 @@ def test_names_are_learnt_as_often_as_is_asked_for_and_validated_once(fraction):
     exchanges = data.train_exchanges
     num_talks = exchanges.num_alone - num_digits
     assert num_digits > 1000 and num_talks > 1000 and data.eval_exchanges.repeated is None
-    assert len(exchanges) == exchanges.num_alone + (num_talks + 3 * num_digits if fraction else 0)
+    num_readings = num_talks + 3 * num_digits
+    assert len(exchanges) == exchanges.num_alone + (exchanges.num_twins * num_readings if fraction else 0)
+    assert exchanges.num_twins == (40_000 // num_readings if fraction else 1) < 8
     drawn = exchanges.drawn(np.random.default_rng(0))
     twins = drawn >= exchanges.num_alone
     assert 0.9 * fraction <= twins.mean() <= 1.1 * fraction
-    owners = np.where(twins, exchanges.readings[drawn - exchanges.num_alone], drawn)
+    owners = np.where(twins, exchanges.readings[(drawn - exchanges.num_alone) % num_readings], drawn)
     assert np.bincount(owners).tolist() == [1] * num_talks + [3] * num_digits
     for index in drawn[twins][:50]:
-        alone = exchanges.source(exchanges.readings[index - exchanges.num_alone])
+        alone = exchanges.source(exchanges.readings[(index - exchanges.num_alone) % num_readings])
         behind = exchanges.source(index)
         assert len(behind) >= len(alone) and behind[: len(alone) - 1].tolist() == alone[:-1].tolist()
     tokens = [lengths[drawn].sum() for lengths in (exchanges.source_lengths, exchanges.target_lengths)]
@@ -84,7 +87,7 @@ def test_other_topics_before_single_questions_are_read(settings, tmp_path, fract
     plan = {"data": [str(single)], "other_topics_fraction": fraction}
     data = prepare_data(settings(tmp_path, **plan))
     assert reads_history(data.tokenizer) == bool(fraction)
-    assert len(data.train_exchanges) == data.train_exchanges.num_alone * (2 if fraction else 1)
+    assert len(data.train_exchanges) == data.train_exchanges.num_alone * (1 + MOST_TWINS if fraction else 1)
     if fraction:
         alone, behind = data.train_exchanges.source(0), data.train_exchanges.source(data.train_exchanges.num_alone)
         # The question comes first, and what was said before it after it.

@@ -3,8 +3,14 @@ import numpy as np
 import pytest
 
 from chatformer.data.batches import plan_epoch
-from chatformer.data.exchanges import encode_exchanges
-from chatformer.data.topics import MOST_OTHER_CONVERSATIONS, behind_other_topics
+from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
+from chatformer.data.topics import (
+    ENOUGH_TWINS,
+    MOST_OTHER_CONVERSATIONS,
+    MOST_TWINS,
+    behind_other_topics,
+    num_twins,
+)
 
 LONG = {"max_source_tokens": 10_000, "max_target_tokens": 10_000}
 
@@ -28,8 +34,11 @@ def mixed(alone, dataset, tokenizer):
 def test_each_exchange_stands_behind_one_to_four_whole_conversations(alone, dataset):
     originals, seen = list(dataset["messages"]), set()
     behind = behind_other_topics(alone, dataset, seed=0)
-    assert len(behind) == len(alone)
-    for messages, history, reply in zip(behind["messages"], alone.histories, alone.replies, strict=True):
+    times = num_twins(alone)
+    assert times == MOST_TWINS and len(behind) == times * len(alone)
+    for messages, history, reply in zip(
+        behind["messages"], alone.histories * times, alone.replies * times, strict=True
+    ):
         end = [*history, {"role": "assistant", "content": reply}]
         assert messages[-len(end) :] == end
         before, count = messages[: -len(end)], 0
@@ -48,24 +57,37 @@ def test_the_seed_draws_the_others(alone, dataset):
 
 
 def test_only_the_reply_of_the_exchange_is_learnt_there(mixed, alone):
-    half = len(alone)
-    assert len(mixed) == 2 * half and mixed.num_alone == half
-    assert mixed.replies[:half] == mixed.replies[half:] == alone.replies
-    for index in range(half):
-        assert mixed.target(index).tolist() == mixed.target(half + index).tolist()
+    count = len(alone)
+    assert mixed.num_alone == count and mixed.replies == alone.replies * (1 + num_twins(alone))
+    for index in range(len(mixed)):
+        assert mixed.target(index).tolist() == alone.target(index % count).tolist()
+
+
+def test_an_exchange_stands_behind_others_each_time(mixed):
+    has_system = [history[0]["role"] == "system" for history in mixed.alone.histories]
+    for index in range(mixed.num_alone):
+        sources = {tuple(mixed.source(place)) for place in range(index, len(mixed), mixed.num_alone)}
+        # Its own conversations are few here, so that some are drawn twice.
+        assert (len(sources) == 1) if has_system[index] else (len(sources) > mixed.num_twins // 2)
+
+
+def test_the_more_exchanges_the_fewer_twins(alone):
+    many = EncodedExchanges(alone.rows.select(np.arange(ENOUGH_TWINS // 3) % len(alone)))
+    assert num_twins(many) == 3
+    assert num_twins(EncodedExchanges(alone.rows.select(np.arange(2 * ENOUGH_TWINS) % len(alone)))) == 1
 
 
 def test_an_epoch_reads_each_exchange_once_and_a_share_of_them_behind_others(mixed):
-    half, shares = mixed.num_alone, []
+    count, shares = mixed.num_alone, []
     behind = set()
-    for epoch in range(20):
+    for epoch in range(100):
         indices = np.concatenate(plan_epoch(mixed, 300, seed=1, epoch=epoch))
-        assert sorted(indices % half) == list(range(half))
-        shares.append((indices >= half).mean())
-        behind |= set(indices[indices >= half].tolist())
-    assert 0.25 < np.mean(shares) < 0.35
-    # Others each time, so that every exchange is learnt in both ways.
-    assert len(behind) > 0.99 * half
+        assert sorted(indices % count) == list(range(count))
+        shares.append((indices >= count).mean())
+        behind |= set(indices[indices >= count].tolist())
+    assert 0.27 < np.mean(shares) < 0.33
+    # Others each time, so that every exchange is learnt in all its ways.
+    assert len(behind) > 0.95 * (len(mixed) - count)
 
 
 def test_the_tokens_of_an_epoch_are_those_of_the_mean(mixed):
