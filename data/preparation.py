@@ -91,7 +91,7 @@ def prepare_data(
         if fraction:
             # Behind other training conversations only: validation data must not be seen. Of their turns, as many are
             # kept as there is room for.
-            behind = behind_other_topics(train_exchanges, training, settings.optimization.seed)
+            behind = behind_other_topics(train_exchanges, training, limits[0], seed=settings.optimization.seed)
             twins = encode(behind, too_long="truncate", last_only=True)
             train_exchanges = train_exchanges.with_behind_others(twins, fraction)
     return PreparedData(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from chatformer.conversation import Message
 
-from .arrow import as_dataset, messages_of
+from .arrow import are_few, as_dataset, messages_of, records
 from .exchanges import EncodedExchanges
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ SHARE_OF_OTHER_TOPICS = 0.25
 """The default share of the replies, if conversations have several turns."""
 
 
-MOST_TWINS, ENOUGH_TWINS = 8, 40_000
+REPLIES_MEASURED = 1000
+
+MOST_TWINS, ENOUGH_TWINS = 4, 40_000
 """How often an exchange is put behind others at most, and how many of such twins are enough: little data is read in
 many epochs, which would otherwise find an exchange behind the same others each time, and learn these with it."""
 
@@ -28,27 +30,49 @@ def num_twins(exchanges: EncodedExchanges) -> int:
     return max(1, min(MOST_TWINS, ENOUGH_TWINS // max(1, len(exchanges.readings))))
 
 
+def tokens_per_character(exchanges: EncodedExchanges) -> float:
+    """Of the first replies."""
+    replies = exchanges.rows[:REPLIES_MEASURED]["reply"]
+    return float(exchanges.target_lengths[: len(replies)].sum() / max(1, sum(map(len, replies))))
+
+
+def length_of(messages: list[Message]) -> int:
+    """In characters."""
+    return sum(len(message["content"]) for message in messages)
+
+
 def behind_other_topics(
-    exchanges: EncodedExchanges, conversations: "datasets.Dataset", seed: int
+    exchanges: EncodedExchanges, conversations: "datasets.Dataset", max_source_tokens: int, *, seed: int
 ) -> "datasets.Dataset":
     """
     Each exchange that an epoch reads as a conversation that ends with its reply, behind one to four `conversations`.
 
     That `num_twins` times, each time behind different ones. So a model learns that what was said before need not
     concern the last question. The seed decides which others. An exchange that begins with a system message stays as it
-    is, since that message is about its own conversation.
+    is, since that message is about its own conversation. Others for which a source of `max_source_tokens` has no room
+    are left out here, as far as their length tells, since encoding them would take most of the time.
     """
     chance = random.Random(seed)
     openings = [index for index, messages in enumerate(messages_of(conversations)) if messages[0]["role"] != "system"]
-
+    # One at a time takes as long as encoding it.
+    known = list(messages_of(conversations)) if are_few(len(conversations)) else conversations["messages"]
     rows = exchanges.rows if exchanges.repeated is None else exchanges.rows.select(exchanges.repeated)
 
+    room = max_source_tokens / tokens_per_character(exchanges)
+
     def mixed() -> Iterator[list[Message]]:
-        for row in (row for _ in range(num_twins(exchanges)) for row in rows):
-            before: list[Message] = []
-            if row["history"][0]["role"] != "system":
+        for row in (row for _ in range(num_twins(exchanges)) for row in records(rows)):
+            messages = row["history"]
+            if messages[0]["role"] != "system":
                 others = chance.choices(openings, k=chance.randint(1, MOST_OTHER_CONVERSATIONS))
-                before = [message for other in others for message in conversations[other]["messages"]]
-            yield [*before, *row["history"], {"role": "assistant", "content": row["reply"]}]
+                # The nearest always, of which as much is kept as there is room for.
+                left = room - length_of(messages) - length_of(known[others[0]])
+                messages = [*known[others[0]], *messages]
+                for other in others[1:]:
+                    left -= length_of(known[other])
+                    if left < 0:
+                        break
+                    messages = [*known[other], *messages]
+            yield [*messages, {"role": "assistant", "content": row["reply"]}]
 
     return as_dataset(mixed())

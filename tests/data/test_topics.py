@@ -2,6 +2,7 @@ import datasets
 import numpy as np
 import pytest
 
+from chatformer.conversation import encode_conversation
 from chatformer.data.batches import plan_epoch
 from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
 from chatformer.data.topics import (
@@ -27,13 +28,13 @@ def alone(dataset, tokenizer):
 
 @pytest.fixture
 def mixed(alone, dataset, tokenizer):
-    twins = encode_exchanges(behind_other_topics(alone, dataset, seed=0), tokenizer, last_only=True, **LONG)
+    twins = encode_exchanges(behind_other_topics(alone, dataset, 10_000, seed=0), tokenizer, last_only=True, **LONG)
     return alone.with_behind_others(twins, 0.3)
 
 
 def test_each_exchange_stands_behind_one_to_four_whole_conversations(alone, dataset):
     originals, seen = list(dataset["messages"]), set()
-    behind = behind_other_topics(alone, dataset, seed=0)
+    behind = behind_other_topics(alone, dataset, 10_000, seed=0)
     times = num_twins(alone)
     assert times == MOST_TWINS and len(behind) == times * len(alone)
     for messages, history, reply in zip(
@@ -51,8 +52,21 @@ def test_each_exchange_stands_behind_one_to_four_whole_conversations(alone, data
     assert seen == set(range(MOST_OTHER_CONVERSATIONS + 1))
 
 
+def test_of_others_only_those_are_left_for_which_there_is_room(alone, dataset, tokenizer):
+    """A source has what it would have if none were left out, but for what is cut in a conversation."""
+    long, short = (behind_other_topics(alone, dataset, limit, seed=0)["messages"] for limit in (10_000, 60))
+    counts = [(len(many), len(few)) for many, few in zip(long, short, strict=True)]
+    assert all(few <= many for many, few in counts) and sum(few < many for many, few in counts) > len(counts) / 6
+    lengths = []
+    for messages, history in zip(short, alone.histories * num_twins(alone), strict=True):
+        # The nearest is always there.
+        assert len(messages) > len(history) + 1 or history[0]["role"] == "system"
+        lengths.append(len(encode_conversation(tokenizer, messages[:-1])))
+    assert np.median(lengths) < 90
+
+
 def test_the_seed_draws_the_others(alone, dataset):
-    first, again, other = (behind_other_topics(alone, dataset, seed=seed).to_list() for seed in (0, 0, 1))
+    first, again, other = (behind_other_topics(alone, dataset, 10_000, seed=seed).to_list() for seed in (0, 0, 1))
     assert first == again != other
 
 
