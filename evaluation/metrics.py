@@ -30,7 +30,8 @@ class Bleu(_SacreMetric):
     """BLEU (Papineni et al., 2002), 0 to 100; `tokenize` is one of sacreBLEU's tokenizers."""
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str], tokenize: str) -> dict[str, Any]:
-        return self._score(BLEU(tokenize=tokenize), predictions, references)
+        # Who asks for no tokenizer has tokenized text, which sacreBLEU would warn of at each call.
+        return self._score(BLEU(tokenize=tokenize, force=tokenize == "none"), predictions, references)
 
 
 class Chrf(_SacreMetric):

@@ -39,6 +39,13 @@ def test_bleu_and_chrf_are_those_of_sacrebleu_called_directly(tokenize):
     assert figures.chrf == sacrebleu.corpus_chrf(REPLIES, [REFERENCES]).score
 
 
+@pytest.mark.parametrize("tokenize", ["13a", "none"])
+def test_tokenized_text_is_warned_of_unless_it_is_said_to_be_tokenized(tokenize, caplog):
+    texts = [f"line {number} ." for number in range(200)]
+    reply_figures(texts, texts, bleu_tokenize=tokenize)
+    assert ("tokenized period" in caplog.text) == (tokenize != "none")
+
+
 def test_the_signatures_are_sacrebleus():
     from chatformer.evaluation.metrics import corpus_metrics, signatures
 
