@@ -70,7 +70,8 @@ def prepare_data(
     if fraction is None:
         fraction = SHARE_OF_OTHER_TOPICS if has_history else 0.0
     if tokenizer is None:
-        tokenizer = from_main(lambda: new_tokenizer(training, settings, has_history=has_history or fraction > 0))
+        reads_history = has_history or fraction > 0
+        tokenizer = from_main(lambda: new_tokenizer(loaded, settings, has_history=reads_history))
     limits = settings.tokenizer.max_source_tokens, settings.tokenizer.max_target_tokens
     encode = functools.partial(
         encode_exchanges,
@@ -205,13 +206,20 @@ def local_files(data: Iterable[str]) -> list[Path]:
     ]
 
 
-def new_tokenizer(training: "datasets.Dataset", settings: "TrainingSettings", *, has_history: bool) -> Any:
+def new_tokenizer(training: Loaded, settings: "TrainingSettings", *, has_history: bool) -> Any:
     """
-    A tokenizer that is trained on the training conversations.
+    A tokenizer that is trained on the training conversations, each as often as an epoch reads it.
 
     If `has_history`, its template passes on what was said before.
     """
-    tokenizer = train_tokenizer(message_texts(training), settings.tokenizer.vocab_size, has_history=has_history)
+    parts = parts_of(training)
+    texts = (
+        text
+        for part, times in zip(parts, settings.data.data_repeats or [1] * len(parts), strict=True)
+        for _ in range(times)
+        for text in message_texts(part)
+    )
+    tokenizer = train_tokenizer(texts, settings.tokenizer.vocab_size, has_history=has_history)
     tokenizer.model_max_length = settings.tokenizer.max_source_tokens
     return tokenizer
 

@@ -6,7 +6,7 @@ import pytest
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.messages import DataError
 from chatformer.data.named import named_conversations
-from chatformer.data.preparation import conversations_of, prepare_data
+from chatformer.data.preparation import conversations_of, message_texts, prepare_data
 from chatformer.data.topics import MOST_TWINS
 from chatformer.reading import reads_history
 
@@ -119,3 +119,13 @@ def test_of_several_processes_the_main_one_goes_first_and_trains_the_tokenizer(s
     data = prepare_data(settings(tmp_path), main_first=main_first, from_main=from_main)
     assert data.tokenizer is tokenizer
     assert events == ["enter", "leave", "tokenizer", "enter", "leave"]
+
+
+def test_the_tokenizer_learns_texts_as_often_as_an_epoch_reads_them():
+    pytest.importorskip("sklearn")
+    once = TrainingSettings().changed({"data": ["starter", "digits"], "vocab_size": 1000}, where="test")
+    often = once.changed({"data_repeats": [20, 1]}, where="test")
+    texts = list(message_texts(named_conversations(["starter"]).conversations))
+    lengths = [sum(map(len, prepare_data(settings).tokenizer(texts)["input_ids"])) for settings in (once, often)]
+    # Of a small vocabulary, talk has a larger share.
+    assert lengths[1] < 0.97 * lengths[0]
