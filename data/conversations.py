@@ -45,6 +45,8 @@ class Loaded:
     bad_rows: BadRows
     sizes: tuple[int, ...] = ()
     """If they are those of several names, how many conversations are of each."""
+    times: tuple[int, ...] = ()
+    """How often an epoch reads those of each name, if that is not once."""
 
 
 @dataclass(frozen=True, kw_only=True)

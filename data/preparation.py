@@ -84,8 +84,8 @@ def prepare_data(
     with main_first():
         # Each name's exchanges by themselves, since an epoch may read some more often than others.
         train_exchanges, eval_exchanges = (
-            joined([encode(part, too_long=settings.tokenizer.too_long) for part in parts_of(side)], times)
-            for side, times in ((loaded, settings.data.data_repeats), (loaded_validation, ()))
+            joined([encode(part, too_long=settings.tokenizer.too_long) for part in parts_of(side)], side.times)
+            for side in (loaded, loaded_validation)
         )
         if not len(train_exchanges):
             raise DataError(f"No reply is at most --max-target-tokens ({limits[1]}) long: nothing is left to train on.")
@@ -158,8 +158,13 @@ def conversations_of_names(settings: "TrainingSettings") -> tuple[Loaded, Loaded
         sides[0].append(part)
         sides[1].append(validation.conversations)
     of_training, of_validation = (
-        Loaded(conversations=datasets.concatenate_datasets(side), bad_rows=BadRows(), sizes=tuple(map(len, side)))
-        for side in sides
+        Loaded(
+            conversations=datasets.concatenate_datasets(side),
+            bad_rows=BadRows(),
+            sizes=tuple(map(len, side)),
+            times=times,
+        )
+        for side, times in zip(sides, (settings.data.data_repeats, ()), strict=True)
     )
     return of_training, of_validation
 
@@ -215,7 +220,7 @@ def new_tokenizer(training: Loaded, settings: "TrainingSettings", *, has_history
     parts = parts_of(training)
     texts = (
         text
-        for part, times in zip(parts, settings.data.data_repeats or [1] * len(parts), strict=True)
+        for part, times in zip(parts, training.times or [1] * len(parts), strict=True)
         for _ in range(times)
         for text in message_texts(part)
     )

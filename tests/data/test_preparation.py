@@ -121,6 +121,13 @@ def test_of_several_processes_the_main_one_goes_first_and_trains_the_tokenizer(s
     assert events == ["enter", "leave", "tokenizer", "enter", "leave"]
 
 
+def test_repeats_have_no_effect_with_validation_data_of_its_own():
+    pytest.importorskip("sklearn")
+    plan = {"data": ["starter", "digits"], "data_repeats": [2, 1], "validation_data": ["digits-held-out"]}
+    data = prepare_data(TrainingSettings().changed({**plan, "vocab_size": 1000}, where="test"))
+    assert data.train_exchanges.repeated is None and len(data.validation) == 2 * 179
+
+
 def test_the_tokenizer_learns_texts_as_often_as_an_epoch_reads_them():
     pytest.importorskip("sklearn")
     once = TrainingSettings().changed({"data": ["starter", "digits"], "vocab_size": 1000}, where="test")
