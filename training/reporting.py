@@ -65,7 +65,7 @@ def print_dry_run(settings: TrainingSettings, figures: dict[str, Any]) -> None:
         table = Table(title=title, title_justify="left", show_header=False)
         for name, value in entries.items():
             if value is not None:
-                table.add_row(name, " ".join(value) if isinstance(value, tuple) else str(value))
+                table.add_row(name, " ".join(map(str, value)) if isinstance(value, tuple) else str(value))
         console.print(table)
 
 

@@ -285,6 +285,14 @@ def test_a_dry_run_writes_nothing(flags, train, tmp_path, monkeypatch, capsys):
         assert name in output
 
 
+def test_a_dry_run_shows_numbers_that_are_several(train, tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    flags = ["--data", "starter", "digits", "--data-repeats", "2", "1", "--size", "tiny", "--max-steps", "50"]
+    assert train([*flags, "--vocab-size", "600", "--output-dir", str(tmp_path / "run"), "--dry-run"]) == 0
+    shown = next(line for line in capsys.readouterr().out.splitlines() if "data_repeats" in line)
+    assert shown.split()[-2:] == ["1", "│"] and " 2 1 " in shown
+
+
 def test_the_pace_of_a_plan_is_measured_once(flags, train, tmp_path, monkeypatch, capsys):
     plans = []
 
