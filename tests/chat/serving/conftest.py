@@ -206,4 +206,7 @@ def slow(chatbot):
         def __getattr__(self, name):
             return getattr(chatbot.tokenizer, name)
 
+        def __call__(self, *arguments, **options):
+            return chatbot.tokenizer(*arguments, **options)
+
     return Chatbot(SlowEngine(), WithoutEnd(), chatbot.folder)
