@@ -1,7 +1,7 @@
 """Changes of subject: conversations behind others that have nothing to do with them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from chatformer.conversation import Message
@@ -53,11 +53,13 @@ def behind_other_topics(
     are left out here, as far as their length tells, since encoding them would take most of the time.
     """
     chance = random.Random(seed)
-    openings = [index for index, messages in enumerate(messages_of(conversations)) if messages[0]["role"] != "system"]
-    # One at a time takes as long as encoding it.
-    known = list(messages_of(conversations)) if are_few(len(conversations)) else conversations["messages"]
+    # To read one by itself takes as long as encoding it; all are read once, and kept if they are few.
+    in_order: Iterable[list[Message]] = messages_of(conversations)
+    known = conversations["messages"]
+    if are_few(len(conversations)):
+        in_order = known = list(in_order)
+    openings = [index for index, messages in enumerate(in_order) if messages[0]["role"] != "system"]
     rows = exchanges.rows if exchanges.repeated is None else exchanges.rows.select(exchanges.repeated)
-
     room = max_source_tokens / tokens_per_character(exchanges)
 
     def mixed() -> Iterator[list[Message]]:
