@@ -210,6 +210,11 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def figure_cell(value: float | None) -> str:
+    """A figure of a table, empty if there is none."""
+    return "" if value is None else f"{value:.1f}"
+
+
 def markdown_row(cells: Sequence[str]) -> str:
     """A row of a table in Markdown."""
     return f"| {' | '.join(cells)} |"

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from machine import markdown_table
+from machine import figure_cell, markdown_table
 from transformers import GenerationConfig
 
 from chatformer.chat.chatbot import Chatbot
@@ -130,12 +130,9 @@ def table(rows: Sequence[tuple[str, ProseFigures]]) -> str:
     """The figures in Markdown."""
     names = [field.name for field in dataclasses.fields(ProseFigures)]
     return markdown_table(
-        ["temperature, top-p", *names], [[way, *map(cell, dataclasses.astuple(figures))] for way, figures in rows]
+        ["temperature, top-p", *names],
+        [[way, *map(figure_cell, dataclasses.astuple(figures))] for way, figures in rows],
     )
-
-
-def cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from machine import markdown_head, markdown_row
+from machine import figure_cell, markdown_head, markdown_row
 
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.errors import ChatError
@@ -98,7 +98,7 @@ def compare_temperatures(settings: TemperaturesSettings) -> None:
     def line(name: str, texts: Sequence[str]) -> str:
         figures = figures_of_tunes(texts, [asked_in(wish) for wish in wishes], real, known=known, judge=judge)
         values = [getattr(figures, field.name) for field in fields(TuneFigures)]
-        return markdown_row([name, *("" if value is None else f"{value:.1f}" for value in values)])
+        return markdown_row([name, *map(figure_cell, values)])
 
     for temperature in settings.temperatures:
         search = ReplySettings(temperature=temperature, top_p=settings.top_p if temperature else None)
