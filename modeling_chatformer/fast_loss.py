@@ -124,7 +124,7 @@ class SummedLoss(torch.autograd.Function):
         loss = x_NX.new_zeros((), dtype=torch.float32)
         gradient_RNX = torch.empty_like(x_RNX)
         trainable = [weight for weight in weights if weight.requires_grad]
-        gradients = [torch.zeros_like(weight) for weight in trainable]
+        gradients: list[Tensor] = []
         num_tokens = TOKENS_AT_ONCE // R
         for x, labels, gradient in zip(
             x_RNX.split(num_tokens, 1), labels_N1.split(num_tokens), gradient_RNX.split(num_tokens, 1), strict=True
@@ -135,6 +135,9 @@ class SummedLoss(torch.autograd.Function):
             loss += overwrite_with_gradient(logits_gradient, labels, label_smoothing, rdrop_alpha)
             parts = torch.autograd.grad(logits, (x, *trainable), logits_gradient)
             gradient.copy_(parts[0])
+            if not gradients:
+                gradients = list(parts[1:])
+                continue
             for total, part in zip(gradients, parts[1:], strict=True):
                 total.add_(part)
         ctx.save_for_backward(gradient_RNX.flatten(0, 1), *gradients)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .attention import EagerAttention
+from .fast_products import round_number
 from .layer_stack import LayerStack
 from .loss import IGNORED
 
@@ -132,8 +133,12 @@ class PackedMask(NamedTuple):
         return attended_BQHC, weights_BHQK
 
 
-def packing_of(mask_B1QK: Any, num_heads: int) -> Packing | None:
-    """How to pack the keys of an eager attention's mask; None if that does not pay, or it hides more than padding."""
+def packing_of(mask_B1QK: Any, num_heads: int, *, few_shapes: bool = False) -> Packing | None:
+    """
+    How to pack the keys of an eager attention's mask; None if that does not pay, or it hides more than padding.
+
+    For `few_shapes`, some padding is taken for tokens, as many as `round_number` asks for.
+    """
     if not isinstance(mask_B1QK, Tensor) or mask_B1QK.dtype == torch.bool or mask_B1QK.device.type != "cpu":
         return None
     # The last query may look at all tokens.
@@ -148,7 +153,15 @@ def packing_of(mask_B1QK: Any, num_heads: int) -> Packing | None:
         future_QK = torch.ones(Q, K, dtype=torch.bool).triu(1)
         if not torch.equal(mask_B1QK, expected.masked_fill(future_QK, torch.finfo(mask_B1QK.dtype).min)):
             return None
-    return Packing.of(is_token_BT, num_heads)
+    return Packing.of(filled_up(is_token_BT) if few_shapes else is_token_BT, num_heads)
+
+
+def filled_up(is_token_BT: Tensor) -> Tensor:
+    """The same with some padding taken for tokens, so that packed products all have one of few shapes."""
+    padding_M = (~is_token_BT).flatten()
+    num_tokens = int(is_token_BT.sum())
+    missing = round_number(num_tokens) - num_tokens
+    return is_token_BT | ((padding_M.cumsum(0) <= missing) & padding_M).view_as(is_token_BT)
 
 
 class PackedStack(LayerStack):
@@ -156,9 +169,9 @@ class PackedStack(LayerStack):
 
     evaluates_as = LayerStack
 
-    def __init__(self, layers: LayerStack, num_heads: int):
+    def __init__(self, layers: LayerStack, num_heads: int, *, few_shapes: bool):
         super().__init__(layers)
-        self.num_heads = num_heads
+        self.options = {"num_heads": num_heads, "few_shapes": few_shapes}
 
     def forward(self, x_BTD: Tensor, masks: Sequence[Any], *inputs: Any, **options: Any) -> Any:
         shows_inside = options.get("output_attentions") or options.get("output_hidden_states")
@@ -169,10 +182,10 @@ class PackedStack(LayerStack):
             or torch.compiler.is_compiling()
         ):
             return super().forward(x_BTD, masks, *inputs, **options)
-        own = packing_of(masks[0], self.num_heads)
+        own = packing_of(masks[0], **self.options)
         if inputs:
             memory, memory_mask = inputs
-            others = packing_of(memory_mask, self.num_heads)
+            others = packing_of(memory_mask, **self.options)
             inputs = (
                 memory if others is None else others.pack(memory),
                 PackedMask(memory_mask, own, others) if own or others else memory_mask,

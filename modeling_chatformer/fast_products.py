@@ -17,6 +17,16 @@ HAS_ONEDNN = (
 """True if oneDNN is available and worth its preparation."""
 
 
+def round_number(rows: int) -> int:
+    """
+    The next of few numbers of rows, at most a 32nd larger from a thousand on.
+
+    oneDNN compiles a kernel for each shape, in the time of a small product, and keeps the last thousand of them.
+    """
+    step = max(16, 1 << max(0, rows.bit_length() - 6))
+    return -(-rows // step) * step
+
+
 def onednn_product(left_MK: Tensor, right_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """left @ right^T + bias, (M, N), of float32 tensors on the CPU; M must not be 0."""
     return torch.ops.mkldnn._linear_pointwise(left_MK, right_NK, bias_N, "none", [], "")

@@ -11,7 +11,7 @@ from .attention import EagerAttention, MultiHeadAttention, eager_attention
 from .decoder import Decoder
 from .encoder import Encoder
 from .fast_packing import PackedMask, PackedStack, show_padding
-from .fast_products import HAS_ONEDNN, onednn_product
+from .fast_products import HAS_ONEDNN, onednn_product, round_number
 from .seq2seq import ConditionalGenerationMixin
 
 
@@ -21,15 +21,20 @@ def speed_up(model: nn.Module) -> None:
         model.register_forward_pre_hook(show_padding, with_kwargs=True)
     for module in list(model.modules()):
         if isinstance(module, Encoder | Decoder):
-            module.layers = PackedStack(module.layers, module.config.num_heads).train(module.training)
+            few_shapes = HAS_ONEDNN and module.config.d_model**2 >= LEAST_WEIGHTS
+            stack = PackedStack(module.layers, module.config.num_heads, few_shapes=few_shapes)
+            module.layers = stack.train(module.training)
         if isinstance(module, MultiHeadAttention):
             module.eager_attention = packed_attention
         for name, part in module.named_children():
             if type(part) is nn.Dropout:
                 setattr(module, name, CheapDropout(part.p).train(part.training))
-            # oneDNN prepares a kernel for each shape, which does not pay for small matrices.
-            elif type(part) is nn.Linear and min(part.weight.shape) >= 256 and HAS_ONEDNN:
+            elif type(part) is nn.Linear and part.weight.numel() >= LEAST_WEIGHTS and HAS_ONEDNN:
                 setattr(module, name, OneDnnLinear.with_weights_of(part))
+
+
+LEAST_WEIGHTS = 2**16
+"""Elements of a matrix from which on its products are large enough for oneDNN, which has more to look up for each."""
 
 
 class CheapDropout(nn.Dropout):
@@ -48,7 +53,7 @@ class CheapDropout(nn.Dropout):
 
 
 class OneDnnLinear(nn.Linear):
-    """A linear layer whose float32 products are computed by oneDNN."""
+    """A linear layer whose float32 products are computed by oneDNN, and whose products all have one of few shapes."""
 
     evaluates_as = nn.Linear
 
@@ -60,9 +65,18 @@ class OneDnnLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         # oneDNN refuses empty matrices.
-        if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not x.numel():
+        if not x.numel():
             return super().forward(x)
-        return OneDnnProduct.apply(x.flatten(0, -2), self.weight, self.bias).unflatten(0, x.shape[:-1])
+        num_rows = x.shape[:-1].numel()
+        x_NI = x.flatten(0, -2)
+        missing = round_number(num_rows) - num_rows
+        if missing:
+            x_NI = nn.functional.pad(x_NI, (0, 0, 0, missing))
+        if x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+            y_NO = OneDnnProduct.apply(x_NI, self.weight, self.bias)
+        else:
+            y_NO = super().forward(x_NI)
+        return y_NO[:num_rows].unflatten(0, x.shape[:-1])
 
 
 class OneDnnProduct(torch.autograd.Function):
@@ -77,9 +91,15 @@ class OneDnnProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient_NO: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, weight_OI = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        weight_gradient = None
+        if needs_weight and weight_OI.shape[0] > weight_OI.shape[1]:
+            # oneDNN divides the columns among the threads.
+            weight_gradient = onednn_product(x_NI.T, gradient_NO.T).T
+        elif needs_weight:
+            weight_gradient = onednn_product(gradient_NO.T, x_NI.T)
         return (
             onednn_product(gradient_NO, weight_OI.T) if needs_x else None,
-            onednn_product(x_NI.T, gradient_NO.T).T if needs_weight else None,
+            weight_gradient,
             gradient_NO.sum(0) if needs_bias else None,
         )
 

@@ -83,6 +83,19 @@ def test_loss_and_gradients_are_the_same_and_padding_is_not_computed(side, label
     assert target.found == [sum(TARGET_LENGTHS) if side == "right" else len(TARGET_LENGTHS) * max(TARGET_LENGTHS)]
 
 
+def test_rows_of_padding_fill_up_to_one_of_few_numbers():
+    model, fast = model_and_fast_one()
+    for stack in (fast.model.encoder, fast.model.decoder):
+        stack.layers.options["few_shapes"] = True
+    source, target = (Rows(stack.layers[0].feed_forward) for stack in (fast.model.encoder, fast.model.decoder))
+    assert_the_same_training(model, fast, batch_of(), label_smoothing=0.1)
+    # The next multiples of 16 behind 20 and 17 tokens.
+    assert source.found == [32] and target.found == [32]
+    # Of few sentences all padding, but no more.
+    assert_the_same_training(model, fast, batch_of([2, 9], [4, 4]), label_smoothing=0.1)
+    assert source.found[1:] == [16] and target.found[1:] == [8]
+
+
 @pytest.mark.parametrize("full", ["source", "target"])
 def test_one_of_both_may_have_no_padding(full):
     lengths = {"source_lengths": [5] * 5} if full == "source" else {"target_lengths": [4] * 5}

@@ -25,17 +25,19 @@ needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="needs AVX512 and torch
 
 @needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(7, 256), (3, 5, 256), (1, 1, 256), (0, 256)])
-def test_the_product_and_its_gradients_are_torchs(shape, bias):
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (1, 1), (0,), (4, 16), (70,)])
+@pytest.mark.parametrize("width", [256, 300])
+def test_the_product_and_its_gradients_are_torchs(shape, width, bias):
     torch.manual_seed(0)
-    plain = nn.Linear(256, 300, bias=bias)
-    fast = nn.Sequential(nn.Linear(256, 300, bias=bias))
+    shape = (*shape, 256)
+    plain = nn.Linear(256, width, bias=bias)
+    fast = nn.Sequential(nn.Linear(256, width, bias=bias))
     fast[0].load_state_dict(plain.state_dict())
     speed_up(fast)
     assert type(fast[0]) is OneDnnLinear
     x = torch.randn(shape, requires_grad=True)
     y = x.detach().clone().requires_grad_()
-    weights = torch.randn(*shape[:-1], 300)
+    weights = torch.randn(*shape[:-1], width)
     expected, found = plain(x), fast(y)
     (expected * weights).sum().backward()
     (found * weights).sum().backward()
@@ -43,6 +45,23 @@ def test_the_product_and_its_gradients_are_torchs(shape, bias):
     torch.testing.assert_close(y.grad, x.grad)
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(fast[0].get_parameter(name).grad, parameter.grad)
+
+
+@needs_onednn
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_many_numbers_of_rows_are_few_shapes(bfloat16, monkeypatch):
+    layer = nn.Sequential(nn.Linear(128, 512))
+    speed_up(layer)
+    rows = set()
+    for product in ("linear", "pad"):
+        plain = getattr(nn.functional, product)
+        monkeypatch.setattr(
+            nn.functional, product, lambda x, *rest, plain=plain: rows.add(len(plain(x, *rest))) or plain(x, *rest)
+        )
+    for number in range(1000, 1100):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            assert layer(torch.randn(1, number, 128)).shape == (1, number, 512)
+    assert rows <= {1008, 1024, 1056, 1088, 1120} and len(rows) >= 4
 
 
 @needs_onednn
