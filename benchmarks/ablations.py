@@ -3,9 +3,10 @@ What each part of the Transformer is good for: the same training with a part tak
 
     python benchmarks/ablations.py --output-dir ablations
 
-Each variant trains by the recipe `quickstart`, on the starter corpus, with fewer steps; the first one is complete. A
-part is taken out of the model by replacing a module, here and not in the model's files: read the functions below next
-to those. The figures are those of each run's last evaluation, on conversations that were kept out of the training.
+Each variant trains by the recipe `quickstart`, on the starter corpus, with two layers and fewer steps; the first one is
+complete. A part is taken out of the model by replacing a module, here and not in the model's files: read the functions
+below next to those. The figures are those of each run's last evaluation, on conversations that were kept out of the
+training.
 """
 
 import json
@@ -157,7 +158,8 @@ def train(name: str, folder: Path, max_steps: int) -> int:
 
     run.new_model = new_variant
     lengths = ["--max-steps", str(max_steps), "--eval-steps", str(max_steps)]
-    return main(["--recipe", "quickstart", "--output-dir", str(folder), *lengths])
+    layers = ["--encoder-layers", "2", "--decoder-layers", "2"]
+    return main(["--recipe", "quickstart", "--output-dir", str(folder), *layers, *lengths])
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

@@ -79,6 +79,8 @@ class Task:
     """What the pictures of the attention are drawn for."""
     training: tuple[str | Path, ...] = ()
     """Flags of the data, for `chatformer train`."""
+    of_transformers: tuple[str, ...] = ()
+    """Flags of the rungs without recurrence, for `chatformer train`."""
     max_steps: int | None = None
     """Steps of every rung, unless they are the recipe's."""
     evaluation: tuple[str | Path, ...] = ()
@@ -100,6 +102,8 @@ def task_of(settings: Settings) -> Task:
             sentence="오늘 저녁 뭐 먹을까?",
             # Questions alone: behind other topics they take a recurrent network too long for a quick look.
             training=("--other-topics-fraction", "0"),
+            # Strided attention alternates by layer.
+            of_transformers=("--encoder-layers", "2"),
             max_steps=3500,
         )
     if data.is_dir():
@@ -137,8 +141,8 @@ def flags_of(rung: str, task: Task) -> tuple[str, ...]:
     if rung in ("seq2seq", "bahdanau"):
         return "--recipe", task.recurrent_recipe, "--architecture", rung
     if rung == "transformer":
-        return "--recipe", task.recipe
-    return "--recipe", task.recipe, "--self-attention", "strided", "--stride", str(task.stride)
+        return "--recipe", task.recipe, *task.of_transformers
+    return "--recipe", task.recipe, *task.of_transformers, "--self-attention", "strided", "--stride", str(task.stride)
 
 
 def check_rungs(rungs: Sequence[str]) -> tuple[str, ...]:

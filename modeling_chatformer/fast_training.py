@@ -21,7 +21,7 @@ def speed_up(model: nn.Module) -> None:
         model.register_forward_pre_hook(show_padding, with_kwargs=True)
     for module in list(model.modules()):
         if isinstance(module, Encoder | Decoder):
-            few_shapes = HAS_ONEDNN and module.config.d_model**2 >= LEAST_WEIGHTS
+            few_shapes = HAS_ONEDNN and module.config.d_model >= LEAST_WIDTH
             stack = PackedStack(module.layers, module.config.num_heads, few_shapes=few_shapes)
             module.layers = stack.train(module.training)
         if isinstance(module, MultiHeadAttention):
@@ -29,12 +29,12 @@ def speed_up(model: nn.Module) -> None:
         for name, part in module.named_children():
             if type(part) is nn.Dropout:
                 setattr(module, name, CheapDropout(part.p).train(part.training))
-            elif type(part) is nn.Linear and part.weight.numel() >= LEAST_WEIGHTS and HAS_ONEDNN:
+            elif type(part) is nn.Linear and min(part.weight.shape) >= LEAST_WIDTH and HAS_ONEDNN:
                 setattr(module, name, OneDnnLinear.with_weights_of(part))
 
 
-LEAST_WEIGHTS = 2**16
-"""Elements of a matrix from which on its products are large enough for oneDNN, which has more to look up for each."""
+LEAST_WIDTH = 256
+"""Rows and columns of a weight from which on its products are large enough for oneDNN, which has more to look up."""
 
 
 class CheapDropout(nn.Dropout):

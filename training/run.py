@@ -73,12 +73,13 @@ class Run:
             num_steps=self.num_steps,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        # Collected once: for a small model, each search through its modules takes as long as a product.
+        # Found once: for a small model, each search through its modules takes as long as a product.
+        self.unwrapped = accelerator.unwrap_model(self.model)
         self.parameters = list(self.model.parameters())
         micro_batches = plan.gradient_accumulation_steps
         self.progress = Progress(micro_batches=micro_batches, micro_batches_set=micro_batches)
         self.gradients = Gradients(self.model, accelerator, settings, data, self.progress)
-        self.averages = Averages(accelerator.unwrap_model(self.model), plan)
+        self.averages = Averages(self.unwrapped, plan)
         # The schedule counts optimizer steps; accelerate's own wrapper would count one for each process.
         accelerator.register_for_checkpointing(self.scheduler, self.progress, *self.averages.states())
         self.stop = StopRequest()
@@ -121,7 +122,7 @@ class Run:
         self.optimizer.zero_grad()
         self.progress.step += 1
         saves = self.progress.step % self.save_steps == 0
-        self.averages.add(self.accelerator.unwrap_model(self.model), saves=saves)
+        self.averages.add(self.unwrapped, saves=saves)
         self.progress.target_tokens += num_tokens
         # Read later: reading at once would have a GPU wait for the next step's work.
         self.unread.append((loss, norm))
@@ -205,7 +206,7 @@ class Run:
         """Evaluate the model, and publish it if it is the best so far."""
         self.read_losses()
         self.pass_time(training=True)
-        self.averages.copy_to(self.published, self.accelerator.unwrap_model(self.model))
+        self.averages.copy_to(self.published, self.unwrapped)
         if len(self.data.eval_exchanges):
             # With several ranks, one that stopped at once would leave the others waiting for ever.
             stopping = self.stop.at_once() if self.accelerator.num_processes == 1 else contextlib.nullcontext()
