@@ -79,6 +79,8 @@ DRAW_KO = (
 
 SHARES = {"title": 0.35, "rhythm": 0.75, "key": 0.6, "metre": 0.6, "origin": 0.25}
 """How often a wish says what."""
+SHORT = 0.2
+"""How often a wish says only the rhythm, as most people ask."""
 
 
 class Headers(NamedTuple):
@@ -94,6 +96,8 @@ class Headers(NamedTuple):
 
 def some_of(headers: Headers, chance: Random) -> Headers:
     """The headers without those that a wish leaves to the model."""
+    if headers.rhythm and chance.random() < SHORT:
+        return Headers(rhythm=headers.rhythm)
     return Headers(*(value if chance.random() < SHARES[name] else "" for name, value in headers._asdict().items()))
 
 

@@ -7,7 +7,7 @@ import pytest
 from chatformer.data import melodies, pictures, tunes
 from chatformer.data.messages import DataError
 from chatformer.data.tokenizer import train_tokenizer
-from chatformer.data.wishes import Headers, asked_in, in_english, in_korean, some_of
+from chatformer.data.wishes import SHORT, Headers, asked_in, in_english, in_korean, some_of
 from chatformer.tunes import length_of, tune_of
 
 pytest.importorskip("music21")
@@ -125,6 +125,14 @@ def test_wishes_in_the_words_of_both_languages():
     assert asked_in("왈츠 하나 들려줘") == Headers(rhythm="waltz")
     asked = [some_of(headers._replace(title="Mine"), Random(seed)) for seed in range(50)]
     assert any(each.title for each in asked) and not all(each.title for each in asked)
+
+
+def test_a_fifth_of_the_wishes_says_only_the_rhythm():
+    headers = Headers("Mine", "waltz", "Bb", "3/4", "Scotland")
+    share = sum(some_of(headers, Random(seed)) == Headers(rhythm="waltz") for seed in range(1000)) / 1000
+    assert share == pytest.approx(SHORT, abs=0.06)
+    # Of a tune without one it says what there is.
+    assert any(some_of(headers._replace(rhythm=""), Random(seed)).key for seed in range(9))
 
 
 def test_a_beat_is_a_token_and_words_are_what_they_were():
