@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .attention import EagerAttention
-from .fast_products import round_number
+from .fast_products import HAS_ONEDNN, round_number
 from .layer_stack import LayerStack
 from .loss import IGNORED
 
@@ -169,9 +169,14 @@ class PackedStack(LayerStack):
 
     evaluates_as = LayerStack
 
-    def __init__(self, layers: LayerStack, num_heads: int, *, few_shapes: bool):
+    def __init__(self, layers: LayerStack, num_heads: int, *, is_wide: bool):
         super().__init__(layers)
-        self.options = {"num_heads": num_heads, "few_shapes": few_shapes}
+        self.num_heads, self.is_wide = num_heads, is_wide
+
+    def packing_of(self, mask_B1QK: Any) -> Packing | None:
+        """`packing_of`, with few shapes where oneDNN computes the products."""
+        few_shapes = HAS_ONEDNN and (self.is_wide or torch.is_autocast_enabled("cpu"))
+        return packing_of(mask_B1QK, self.num_heads, few_shapes=few_shapes)
 
     def forward(self, x_BTD: Tensor, masks: Sequence[Any], *inputs: Any, **options: Any) -> Any:
         shows_inside = options.get("output_attentions") or options.get("output_hidden_states")
@@ -182,10 +187,10 @@ class PackedStack(LayerStack):
             or torch.compiler.is_compiling()
         ):
             return super().forward(x_BTD, masks, *inputs, **options)
-        own = packing_of(masks[0], **self.options)
+        own = self.packing_of(masks[0])
         if inputs:
             memory, memory_mask = inputs
-            others = packing_of(memory_mask, **self.options)
+            others = self.packing_of(memory_mask)
             inputs = (
                 memory if others is None else others.pack(memory),
                 PackedMask(memory_mask, own, others) if own or others else memory_mask,

@@ -21,20 +21,20 @@ def speed_up(model: nn.Module) -> None:
         model.register_forward_pre_hook(show_padding, with_kwargs=True)
     for module in list(model.modules()):
         if isinstance(module, Encoder | Decoder):
-            few_shapes = HAS_ONEDNN and module.config.d_model >= LEAST_WIDTH
-            stack = PackedStack(module.layers, module.config.num_heads, few_shapes=few_shapes)
-            module.layers = stack.train(module.training)
+            layers = PackedStack(module.layers, module.config.num_heads, is_wide=module.config.d_model >= LEAST_WIDTH)
+            module.layers = layers.train(module.training)
         if isinstance(module, MultiHeadAttention):
             module.eager_attention = packed_attention
         for name, part in module.named_children():
             if type(part) is nn.Dropout:
                 setattr(module, name, CheapDropout(part.p).train(part.training))
-            elif type(part) is nn.Linear and min(part.weight.shape) >= LEAST_WIDTH and HAS_ONEDNN:
+            elif type(part) is nn.Linear and HAS_ONEDNN:
                 setattr(module, name, OneDnnLinear.with_weights_of(part))
 
 
 LEAST_WIDTH = 256
-"""Rows and columns of a weight from which on its products are large enough for oneDNN, which has more to look up."""
+"""Rows and columns of a weight from which on its float32 products are large enough for oneDNN, which has more to look
+up for each than torch's own choice. Products in bfloat16 are always oneDNN's."""
 
 
 class CheapDropout(nn.Dropout):
@@ -53,7 +53,7 @@ class CheapDropout(nn.Dropout):
 
 
 class OneDnnLinear(nn.Linear):
-    """A linear layer whose float32 products are computed by oneDNN, and whose products all have one of few shapes."""
+    """A linear layer of which oneDNN computes large float32 products, too, and all of its products in few shapes."""
 
     evaluates_as = nn.Linear
 
@@ -64,18 +64,16 @@ class OneDnnLinear(nn.Linear):
         return layer.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
+        is_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         # oneDNN refuses empty matrices.
-        if not x.numel():
+        if not x.numel() or (is_float32 and min(self.weight.shape) < LEAST_WIDTH):
             return super().forward(x)
         num_rows = x.shape[:-1].numel()
         x_NI = x.flatten(0, -2)
         missing = round_number(num_rows) - num_rows
         if missing:
             x_NI = nn.functional.pad(x_NI, (0, 0, 0, missing))
-        if x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
-            y_NO = OneDnnProduct.apply(x_NI, self.weight, self.bias)
-        else:
-            y_NO = super().forward(x_NI)
+        y_NO = OneDnnProduct.apply(x_NI, self.weight, self.bias) if is_float32 else super().forward(x_NI)
         return y_NO[:num_rows].unflatten(0, x.shape[:-1])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer import ChatformerConfig, ChatformerForConditionalGeneration, fast_packing
 from chatformer.fast_packing import LEAST_PADDING, PackedMask, packing_of
 from chatformer.fast_training import speed_up
 
@@ -83,10 +83,11 @@ def test_loss_and_gradients_are_the_same_and_padding_is_not_computed(side, label
     assert target.found == [sum(TARGET_LENGTHS) if side == "right" else len(TARGET_LENGTHS) * max(TARGET_LENGTHS)]
 
 
-def test_rows_of_padding_fill_up_to_one_of_few_numbers():
+def test_rows_of_padding_fill_up_to_one_of_few_numbers(monkeypatch):
+    monkeypatch.setattr(fast_packing, "HAS_ONEDNN", True)
     model, fast = model_and_fast_one()
     for stack in (fast.model.encoder, fast.model.decoder):
-        stack.layers.options["few_shapes"] = True
+        stack.layers.is_wide = True
     source, target = (Rows(stack.layers[0].feed_forward) for stack in (fast.model.encoder, fast.model.decoder))
     assert_the_same_training(model, fast, batch_of(), label_smoothing=0.1)
     # The next multiples of 16 behind 20 and 17 tokens.
