@@ -12,8 +12,8 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     encoder                    source -> memory
     decoder                    memory and target so far -> next target vectors
     loss                       logits and labels -> label-smoothed cross-entropy
-    fast_packing               layers for the real tokens of a batch alone
     fast_products              products with weights on CPUs
+    fast_packing               layers for the real tokens of a batch alone
     fast_loss                  the loss in chunks, with its gradient, and R-Drop
     fast_decoding              the decoder for one new token, without modules
     seq2seq                    what all architectures share: output layer, loss, `generate()`
