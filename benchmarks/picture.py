@@ -6,8 +6,8 @@ The picture of the README: a real `chatformer quickstart` in a terminal, from it
 
 The first command trains a model; the second only talks to a trained one. Either runs `chatformer` in a terminal of its
 own, types the questions one after the other, and waits for each reply. The picture shows the output of that command:
-the last evaluations of the training, and all that follows. A line `⋮` marks what is left out, and a
-line that is too long breaks at a space.
+the last evaluations of the training, and all that follows. A line `⋮` marks what is left out, and a line that is too
+long breaks at a space.
 
 It needs the packages of `.[test]`, and a monospaced font with Hangul: `apt install fonts-naver-d2coding`.
 """
