@@ -140,9 +140,8 @@ def flags_of(rung: str, task: Task) -> tuple[str, ...]:
     """What makes a rung of the recipes, for `chatformer train`."""
     if rung in ("seq2seq", "bahdanau"):
         return "--recipe", task.recurrent_recipe, "--architecture", rung
-    if rung == "transformer":
-        return "--recipe", task.recipe, *task.of_transformers
-    return "--recipe", task.recipe, *task.of_transformers, "--self-attention", "strided", "--stride", str(task.stride)
+    full = ("--recipe", task.recipe, *task.of_transformers)
+    return full if rung == "transformer" else (*full, "--self-attention", "strided", "--stride", str(task.stride))
 
 
 def check_rungs(rungs: Sequence[str]) -> tuple[str, ...]:
