@@ -56,6 +56,8 @@ CPU = torch.device("cpu")
 SHORT = 64
 """Tokens of the other sequence."""
 VOCABULARY = 8000
+LEAST_TOKENS = 40
+"""Of a conversation and a question about it."""
 LEAST_OF_A_FIT = 1024
 """Below, what takes the same time at each length hides the growth."""
 
@@ -96,8 +98,12 @@ class Quality:
     """The contestants."""
     num_tokens: int = 1900
     """Tokens of an input, about."""
-    num_versions: int = 4
+    num_versions: int = 8
     """How often each conversation is asked about, behind others each time."""
+    num_kept_out: int = 80
+    """Conversations that are measured on, and not learnt."""
+    seed: int = 1
+    """Of the first weights and of the order of the data."""
     markdown: bool = False
     """Print the table in Markdown."""
     output_file: Path | None = None
@@ -262,8 +268,13 @@ def rows_of(
     return rows
 
 
-def joined_conversations(settings: Quality) -> list[tuple[str, str]]:
-    """Long inputs whose last question is about their first exchange, and the answers."""
+def write_conversations(settings: Quality) -> tuple[Path, Path]:
+    """
+    Write the inputs whose last question is about their first exchange, and the answers: to learn, and to measure.
+
+    Those to learn are of all lengths, each doubling as often, since what is far back is first found nearby; the answers
+    of the corpus alone are learnt beside them. Those to measure are long, and about conversations that were kept out.
+    """
     follow_ups, others = (
         [json.loads(line)["messages"] for line in starter_file(name).read_text("utf-8").splitlines()]
         for name in ("follow_ups.jsonl", "conversations.jsonl")
@@ -271,52 +282,71 @@ def joined_conversations(settings: Quality) -> list[tuple[str, str]]:
     texts = ["\n".join(message["content"] for message in messages) for messages in others]
     tokenizer = train_tokenizer(texts, vocab_size=4000)
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-    chance, rows = random.Random(0), []
-    for _ in range(settings.num_versions):
-        for messages in follow_ups:
-            parts, num_tokens = [messages[0]["content"], messages[1]["content"]], 40
-            while True:
-                index = chance.randrange(len(texts))
-                num_tokens += lengths[index]
-                if num_tokens > settings.num_tokens:
-                    break
-                parts.append(texts[index])
-            parts.append(f"처음 이야기로 돌아가서, {messages[2]['content']}")
-            rows.append(("\n".join(parts), messages[3]["content"]))
-    return rows
+    chance = random.Random(0)
 
+    def row(messages: list[dict[str, str]], most_tokens: float) -> tuple[str, str]:
+        parts, num_tokens = [messages[0]["content"], messages[1]["content"]], LEAST_TOKENS
+        while True:
+            index = chance.randrange(len(texts))
+            num_tokens += lengths[index]
+            if num_tokens > most_tokens:
+                break
+            parts.append(texts[index])
+        return "\n".join([*parts, f"처음 이야기로 돌아가서, {messages[2]['content']}"]), messages[3]["content"]
 
-ROWS = 2
-"""Conversations of a step."""
+    chance.shuffle(follow_ups)
+    kept_out, learnt = follow_ups[: settings.num_kept_out], follow_ups[settings.num_kept_out :]
+    doublings = math.log2(settings.num_tokens / LEAST_TOKENS)
+    to_learn = [
+        row(messages, LEAST_TOKENS * 2 ** chance.uniform(0, doublings))
+        for messages in learnt
+        for _ in range(settings.num_versions)
+    ]
+    alone = [(messages[0]["content"], messages[1]["content"]) for messages in others]
+    to_measure = [row(messages, settings.num_tokens) for messages in kept_out for _ in range(2)]
+    files = settings.output_dir / "training.csv", settings.output_dir / "validation.csv"
+    for path, rows in zip(files, ([*alone, *to_learn], to_measure), strict=True):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("question", "answer"), *rows])
+    return files
 
 
 def command(*words: Any) -> None:
     subprocess.run([sys.executable, "-m", "chatformer.cli.main", *map(str, words)], check=True)
 
 
+def quality_of(folder: Path) -> dict[str, float]:
+    """What training and evaluation wrote into a model's folder."""
+    record = json.loads((folder / "training_record.json").read_text("utf-8"))
+    log = (folder / "training_log.jsonl").read_text("utf-8").splitlines()
+    measured = json.loads((folder / "evaluation.json").read_text("utf-8"))["figures"]["all"]
+    names = ("bits_per_character", "source_gain", "exact_match", "chrf")
+    return {
+        "steps": record["overview"]["steps"],
+        "minutes": json.loads(log[-1])["seconds"] / 60,
+        **{name: measured[name] for name in names},
+    }
+
+
 def measure_quality(settings: Quality) -> None:
     """Train and evaluate each contestant, and print a table."""
     settings.output_dir.mkdir(parents=True, exist_ok=True)
-    data = settings.output_dir / "joined.csv"
-    with data.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("question", "answer"), *joined_conversations(settings)])
+    training, validation = write_conversations(settings)
     rows, figures = [], {}
     for kind in settings.kinds:
         folder = settings.output_dir / kind
         if not (folder / "evaluation.json").exists():
-            read = measured_alone(Cell(measure="read", kind=kind, length=settings.num_tokens), Growth())
-            steps = round(60 * settings.minutes / (ROWS * read.seconds))
-            task = ["--data", data, "--max-source-tokens", 2048, "--too-long", "drop", "--vocab-size", 4000]
-            plan = ["--max-steps", steps, "--size", "tiny", "--tokens-per-step", ROWS * settings.num_tokens]
-            judge = ["--max-eval-replies", 0, "--metric-for-best-model", "loss", "--eval-steps", max(1, steps // 4)]
-            run_flags = ["--self-attention", kind, "--overwrite-output-dir", "--output-dir", folder]
-            command("train", *task, *plan, *judge, *run_flags)
+            task = ["--data", training, "--validation-data", validation, "--max-source-tokens", 2048]
+            plan = ["--minutes", settings.minutes, "--size", "tiny", "--vocab-size", 4000, "--tokens-per-step", 2000]
+            judge = ["--max-eval-replies", 0, "--metric-for-best-model", "last", "--dropout", 0, "--bpe-dropout", 0]
+            run_flags = ["--self-attention", kind, "--seed", settings.seed, "--overwrite-output-dir"]
+            command("train", *task, *plan, *judge, *run_flags, "--output-dir", folder)
             command("evaluate", folder)
-        record = json.loads((folder / "training_record.json").read_text("utf-8"))
-        evaluation = json.loads((folder / "evaluation.json").read_text("utf-8"))["figures"]
-        figures[kind] = {"steps": record["overview"]["steps"], **evaluation}
-        rows.append([kind, *(str(value) for value in figures[kind].values())])
-    print_table("Conversations of 2,000 tokens", ["", *figures[settings.kinds[0]]], rows, markdown=settings.markdown)
+        figures[kind] = quality_of(folder)
+        form = {"steps": ",", "minutes": ".1f", "exact_match": ".1f", "chrf": ".1f"}
+        rows.append([kind, *(format(value, form.get(name, ".3f")) for name, value in figures[kind].items())])
+    columns = ["", *(name.replace("_", " ") for name in figures[settings.kinds[0]])]
+    print_table(f"Conversations of {settings.num_tokens:,} tokens", columns, rows, markdown=settings.markdown)
     write_figures(settings.output_file, settings=asdict(settings), found=figures)
 
 

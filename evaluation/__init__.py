@@ -1,6 +1,7 @@
 """
 How good it is: figures of a model on conversations. In reading order, each file imports only those above:
 
+    shortening  a text of any length in a line of a terminal
     repetition  whether a reply repeats itself
     metrics     BLEU and chrF, as sacreBLEU computes them
     scoring     a model and exchanges -> the likelihood of targets, and replies

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from chatformer.configuration.declaring import SettingsError
 from chatformer.data.exchanges import EncodedExchanges, content_digest
-from chatformer.pictures import in_words
 from chatformer.storage.environment import environment
 from chatformer.storage.printing import plain_console
 from chatformer.storage.writing import json_text, write_text
@@ -20,8 +19,11 @@ from .baselines import Comparison
 from .figures import Evaluation, ReplyFigures
 from .prose import TOLD_APART, ProseComparison, prose_table
 from .scoring import Outcome
+from .shortening import shortened
 
 NUM_SAMPLES = 10
+SHOWN = 400
+"""Characters of a source, a reply or a reference that are printed; the file has them whole."""
 
 ROWS = {
     "loss": ("loss (nats per token)", ".3f"),
@@ -149,8 +151,7 @@ def show(
         console.print("\nSome of the replies:")
     for sample in samples:
         source, reply, reference = (
-            " ".join(in_words(text).split())
-            for text in (sample["history"][-1]["content"], sample["reply"], sample["reference"])
+            shortened(text, SHOWN) for text in (sample["history"][-1]["content"], sample["reply"], sample["reference"])
         )
         shown = Text.assemble(f"  {source}\n    → ", (reply, "bold"), "  ", (f"(reference: {reference})", "dim"))
         console.print(shown, soft_wrap=True)

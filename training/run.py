@@ -15,9 +15,9 @@ from chatformer.configuration.training import LOWER_IS_BETTER, METRICS_WITHOUT_R
 from chatformer.data.batches import padding_share
 from chatformer.data.preparation import PreparedData
 from chatformer.data.prose import is_prose
-from chatformer.evaluation.doctor.findings import shortened
 from chatformer.evaluation.figures import Evaluation, evaluate
 from chatformer.evaluation.prose import without_references
+from chatformer.evaluation.shortening import shortened
 from chatformer.storage.bars import Bar, progress_bar
 
 from .averaging import Averages

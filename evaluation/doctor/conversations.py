@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from chatformer.conversation import Message
 from chatformer.data.arrow import messages_of
 from chatformer.data.messages import exchanges
-
-from .findings import shortened
+from chatformer.evaluation.shortening import shortened
 
 if TYPE_CHECKING:
     import datasets

@@ -10,10 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from chatformer.evaluation.shortening import shortened
 from chatformer.pictures import PICTURE
 
 from .conversations import Conversations, Exchange
-from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent, shortened
+from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent
 from .text import check_languages, check_roles, check_text
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from chatformer.pictures import in_words
-
 Severity = Literal["good", "hint", "problem"]
 
 NUM_EXAMPLES = 3
@@ -92,12 +90,6 @@ class Check:
 def well(check: str, title: str, found: str = "") -> list[Finding]:
     """The finding that nothing is wrong."""
     return [Finding(check=check, severity="good", title=title, found=found)]
-
-
-def shortened(text: str, width: int = 60) -> str:
-    # Characters that a terminal cannot show, or would obey, are written out.
-    line = "".join(sign if sign.isprintable() else f"<U+{ord(sign):04X}>" for sign in " ".join(in_words(text).split()))
-    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def percent(share: float) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .findings import Above, Check, Finding, percent, shortened, well
+from chatformer.evaluation.shortening import shortened
+
+from .findings import Above, Check, Finding, percent, well
 
 
 def check_parts(model: Any, tokenizer: Any, missing: Collection[str] = ()) -> list[Finding]:

@@ -4,8 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from chatformer.evaluation.shortening import shortened
+
 from .causes import Cause, with_causes
-from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent, shortened
+from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent
 from .run_log import HARDLY_LISTENS, LISTENS, share_of_bits
 from .trial import Trial
 

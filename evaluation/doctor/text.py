@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache
 
+from chatformer.evaluation.shortening import shortened
 from chatformer.pictures import PICTURE
 
 from .conversations import Conversations
-from .findings import Above, Check, Finding, percent, shortened, well
+from .findings import Above, Check, Finding, percent, well
 
 # Windows' Latin alphabet has characters from elsewhere in Unicode at some bytes between 0x80 and 0x9F.
 _WINDOWS_SIGNS = {

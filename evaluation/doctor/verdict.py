@@ -1,7 +1,9 @@
 """What the log of a finished run says about its model: whether it listens, and whether its replies differ."""
 
+from chatformer.evaluation.shortening import shortened
+
 from .causes import causes_in_answers, causes_in_log, named_by, with_causes
-from .findings import Finding, percent, shortened
+from .findings import Finding, percent
 from .replies import OFTEN_SAME, SAME_REPLY, check_listening
 from .run_log import RunLog
 from .trial import FEW_QUESTIONS
