@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
 from .attention import CrossAttention, MaskedSelfAttention
@@ -76,7 +75,8 @@ class NextToken:
     def __init__(self, model: Any, cache: EncoderDecoderCache, memory_BSD: Tensor, memory_mask_B11S: Tensor | None):
         """Project the source's keys and values into `cache`, unless it has them."""
         decoder = model.model.decoder
-        self.embedding, self.positions = decoder.embedding, decoder.positions
+        self.embedding, self.scale = decoder.embedding.weight, decoder.embedding.embed_scale
+        self.positions = decoder.positions
         self.layers = [NextTokenLayer(layer, len(memory_BSD)) for layer in decoder.layers]
         self.output = product_with(model.lm_head, len(memory_BSD))
         self.no_mask = self.memory_mask = decoder.embedding.weight.new_zeros(1)
@@ -93,7 +93,8 @@ class NextToken:
         own_layers: Any = cache.self_attention_cache.layers
         memory_layers = cache.cross_attention_cache.layers
         position = own_layers[0].get_seq_length()
-        x_BD = self.embedding(input_ids_B1.squeeze(1)) + self.positions.extended_to(position + 1)[position]
+        position_D = self.positions.extended_to(position + 1)[position]
+        x_BD = torch.add(position_D, torch.embedding(self.embedding, input_ids_B1.squeeze(1)), alpha=self.scale)
         for layer, own, memory in zip(self.layers, own_layers, memory_layers, strict=True):
             x_BD = layer(x_BD, own, self.no_mask, memory, self.memory_mask)
         return self.output(x_BD).unsqueeze(1)
@@ -121,14 +122,16 @@ class NextTokenLayer:
     ) -> Tensor:
         query, key, value, output = self.own_products
         keys_BHKC, values_BHKC = own_cache.update(key(x_BD).view(self.shape_BH1C), value(x_BD).view(self.shape_BH1C))
-        if self.pattern is not None:
-            keys_BHKC, values_BHKC = self.pattern.seen_by_last(keys_BHKC), self.pattern.seen_by_last(values_BHKC)
-        attended_BD = attend(query(x_BD), keys_BHKC, values_BHKC, own_mask, self.scaling)
-        x_BD = functional.layer_norm(x_BD + output(attended_BD), *self.norms[0])
-        query, output = self.cross_products
-        attended_BD = attend(query(x_BD), memory_cache.keys, memory_cache.values, memory_mask, self.scaling)
-        x_BD = functional.layer_norm(x_BD + output(attended_BD), *self.norms[1])
-        return functional.layer_norm(x_BD + self.outer(self.activation(self.inner(x_BD))), *self.norms[2])
+        # It makes each operation cheaper, and what it computes unfit for gradients: the cache is a caller's to use.
+        with torch.inference_mode():
+            if self.pattern is not None:
+                keys_BHKC, values_BHKC = self.pattern.seen_by_last(keys_BHKC), self.pattern.seen_by_last(values_BHKC)
+            attended_BD = attend(query(x_BD), keys_BHKC, values_BHKC, own_mask, self.scaling)
+            x_BD = torch.layer_norm(x_BD + output(attended_BD), *self.norms[0])
+            query, output = self.cross_products
+            attended_BD = attend(query(x_BD), memory_cache.keys, memory_cache.values, memory_mask, self.scaling)
+            x_BD = torch.layer_norm(x_BD + output(attended_BD), *self.norms[1])
+            return torch.layer_norm(x_BD + self.outer(self.activation(self.inner(x_BD))), *self.norms[2])
 
 
 def attend(query_BD: Tensor, keys_BHKC: Tensor, values_BHKC: Tensor, mask_N1K: Tensor, scaling: float) -> Tensor:

@@ -346,3 +346,18 @@ def test_another_mask_hides_other_tokens(make_model):
         options["past_key_values"] = prefix.past_key_values
         expected = model(decoder_input_ids=REPLIES[:, 2:3], output_attentions=True, **options).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_generated_may_be_learnt_from(make_model):
+    model = make_model()
+    logits, cache = token_by_token(model, replies=REPLIES[:, :3])
+    assert steps_of(cache) is not None
+    layers = [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
+    assert not any(tensor.is_inference() for layer in layers for tensor in (layer.keys, layer.values, logits))
+    encoded = model.get_encoder()(SOURCES, MASK)
+    # Neither the keys and values so far nor the logits are left unfit for gradients.
+    next_logits = model(
+        decoder_input_ids=REPLIES[:, 3:4], encoder_outputs=encoded, attention_mask=MASK, past_key_values=cache
+    ).logits
+    (next_logits - logits[:, -1:]).square().sum().backward()
+    assert model.model.decoder.layers[0].self_attention.query.weight.grad.abs().sum() > 0
