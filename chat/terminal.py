@@ -2,7 +2,12 @@
 
 import contextlib
 import dataclasses
+import os
+import signal
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
     from .chatbot import Conversation
 
+NO_HISTORY = "This model was trained on single questions and does not read what was said before."
 HELP = """/reset            begin a new conversation
 /more             have the last reply go on
 /settings         show how replies are generated
@@ -33,17 +39,58 @@ HELP = """/reset            begin a new conversation
 
 def chat(settings: ChatSettings) -> int:
     """Converse in a terminal, or answer the lines of a pipe; return the exit status."""
-    chatbot = chatbot_of(settings)
-    from .chatbot import Conversation
-
     media = None if settings.save_media is None else MediaFolder(settings.save_media)
-    conversation = Conversation(chatbot, settings.system)
+    # Of a download, of a server and of a system message there is something to say before.
+    is_quiet = settings.url is None and settings.system is None and Path(settings.model or "", "config.json").is_file()
+    if sys.stdin.isatty() and is_quiet:
+        with LoadedMeanwhile(settings) as loaded:
+            return talk(loaded, settings, media)
+    conversation = load_conversation(settings)
     if sys.stdin.isatty():
-        return talk(conversation, settings, media)
-    if not chatbot.reads_history:
+        return talk(lambda: conversation, settings, media)
+    if not conversation.chatbot.reads_history:
         warn("the model was trained on single questions, so each line is answered without those before.")
     answer_lines(conversation, settings.reply, media)
     return 0
+
+
+def load_conversation(settings: ChatSettings) -> "Conversation":
+    """A new conversation with the chatbot that the settings name."""
+    chatbot = chatbot_of(settings)
+    from .chatbot import Conversation
+
+    return Conversation(chatbot, settings.system)
+
+
+class LoadedMeanwhile:
+    """A conversation that is loaded, which takes seconds, while the user types the first message."""
+
+    def __init__(self, settings: ChatSettings):
+        self._is_awaited = False
+        self._executor = ThreadPoolExecutor(max_workers=1)
+        self._loading = self._executor.submit(load_conversation, settings)
+        self._loading.add_done_callback(self._interrupt_input)
+
+    def __enter__(self) -> "LoadedMeanwhile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Whoever leaves at once need not know of an error. An import cannot be broken off.
+        self._is_awaited = True
+        self._executor.shutdown()
+
+    def __call__(self) -> "Conversation":
+        self._is_awaited = True
+        return self._loading.result()
+
+    @property
+    def has_failed(self) -> bool:
+        return self._loading.done() and self._loading.exception() is not None
+
+    def _interrupt_input(self, _: "Future[Conversation]") -> None:
+        # Nobody is to type a message for a model that there is not. On Windows the error waits for the Enter key.
+        if self.has_failed and not self._is_awaited and os.name == "posix":
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def answer_lines(conversation: "Conversation", settings: ReplySettings, media: MediaFolder | None) -> None:
@@ -55,15 +102,16 @@ def answer_lines(conversation: "Conversation", settings: ReplySettings, media: M
             media.save(reply)
 
 
-def talk(conversation: "Conversation", settings: ChatSettings, media: MediaFolder | None = None) -> int:
-    """Converse until the user leaves."""
+def talk(
+    loaded: "Callable[[], Conversation] | LoadedMeanwhile", settings: ChatSettings, media: MediaFolder | None = None
+) -> int:
+    """Converse until the user leaves; `loaded` is asked for the conversation when there is something to say."""
     with contextlib.suppress(ImportError):
         # Gives input() its line editing and history.
         import readline  # noqa: F401
     console = plain_console(soft_wrap=True)
-    if not conversation.chatbot.reads_history:
-        console.print("This model was trained on single questions and does not read what was said before.", style="dim")
     console.print("Say something. /help shows the commands, /quit leaves.", style="dim")
+    conversation = None
     while True:
         try:
             text = normalized_text(input("\nyou> "))
@@ -71,7 +119,11 @@ def talk(conversation: "Conversation", settings: ChatSettings, media: MediaFolde
             print()
             return 0
         except KeyboardInterrupt:
-            console.print("\n/quit or Ctrl-D leaves.", style="dim")
+            print()
+            if isinstance(loaded, LoadedMeanwhile) and loaded.has_failed:
+                # It raises what is wrong.
+                loaded()
+            console.print("/quit or Ctrl-D leaves.", style="dim")
             continue
         except (NotText, UnicodeDecodeError):
             encoding = sys.stdin.encoding
@@ -79,10 +131,14 @@ def talk(conversation: "Conversation", settings: ChatSettings, media: MediaFolde
             continue
         if not text:
             continue
+        command, *rest = text[1:].split() or [""] if text.startswith("/") else [""]
+        if command in ("quit", "exit"):
+            return 0
+        if conversation is None:
+            conversation = loaded()
+            if not conversation.chatbot.reads_history:
+                console.print(NO_HISTORY, style="dim")
         if text.startswith("/"):
-            command, *rest = text[1:].split() or [""]
-            if command in ("quit", "exit"):
-                return 0
             if command != "more":
                 settings = run_command(command, rest, conversation, settings, console)
                 continue

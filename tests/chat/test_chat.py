@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import io
 import itertools
@@ -5,6 +6,7 @@ import os
 import pty
 import random
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -234,13 +236,38 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(trained, environment):
-    command = [sys.executable, "-m", "chatformer.cli.main", "chat", str(trained), "--device", "cpu"]
-    terminal = Terminal(command, environment | {"TERM": "dumb", "COLUMNS": "200"})
-    yield terminal
-    terminal.process.kill()
-    terminal.process.wait()
-    os.close(terminal.screen)
+def start(environment):
+    """Return a function that begins a chat with a model in a terminal."""
+    with contextlib.ExitStack() as stack:
+
+        def start(folder):
+            command = [sys.executable, "-m", "chatformer.cli.main", "chat", str(folder), "--device", "cpu"]
+            terminal = Terminal(command, environment | {"TERM": "dumb", "COLUMNS": "200"})
+            stack.callback(os.close, terminal.screen)
+            stack.callback(terminal.process.wait)
+            stack.callback(terminal.process.kill)
+            return terminal
+
+        yield start
+
+
+@pytest.fixture
+def terminal(start, trained):
+    return start(trained)
+
+
+def test_who_leaves_before_the_model_is_loaded_leaves_quietly(terminal):
+    terminal.read()
+    assert terminal.type("/quit").split() == ["/quit"]
+    assert terminal.process.wait(timeout=60) == 0
+
+
+def test_what_is_wrong_with_a_model_is_said_before_anything_is_typed(start, trained, tmp_path):
+    shutil.copy(trained / "config.json", tmp_path)
+    terminal = start(tmp_path)
+    assert "Say something" in terminal.read()
+    assert "error: The weights" in terminal.read(mark="until its end")
+    assert terminal.process.wait(timeout=60) == 2
 
 
 def test_a_conversation_in_a_terminal(terminal, chatbot):
@@ -311,7 +338,7 @@ def test_what_is_mistyped_is_no_reason_to_leave(chatbot, capsys, monkeypatch):
 
     monkeypatch.setattr("builtins.input", next_input)
     conversation = Conversation(chatbot)
-    assert talk(conversation, ChatSettings()) == 0 and typed == []
+    assert talk(lambda: conversation, ChatSettings()) == 0 and typed == []
     shown = capsys.readouterr().out
     assert "Unknown command: /\n" in shown and "Unknown command: /[/x]\n" in shown
     assert shown.count("That is not text in ") == 2

@@ -69,7 +69,7 @@ def test_a_chat_shows_and_saves(chatbot, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "7.png").touch()
-    assert talk(Conversation(chatbot), ChatSettings(model="bot"), MediaFolder(tmp_path / "media")) == 0
+    assert talk(lambda: Conversation(chatbot), ChatSettings(model="bot"), MediaFolder(tmp_path / "media")) == 0
     assert "saved as" in capsys.readouterr().out
     assert sorted(file.name for file in (tmp_path / "media").iterdir()) == ["7.png", "8.png", "9.png"]
 

@@ -13,18 +13,12 @@ DOES_NOT_READ = "This model was trained on single questions and does not read wh
 IGNORED = "warning: --system is ignored"
 
 
-@pytest.fixture
-def leave_at_once(monkeypatch):
-    def leave(prompt):
-        raise EOFError
-
-    monkeypatch.setattr("builtins.input", leave)
-
-
 @pytest.mark.parametrize(("model", "times"), [("trained", 0), ("reads_questions", 1)])
-def test_a_chat_says_once_that_the_history_is_not_read(request, leave_at_once, capsys, model, times):
+def test_a_chat_says_once_that_the_history_is_not_read(request, monkeypatch, capsys, model, times):
     chatbot = Chatbot.from_pretrained(str(request.getfixturevalue(model)), device="cpu")
-    assert terminal.talk(Conversation(chatbot), ChatSettings()) == 0
+    typed = iter(["안녕", "또 안녕", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    assert terminal.talk(lambda: Conversation(chatbot), ChatSettings()) == 0
     assert capsys.readouterr().out.count(DOES_NOT_READ) == times
 
 
