@@ -279,11 +279,17 @@ def _count_replies(conversations: "datasets.Dataset") -> int:
     import pyarrow.compute
 
     count = 0
-    for batch in conversations.select_columns("messages").with_format("arrow").iter(batch_size=10_000):
-        for messages in batch.column("messages").chunks:
-            roles = pyarrow.compute.struct_field(messages.flatten(), "role")
-            count += pyarrow.compute.sum(pyarrow.compute.equal(roles, "assistant"), min_count=0).as_py()
+    for messages in _messages_of(conversations):
+        roles = pyarrow.compute.struct_field(messages.flatten(), "role")
+        count += pyarrow.compute.sum(pyarrow.compute.equal(roles, "assistant"), min_count=0).as_py()
     return count
+
+
+def _messages_of(conversations: "datasets.Dataset") -> Iterator["pyarrow.ListArray"]:
+    """The messages of all conversations in their order, many conversations at a time."""
+    for batch in conversations.select_columns("messages").with_format("arrow").iter(batch_size=10_000):
+        # Chosen rows come as a chunk each.
+        yield from batch.combine_chunks().column("messages").chunks
 
 
 def _tokenizer_state(tokenizer: Any) -> str:
@@ -305,14 +311,19 @@ def content_digest(conversations: "datasets.Dataset") -> str:
     import pyarrow.compute
 
     digest = hashlib.sha256()
-    for batch in conversations.select_columns("messages").with_format("arrow").iter(batch_size=10_000):
-        # Independent of where the file's pieces end, and of rows between those that were chosen.
-        (messages,) = batch.combine_chunks().column("messages").chunks
+    for messages in _messages_of(conversations):
         parts = [pyarrow.compute.list_value_length(messages)]
         for name in ("role", "content"):
             texts = pyarrow.compute.struct_field(messages.flatten(), name)
-            digest.update("".join(texts.to_pylist()).encode())
+            digest.update(_bytes_of(texts))
             parts.append(pyarrow.compute.binary_length(texts))
         for lengths in parts:
             digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())
     return digest.hexdigest()
+
+
+def _bytes_of(texts: "pyarrow.StringArray") -> memoryview:
+    """All texts in UTF-8, one behind the other, as Arrow has them."""
+    _, offsets, values = texts.buffers()
+    starts = np.frombuffer(offsets, np.int32 if texts.type == "string" else np.int64)
+    return memoryview(values)[starts[texts.offset] : starts[texts.offset + len(texts)]] if values else memoryview(b"")
