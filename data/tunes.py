@@ -7,6 +7,7 @@ not be used commercially. Chatformer ships none of them. Held out are titles, wi
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ ESSEN = {"essenFolksong": ""}
 
 WISHES = 2
 """Wishes for each tune and language that are learnt; a held out tune has one."""
+FEWEST = 32
+"""The least wishes for a rhythm in each language: of waltzes there are four, and people ask for them."""
 EVERY = 20
 """Of so many titles one is held out."""
 INCIPIT = 16
@@ -29,12 +32,14 @@ INCIPIT = 16
 
 
 def rows(*, essen: bool = False, held_out: bool) -> Iterator[dict[str, str]]:
-    """A wish and a tune for each tune and language."""
-    for found in tunes(essen=essen, held_out=held_out):
+    """Wishes and a tune for each tune and language."""
+    chosen = tunes(essen=essen, held_out=held_out)
+    rhythms = Counter(found.rhythm for found in chosen)
+    for found in chosen:
         headers = Headers(found.title, found.rhythm, found.tune.key, found.tune.metre, found.origin)
         # So that the wishes for a tune do not depend on what else is read.
         chance = Random(found.text)
-        for _ in range(1 if held_out else WISHES):
+        for _ in range(1 if held_out else max(WISHES, FEWEST // rhythms[found.rhythm])):
             for in_words in (in_korean, in_english):
                 yield {"question": in_words(some_of(headers, chance), chance), "answer": found.text}
 

@@ -1,5 +1,6 @@
 """The data "tunes": corpora of music21 in one form, wishes for them, and a tokenizer that knows beats."""
 
+from collections import Counter
 from random import Random
 
 import pytest
@@ -107,6 +108,19 @@ def test_titles_are_held_out_and_no_tune_is_on_both_sides(tmp_path, monkeypatch)
     assert {found.title for found in training} == {name for name in names if not tunes.is_held_out(name)}
     assert not {found.text for found in training} & {found.text for found in validation}
     assert len(wishes) == 2 * len(validation) and tune_of(wishes[0]["answer"])
+
+
+def test_a_rare_rhythm_is_asked_for_as_often_as_it_takes(monkeypatch):
+    plain = melodies.found_in("X:1\nT:a\nM:3/4\nL:1/8\nK:C\n" + "C2 E2 G2 | c2 G2 E2 | " * 4 + "C6 |]", "")
+    rhythms = ["reel"] * 40 + ["waltz"] * 4 + ["gavotte"]
+    found = tuple(plain._replace(title=f"Tune {number}", rhythm=name) for number, name in enumerate(rhythms))
+    monkeypatch.setattr(tunes, "tunes", lambda **_: found)
+    asked = Counter(asked_in(row["question"]).rhythm for row in tunes.rows(held_out=False))
+    wishes = [row["question"] for row in tunes.rows(held_out=False)]
+    # Most wishes name the rhythm.
+    assert len(wishes) == 2 * (40 * tunes.WISHES + 2 * tunes.FEWEST)
+    assert min(asked["waltz"], asked["gavotte"]) > tunes.FEWEST
+    assert len(list(tunes.rows(held_out=True))) == 2 * len(found)
 
 
 @pytest.mark.parametrize("key", ["G", "F#m", "Bb", "Dmix", "Ador"])
