@@ -21,9 +21,10 @@ tensors of a batch from chatformer. Otherwise the trainer has its defaults, with
 
 Padding does not count as work, nor does work that is done twice: a contestant's share of the machine's rate is its
 useful operations per second (the formula in benchmarks/machine.py, three times the forward pass), divided by those of
-`torch.mm` in the same precision and round, on matrices of the model's sizes. All contestants are in memory at once;
---contestants leaves some out. The process keeps the defaults of torch and glibc for memory, not those of
-`chatformer train`, so that they favour no contestant.
+`torch.mm` in the same precision and round, on matrices of the model's sizes. What a step keeps a token is what its
+forward pass leaves in memory for its backward pass, without the weights, for each target token. All contestants are in
+memory at once; --contestants leaves some out. The process keeps the defaults of torch and glibc for memory, not those
+of `chatformer train`, so that they favour no contestant.
 """
 
 import functools
@@ -142,6 +143,10 @@ class Turn:
 class Contestant(Protocol):
     model: torch.nn.Module
 
+    def kept_per_token(self) -> float | None:
+        """Bytes that a step's forward pass keeps for its backward pass, for each target token; None if unknown."""
+        ...
+
     def train(self, *, warmup_seconds: float, seconds: float) -> Turn:
         """Train for a turn."""
         ...
@@ -162,6 +167,21 @@ class StepByStep:
             source_lengths=self.exchanges.source_lengths[indices],
             target_lengths=self.exchanges.target_lengths[indices],
         )
+
+    def kept_per_token(self) -> float:
+        parameters = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        kept: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                # Several views of it are kept once, and until the backward pass, so that no other has its address.
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            indices = self.take_step()
+        return sum(kept.values()) / int(self.exchanges.target_lengths[indices].sum())
 
     def take_steps(self, seconds: float) -> np.ndarray:
         end = time.perf_counter() + seconds
@@ -308,6 +328,9 @@ class UnderTrainer:
         self.stopwatch = Stopwatch(self.trainer)
         self.turn = 0
 
+    def kept_per_token(self) -> None:
+        """Not known: a trainer takes no single step. It is that of its model in a bare loop."""
+
     def train(self, *, warmup_seconds: float, seconds: float) -> Turn:
         # The trainer's sampler draws its order from it.
         self.turn += 1
@@ -413,6 +436,7 @@ def compare(settings: Settings) -> None:
     exchanges = data.train_exchanges
     target_share = exchanges.target_lengths.sum() / (exchanges.source_lengths + exchanges.target_lengths).sum()
     num_rows = max(1, round(plan.tokens_per_step * target_share))
+    kept = {name: contestant.kept_per_token() for name, contestant in contestants.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in contestants}
     rates: dict[str, list[MatrixRate]] = {name: [] for name in DTYPES}
     bar = tqdm(total=settings.rounds * len(contestants), desc="turns", disable=None)
@@ -449,6 +473,7 @@ def compare(settings: Settings) -> None:
                 f"{spread(speeds).median:,.0f}",
                 "1" if name == first else f"{slower:.3g}",
                 f"{share.median:.0%}",
+                "" if (bytes_kept := kept[name]) is None else f"{bytes_kept / 1024:,.0f}",
             ]
         )
         figures[name] = {
@@ -456,6 +481,7 @@ def compare(settings: Settings) -> None:
             "target_tokens_per_second": speeds,
             "times_slower_than_the_first": asdict(slower),
             "share_of_the_matrix_rate": asdict(share),
+            "bytes_kept_per_target_token": kept[name],
         }
     title = (
         f"Training, {settings.size}, {precision}, {torch.get_num_threads()} threads, vocabulary {config.vocab_size:,}, "
@@ -467,6 +493,7 @@ def compare(settings: Settings) -> None:
         "target tokens/s",
         f"times slower than {first}",
         "share of torch.mm",
+        "KiB kept a token",
     ]
     print_table(title, columns, rows, markdown=settings.markdown)
     print_matrix_rates(rates, num_rows, markdown=settings.markdown)

@@ -6,6 +6,7 @@ import re
 import statistics
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ def test_training_beside_every_peer(run, capsys):
         assert f"\n| {name} | " in printed
         assert len(found["target_tokens_per_second"]) == 2 and min(found["target_tokens_per_second"]) > 0
         assert found["share_of_the_matrix_rate"]["minimum"] > 0
+        assert (found["bytes_kept_per_target_token"] is None) == name.startswith("seq2seq-trainer")
         # By pairs, which also of two rounds is not the ratio of the medians.
         pairs = zip(
             contestants["chatformer"]["target_tokens_per_second"], found["target_tokens_per_second"], strict=True
@@ -69,6 +71,20 @@ def test_training_beside_every_peer(run, capsys):
         assert found["times_slower_than_the_first"]["median"] == pytest.approx(median)
     sizes = {name: found["parameters"] for name, found in contestants.items()}
     assert sizes["chatformer"] == sizes["marian-sdpa"] == sizes["seq2seq-trainer"] == sizes["torch-tied"]
+
+
+def test_what_a_step_keeps_is_counted_once_and_without_weights(benchmark):
+    model = torch.nn.Linear(4, 4, bias=False)
+    x = torch.randn(6, 4, requires_grad=True)
+
+    def take_step():
+        y = model(x)
+        # The product keeps x and the weights; the others keep y, whole and in part.
+        (y.square().sum() + y[:3].square().sum()).backward()
+        return np.array([0, 1])
+
+    contestant = benchmark("train").StepByStep(model, SimpleNamespace(target_lengths=np.array([1, 2, 9])), take_step)
+    assert contestant.kept_per_token() == 2 * x.nbytes / 3
 
 
 def test_training_in_bf16(run):
