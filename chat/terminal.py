@@ -39,13 +39,13 @@ HELP = """/reset            begin a new conversation
 
 def chat(settings: ChatSettings) -> int:
     """Converse in a terminal, or answer the lines of a pipe; return the exit status."""
-    media = None if settings.save_media is None else MediaFolder(settings.save_media)
     # Of a download, of a server and of a system message there is something to say before.
     is_quiet = settings.url is None and settings.system is None and Path(settings.model or "", "config.json").is_file()
     if sys.stdin.isatty() and is_quiet:
         with LoadedMeanwhile(settings) as loaded:
-            return talk(loaded, settings, media)
+            return talk(loaded, settings, media_folder(settings))
     conversation = load_conversation(settings)
+    media = media_folder(settings)
     if sys.stdin.isatty():
         return talk(lambda: conversation, settings, media)
     if not conversation.chatbot.reads_history:
@@ -60,6 +60,10 @@ def load_conversation(settings: ChatSettings) -> "Conversation":
     from .chatbot import Conversation
 
     return Conversation(chatbot, settings.system)
+
+
+def media_folder(settings: ChatSettings) -> MediaFolder | None:
+    return None if settings.save_media is None else MediaFolder(settings.save_media)
 
 
 class LoadedMeanwhile:
