@@ -5,8 +5,11 @@ from chatformer.evaluation.shortening import shortened
 from .causes import causes_in_answers, causes_in_log, named_by, with_causes
 from .findings import Finding, percent
 from .replies import OFTEN_SAME, SAME_REPLY, check_listening
-from .run_log import RunLog
+from .run_log import RunLog, share_of_bits
 from .trial import FEW_QUESTIONS
+
+DEAF = 5e-4
+"""Share of the loss that another question changes, under which it changes nothing."""
 
 
 def verdict(
@@ -17,7 +20,8 @@ def verdict(
 
     There is none if the model listens and its replies differ, if nothing was evaluated, or if there are too few
     replies (`num_replies`) to judge. A model whose replies differ with the question listens, however badly it predicts
-    unseen answers: with little data, no model predicts them well. `most_frequent_answer` is the share of the training's
+    unseen answers: with little data, no model predicts them well. Replies that are drawn differ by themselves; then it
+    is deaf if the question changes nothing, for better or worse. `most_frequent_answer` is the share of the training's
     most frequent answer, if it is known.
     """
     evaluations = [line for line in log.evaluations if step is None or line["step"] == step]
@@ -25,10 +29,12 @@ def verdict(
         return []
     figures = evaluations[-1]
     share = figures["eval_most_frequent_reply"] / 100
-    if share <= OFTEN_SAME:
+    gain, bits = figures["eval_source_gain"], figures["eval_bits_per_character"]
+    is_deaf = abs(share_of_bits(gain, bits)) < DEAF
+    if share <= OFTEN_SAME and not is_deaf:
         return []
     causes = causes_in_log(log) + causes_in_answers(most_frequent_answer)
-    listening = check_listening(figures["eval_source_gain"], figures["eval_bits_per_character"], causes)
+    listening = check_listening(gain, bits, causes)
     if listening[0].severity == "problem":
         causes = [named_by(listening[0])]
     statement = (

@@ -56,6 +56,12 @@ def test_a_small_model_whose_replies_differ_listens_however_badly_it_predicts():
     assert verdict(log_of((-0.3, 8.0, 25)), num_replies=30) == []
 
 
+@pytest.mark.parametrize("gain", [0.0, -4e-7, 5e-4])
+def test_replies_that_are_drawn_differ_without_listening(gain):
+    (listening,) = verdict(log_of((0.4, 2.0, 90), (gain, 2.0, 90)), num_replies=100)
+    assert (listening.title, listening.severity) == ("It does not listen", "problem")
+
+
 def test_the_verdict_is_of_the_step_that_is_published():
     log = log_of((0.5, 5.0, 80), (0.0, 100.0, 1))
     assert verdict(log, num_replies=100, step=200) == []
