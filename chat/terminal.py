@@ -39,15 +39,19 @@ HELP = """/reset            begin a new conversation
 
 def chat(settings: ChatSettings) -> int:
     """Converse in a terminal, or answer the lines of a pipe; return the exit status."""
+    # There is none at all where it was closed.
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
     # Of a download, of a server and of a system message there is something to say before.
     is_quiet = settings.url is None and settings.system is None and Path(settings.model or "", "config.json").is_file()
-    if sys.stdin.isatty() and is_quiet:
+    if is_terminal and is_quiet:
         with LoadedMeanwhile(settings) as loaded:
             return talk(loaded, settings, media_folder(settings))
     conversation = load_conversation(settings)
     media = media_folder(settings)
-    if sys.stdin.isatty():
+    if is_terminal:
         return talk(lambda: conversation, settings, media)
+    if sys.stdin is None:
+        raise ChatError("Nothing can be read: standard input is closed.")
     if not conversation.chatbot.reads_history:
         warn("the model was trained on single questions, so each line is answered without those before.")
     answer_lines(conversation, settings.reply, media)

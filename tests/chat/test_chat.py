@@ -256,6 +256,12 @@ def terminal(start, trained):
     return start(trained)
 
 
+def test_a_closed_standard_input_is_told_of(trained, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["chat", str(trained), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.endswith("error: Nothing can be read: standard input is closed.\n")
+
+
 def test_who_leaves_before_the_model_is_loaded_leaves_quietly(terminal):
     terminal.read()
     assert terminal.type("/quit").split() == ["/quit"]
