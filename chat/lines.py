@@ -162,7 +162,7 @@ def opened(file: Path | None) -> Iterator[IO[bytes]]:
                 stream: Any = stack.enter_context(file.open("rb"))
             except OSError as error:
                 raise InputError(f"--data {file} cannot be read ({error.strerror}).") from error
-        elif sys.stdin.isatty():
+        elif sys.stdin is None or sys.stdin.isatty():
             raise InputError("there is nothing to reply to. Give --data FILE, or lines through a pipe.")
         else:
             stream = sys.stdin.buffer

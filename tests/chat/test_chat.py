@@ -256,10 +256,14 @@ def terminal(start, trained):
     return start(trained)
 
 
-def test_a_closed_standard_input_is_told_of(trained, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [("chat", "Nothing can be read: standard input is closed."), ("generate", "there is nothing to reply to.")],
+)
+def test_a_closed_standard_input_is_told_of(verb, message, trained, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", None)
-    assert main(["chat", str(trained), "--device", "cpu"]) == 2
-    assert capsys.readouterr().err.endswith("error: Nothing can be read: standard input is closed.\n")
+    assert main([verb, str(trained), "--device", "cpu"]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
 
 
 def test_who_leaves_before_the_model_is_loaded_leaves_quietly(terminal):
