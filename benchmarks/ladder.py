@@ -37,6 +37,7 @@ from chatformer.configuration.training import TrainingSettings
 from chatformer.conversation import encode_conversation
 from chatformer.evaluation.figures import has_metrics
 from chatformer.evaluation.plots.drawing import check_format
+from chatformer.storage.run_folder import Records
 
 RECIPES = Path(__file__).with_name("recipes")
 RUNGS = ("seq2seq", "bahdanau", "transformer", "strided")
@@ -196,17 +197,16 @@ def climb(settings: Settings) -> None:
 
 def items_of(folder: Path) -> list[dict[str, Any]]:
     """Each exchange of the test data with the reply of the model in `folder`."""
-    return json.loads((folder / "evaluation.json").read_text("utf-8"))["items"]
+    return Records.read(folder).evaluation["items"]
 
 
 def figures(folder: Path) -> dict[str, float]:
     """What training and evaluation wrote into a model's folder."""
-    record = json.loads((folder / "training_record.json").read_text("utf-8"))
-    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text("utf-8").splitlines()]
-    measured = json.loads((folder / "evaluation.json").read_text("utf-8"))["figures"]["all"]
+    records = Records.read(folder)
+    overview, log, measured = records.record["overview"], records.log, records.evaluation["figures"]["all"]
     return {
-        "parameters": record["overview"]["parameters"],
-        "steps": record["overview"]["steps"],
+        "parameters": overview["parameters"],
+        "steps": overview["steps"],
         "training_tokens_per_second": [line for line in log if "tokens_per_second" in line][-1]["tokens_per_second"],
         "minutes": log[-1]["seconds"] / 60,
         **{name: measured[name] for name in ("bits_per_character", "bleu", "chrf", "exact_match")},

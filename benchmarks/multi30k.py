@@ -138,7 +138,7 @@ def joined(files: list[Path], file: Path) -> Path:
     return file
 
 
-def chatformer(*arguments: str | Path) -> None:
+def chatformer(*arguments: object) -> None:
     """Run a command of chatformer, and show it."""
     words = [str(argument) for argument in arguments]
     print("$ " + shlex.join(["chatformer", *words]), flush=True)

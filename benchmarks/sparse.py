@@ -17,9 +17,9 @@ generate by the fused one. Strides are the roots of the lengths. The growth is t
 best from 1,024 tokens on, by least squares of the logarithms.
 
 `quality` joins conversations of the starter corpus to about 2,000 tokens. The first exchange is the one that the last
-question is about: the answer depends on what lies 1,900 tokens back. `chatformer train` takes as many steps with each
-self-attention as fit into the same time of one core, by the steps that are measured first, and `chatformer evaluate`
-measures on conversations that were kept out.
+question is about: the answer depends on what lies 1,900 tokens back. `chatformer train --minutes` takes as many steps
+with each self-attention as fit into the same time, on inputs of all lengths up to that, and `chatformer evaluate`
+measures on long ones about conversations that were kept out.
 """
 
 import csv
@@ -28,7 +28,6 @@ import math
 import multiprocessing
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -40,12 +39,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from machine import print_table, run, write_figures
+from multi30k import chatformer
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from chatformer import ChatformerForConditionalGeneration, sized_config
 from chatformer.configuration.configuration_chatformer import root_of
 from chatformer.data.preparation import starter_file
 from chatformer.data.tokenizer import train_tokenizer
+from chatformer.storage.run_folder import Records
 from chatformer.training.building import ready_to_train
 from chatformer.training.distributed import keep_freed_memory
 from chatformer.training.pace import peak_memory
@@ -93,7 +94,7 @@ class Quality:
     output_dir: Path
     """Folder of the data and of the runs; a run that is finished there is not repeated."""
     minutes: float = 10.0
-    """Minutes of one core for the steps of each training."""
+    """Minutes for the steps of each training."""
     kinds: tuple[Literal["full", "strided", "fixed"], ...] = ("full", "strided", "fixed")
     """The contestants."""
     num_tokens: int = 1900
@@ -311,19 +312,14 @@ def write_conversations(settings: Quality) -> tuple[Path, Path]:
     return files
 
 
-def command(*words: Any) -> None:
-    subprocess.run([sys.executable, "-m", "chatformer.cli.main", *map(str, words)], check=True)
-
-
 def quality_of(folder: Path) -> dict[str, float]:
     """What training and evaluation wrote into a model's folder."""
-    record = json.loads((folder / "training_record.json").read_text("utf-8"))
-    log = (folder / "training_log.jsonl").read_text("utf-8").splitlines()
-    measured = json.loads((folder / "evaluation.json").read_text("utf-8"))["figures"]["all"]
+    records = Records.read(folder)
+    measured = records.evaluation["figures"]["all"]
     names = ("bits_per_character", "source_gain", "exact_match", "chrf")
     return {
-        "steps": record["overview"]["steps"],
-        "minutes": json.loads(log[-1])["seconds"] / 60,
+        "steps": records.record["overview"]["steps"],
+        "minutes": records.log[-1]["seconds"] / 60,
         **{name: measured[name] for name in names},
     }
 
@@ -340,8 +336,8 @@ def measure_quality(settings: Quality) -> None:
             plan = ["--minutes", settings.minutes, "--size", "tiny", "--vocab-size", 4000, "--tokens-per-step", 2000]
             judge = ["--max-eval-replies", 0, "--metric-for-best-model", "last", "--dropout", 0, "--bpe-dropout", 0]
             run_flags = ["--self-attention", kind, "--seed", settings.seed, "--overwrite-output-dir"]
-            command("train", *task, *plan, *judge, *run_flags, "--output-dir", folder)
-            command("evaluate", folder)
+            chatformer("train", *task, *plan, *judge, *run_flags, "--output-dir", folder)
+            chatformer("evaluate", folder)
         figures[kind] = quality_of(folder)
         form = {"steps": ",", "minutes": ".1f", "exact_match": ".1f", "chrf": ".1f"}
         rows.append([kind, *(format(value, form.get(name, ".3f")) for name, value in figures[kind].items())])
