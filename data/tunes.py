@@ -24,7 +24,7 @@ ESSEN = {"essenFolksong": ""}
 WISHES = 2
 """Wishes for each tune and language that are learnt; a held out tune has one."""
 FEWEST = 32
-"""The least wishes for a rhythm in each language: of waltzes there are four, and people ask for them."""
+"""About the least wishes for a rhythm in each language: of waltzes there are four, and people ask for them."""
 EVERY = 20
 """Of so many titles one is held out."""
 INCIPIT = 16
