@@ -6,9 +6,12 @@ How well a model draws, judged by what never saw it, and sheets of what it drew.
     chatformer train --recipe emoji --output-dir runs/emoji
     python benchmarks/pictures.py sheet runs/emoji --data emoji-held-out --output-file emoji.png
 
+    python benchmarks/pictures.py things runs/emoji
+
 `digits` has a classifier read the digits that the model writes: a support vector machine that was trained on
-scikit-learn's digits alone. `sheet` is a picture: in each pair the true one is above what was drawn. `rerank` compares
-first draws with the best of several draws by a model of the other direction:
+scikit-learn's digits alone. `sheet` is a picture: in each pair the true one is above what was drawn. `things` counts
+what comes out right of emoji that the model has learnt, and that stand alone: those without a skin tone. `rerank`
+compares first draws with the best of several draws by a model of the other direction:
 
     chatformer train --recipe digits --question-column picture --answer-column caption \\
         --max-source-tokens 80 --max-target-tokens 16 --vocab-size 700 --dropout 0.1 --learning-rate 2e-3 \\
@@ -20,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Annotated
 
 import numpy as np
@@ -34,9 +38,11 @@ from chatformer.chat.reranking import Judge
 from chatformer.configuration.replies import ReplySettings
 from chatformer.conversation import turn
 from chatformer.data.digits import NAMES, digits, ink_of
+from chatformer.data.emojis import emojis, is_held_out
 from chatformer.data.named import named_conversations
+from chatformer.data.wishes import for_picture_in_english, for_picture_in_korean
 from chatformer.evaluation.own_data import questions_and_answers
-from chatformer.evaluation.pictures import fitted
+from chatformer.evaluation.pictures import figures_of_drawings, fitted
 from chatformer.pictures import pixels_of_text
 
 BATCH_TOKENS = 2000
@@ -94,8 +100,24 @@ class SheetSettings:
     """Where to write it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ThingsSettings:
+    """Count what comes out right of single emoji that the model has learnt."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a model that draws emoji."""
+    num_things: int = 128
+    """Emoji, each asked for by its usual name in Korean and in English."""
+    wished: bool = False
+    """Ask in sentences, as the data emoji-wishes does."""
+    temperature: float = 0.0
+    """Above 0, draws differ."""
+    seed: int = 42
+    """Of the emoji that are asked for, and of the draws."""
+
+
 def drawings(
-    settings: DigitsSettings | SheetSettings,
+    settings: DigitsSettings | SheetSettings | ThingsSettings,
     captions: Sequence[str],
     search: ReplySettings,
     judge: Judge | None = None,
@@ -136,6 +158,26 @@ def measure_digits(settings: DigitsSettings) -> None:
     print(markdown_row(["real ones, which neither has seen", f"{real:.1%}", ""]))
 
 
+def measure_things(settings: ThingsSettings) -> None:
+    learnt = [emoji for emoji in emojis() if not is_held_out(emoji.text)]
+    things = [emoji for emoji in learnt if not emoji.has_skin_tone]
+    chosen = np.random.default_rng(settings.seed).choice(len(things), settings.num_things, replace=False)
+    wishes = [
+        (asked(names[0], Random(names[0])) if settings.wished else names[0], things[index].picture)
+        for index in chosen
+        for names, asked in (
+            (things[index].korean, for_picture_in_korean),
+            (things[index].english, for_picture_in_english),
+        )
+    ]
+    captions, pictures = zip(*wishes, strict=True)
+    drawn = drawings(settings, captions, ReplySettings(temperature=settings.temperature))
+    figures = figures_of_drawings(drawn, pictures, [emoji.picture for emoji in learnt])
+    titles = {"exact": "exact", "nearest": "nearest of all", "pixel_accuracy": "right pixels", "empty": "empty"}
+    print(markdown_head(["learnt things", *titles.values()]))
+    print(markdown_row([str(len(drawn)), *(f"{getattr(figures, name):.1f}%" for name in titles)]))
+
+
 def write_sheet(settings: SheetSettings) -> None:
     pairs = questions_and_answers(named_conversations([settings.data]).conversations)
     pairs = [pairs[number * len(pairs) // settings.num_pairs] for number in range(settings.num_pairs)]
@@ -174,8 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """Draw a sheet: true pictures, and what the model drew of their names."""
         write_sheet(settings)
 
+    def things(settings: tyro.conf.OmitArgPrefixes[ThingsSettings]) -> None:
+        """Count what comes out right of single emoji that the model has learnt."""
+        measure_things(settings)
+
     try:
-        tyro.extras.subcommand_cli_from_dict({"digits": digits, "rerank": rerank, "sheet": sheet}, args=arguments)
+        commands = {"digits": digits, "rerank": rerank, "sheet": sheet, "things": things}
+        tyro.extras.subcommand_cli_from_dict(commands, args=arguments)
     except (ChatError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

