@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import nn
 
 from chatformer import (
     BahdanauConfig,
@@ -11,6 +12,7 @@ from chatformer import (
     ChatformerForConditionalGeneration,
     sized_config,
 )
+from chatformer.attention import MultiHeadAttention
 from chatformer.configuration.model import ModelSettings
 from chatformer.configuration.training import OptimizationSettings, decided
 from chatformer.data.batches import plan_epoch
@@ -49,10 +51,10 @@ def new_model(
     return model
 
 
-def make_optimizer(model: torch.nn.Module, plan: OptimizationSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, plan: OptimizationSettings) -> torch.optim.Optimizer:
     """AdamW, without weight decay on biases, norms and the embedding."""
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)} - {
-        id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)
+    decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)} - {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
     parameters = list(model.parameters())
     groups = [
@@ -111,6 +113,15 @@ def ready_to_train(model: Any, device: torch.device, *, compiled: bool) -> Any:
     # Tied weights are sharded together only if they belong to one module.
     model.set_input_embeddings(model.get_input_embeddings())
     return model
+
+
+def end_dropout(model: nn.Module) -> None:
+    """Let a model that is in training drop nothing from now on."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, MultiHeadAttention):
+            module.dropout = 0.0
 
 
 def compile_layers(model: Any) -> None:

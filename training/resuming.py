@@ -136,6 +136,7 @@ TABLE: Mapping[str, Row] = {
     "max_grad_norm": STEPS,
     "label_smoothing_factor": STEPS,
     "rdrop_alpha": STEPS,
+    "dropout_until": STEPS,
     "ema_decay": Row("applied", STEPS.reason, _turns_on_or_off("ema_decay"), NO_AVERAGE),
     "average_checkpoints": Row("applied", EVALUATIONS.reason, _turns_on_or_off("average_checkpoints"), NO_AVERAGE),
     "mixed_precision": Row(

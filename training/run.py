@@ -21,7 +21,15 @@ from chatformer.evaluation.shortening import shortened
 from chatformer.storage.bars import Bar, progress_bar
 
 from .averaging import Averages
-from .building import EpochPlans, chosen_precision, compile_layers, make_optimizer, new_model, ready_to_train
+from .building import (
+    EpochPlans,
+    chosen_precision,
+    compile_layers,
+    end_dropout,
+    make_optimizer,
+    new_model,
+    ready_to_train,
+)
 from .gradients import Gradients
 from .output import RunFolder
 from .progress import Progress
@@ -76,6 +84,7 @@ class Run:
         # Found once: for a small model, each search through its modules takes as long as a product.
         self.unwrapped = accelerator.unwrap_model(self.model)
         self.parameters = list(self.model.parameters())
+        self.drops_out = True
         micro_batches = plan.gradient_accumulation_steps
         self.progress = Progress(micro_batches=micro_batches, micro_batches_set=micro_batches)
         self.gradients = Gradients(self.model, accelerator, settings, data, self.progress)
@@ -112,6 +121,9 @@ class Run:
 
     def take_step(self) -> None:
         """Take one optimizer step."""
+        if self.drops_out and self.progress.step >= self.settings.optimization.dropout_until * self.num_steps:
+            end_dropout(self.unwrapped)
+            self.drops_out = False
         indices = self.plans.step(self.progress.step)
         # Every rank knows all exchanges of the step: counting their tokens needs no communication.
         num_tokens = int(self.data.train_exchanges.target_lengths[indices].sum())

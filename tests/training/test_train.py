@@ -108,7 +108,7 @@ def test_the_stock_classes_load_the_folder_and_generate(trained):
 
 def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(flags, train, environment, tmp_path):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    plan = {"max_steps": 150, "eval_steps": 25, "dropout": 0.2, "attention_dropout": 0.1}
+    plan = {"max_steps": 150, "eval_steps": 25, "dropout": 0.2, "attention_dropout": 0.1, "dropout_until": 0.5}
     assert train(flags(whole, **plan)) == 0
 
     command = [sys.executable, "-m", "chatformer.cli.main", "train", *flags(halves, **plan)]
@@ -129,6 +129,20 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(flags, t
     assert evaluations_of(whole) == evaluations_of(halves)
     assert losses_of(whole) == losses_of(halves)
     assert record_of(halves)["best"] == record_of(whole)["best"]
+
+
+def test_dropout_ends_with_its_share_of_the_steps(flags, train, tmp_path):
+    plan = {"max_steps": 20, "eval_steps": 20, "save_steps": 10}
+    drops = {**plan, "dropout": 0.2, "attention_dropout": 0.1, "activation_dropout": 0.1}
+    assert train(flags(tmp_path / "none", **plan, dropout=0)) == 0
+    assert train(flags(tmp_path / "never", **drops, dropout_until=0)) == 0
+    assert_same_weights(tmp_path / "none", tmp_path / "never")
+    assert train(flags(tmp_path / "always", **drops)) == 0
+    assert train(flags(tmp_path / "half", **drops, dropout_until=0.5)) == 0
+    assert losses_of(tmp_path / "always")[:10] == losses_of(tmp_path / "half")[:10]
+    assert_same_weights(tmp_path / "always" / "checkpoint-10", tmp_path / "half" / "checkpoint-10")
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "always", tmp_path / "half")
 
 
 def test_a_run_that_is_made_longer_equals_one_that_was_long_from_the_start(flags, train, tmp_path):
