@@ -50,6 +50,8 @@ SIDE = 8
 """Of a digit, in pixels."""
 GREY = 208
 """Between the pictures of a sheet."""
+COLUMNS, SCALE = 16, 2
+"""Of a sheet: pairs in a row, and pixels for each of a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +94,9 @@ class SheetSettings:
     """Of the draws."""
     num_pairs: int = 32
     """Pictures from all over the data."""
-    columns: int = 16
+    columns: int = COLUMNS
     """Pairs in a row."""
-    scale: int = 2
+    scale: int = SCALE
     """Pixels of the sheet for each of a picture."""
     output_file: Path = Path("sheet.png")
     """Where to write it."""
@@ -114,6 +116,10 @@ class ThingsSettings:
     """Above 0, draws differ."""
     seed: int = 42
     """Of the emoji that are asked for, and of the draws."""
+    output_file: Path | None = None
+    """Write a sheet of the first of them here."""
+    num_pairs: int = 32
+    """Pictures of the sheet."""
 
 
 def drawings(
@@ -161,6 +167,8 @@ def measure_digits(settings: DigitsSettings) -> None:
 def measure_things(settings: ThingsSettings) -> None:
     learnt = [emoji for emoji in emojis() if not is_held_out(emoji.text)]
     things = [emoji for emoji in learnt if not emoji.has_skin_tone]
+    if settings.num_things > len(things):
+        raise ValueError(f"--num-things {settings.num_things}: there are {len(things):,} of them.")
     chosen = np.random.default_rng(settings.seed).choice(len(things), settings.num_things, replace=False)
     wishes = [
         (asked(names[0], Random(names[0])) if settings.wished else names[0], things[index].picture)
@@ -176,29 +184,38 @@ def measure_things(settings: ThingsSettings) -> None:
     titles = {"exact": "exact", "nearest": "nearest of all", "pixel_accuracy": "right pixels", "empty": "empty"}
     print(markdown_head(["learnt things", *titles.values()]))
     print(markdown_row([str(len(drawn)), *(f"{getattr(figures, name):.1f}%" for name in titles)]))
+    if settings.output_file is not None:
+        # Of the two languages, the first.
+        asked_once = slice(0, 2 * settings.num_pairs, 2)
+        save_sheet(pictures[asked_once], drawn[asked_once], settings.output_file)
 
 
 def write_sheet(settings: SheetSettings) -> None:
     pairs = questions_and_answers(named_conversations([settings.data]).conversations)
     pairs = [pairs[number * len(pairs) // settings.num_pairs] for number in range(settings.num_pairs)]
     drawn = drawings(settings, [caption for caption, _ in pairs], ReplySettings(temperature=settings.temperature))
-    columns = []
-    for (_, truth), text in zip(pairs, drawn, strict=True):
-        true_HWC = pixels_of_text(truth)
+    save_sheet(
+        [picture for _, picture in pairs], drawn, settings.output_file, columns=settings.columns, scale=settings.scale
+    )
+
+
+def save_sheet(
+    pictures: Sequence[str], drawn: Sequence[str], file: Path, *, columns: int = COLUMNS, scale: int = SCALE
+) -> None:
+    """Write a sheet of pairs, each a true picture above what was drawn, with so many pairs in a row."""
+    pairs = []
+    for picture, text in zip(pictures, drawn, strict=True):
+        true_HWC = pixels_of_text(picture)
         gap_HWC = np.full_like(true_HWC[:1], GREY)
         pair = np.concatenate([true_HWC, gap_HWC, fitted(text, true_HWC.shape)[0].astype(np.uint8)])
-        columns.append(np.pad(pair, ((2, 2), (1, 1), (0, 0)), constant_values=GREY))
-    rows = [
-        np.concatenate(columns[start : start + settings.columns], axis=1)
-        for start in range(0, len(columns), settings.columns)
-    ]
+        pairs.append(np.pad(pair, ((2, 2), (1, 1), (0, 0)), constant_values=GREY))
+    rows = [np.concatenate(pairs[start : start + columns], axis=1) for start in range(0, len(pairs), columns)]
     width = max(row.shape[1] for row in rows)
     sheet = np.concatenate(
         [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=GREY) for row in rows]
     )
-    image = Image.fromarray(sheet.repeat(settings.scale, axis=0).repeat(settings.scale, axis=1))
-    image.save(settings.output_file)
-    print(settings.output_file)
+    Image.fromarray(sheet.repeat(scale, axis=0).repeat(scale, axis=1)).save(file)
+    print(file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
