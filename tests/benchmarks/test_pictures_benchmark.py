@@ -31,11 +31,9 @@ def test_things_are_counted_and_drawn(pictures, drawer, monkeypatch, tmp_path, c
     drawn = {name: chatbot.reply([{"role": "user", "content": name}], ReplySettings()) for name in names}
     true = {**drawn, "red stripes": drawn["red square"]}
     things = [Emoji(f"{number}", (name,), (name,), true[name]) for number, name in enumerate(names)]
-    # Neither asked for, nor among what is asked for and nearest.
-    others = [
-        Emoji("👍🏽", ("손",), ("hand",), drawn["red square"]),
-        Emoji("💚", ("하트",), ("heart",), drawn["red square"]),
-    ]
+    # Not asked for; and what is drawn of the stripes is nearest to one of them.
+    stripes = drawn["red stripes"]
+    others = [Emoji("👍🏽", ("손",), ("hand",), stripes), Emoji("💚", ("하트",), ("heart",), stripes)]
     monkeypatch.setattr(pictures, "emojis", lambda: (*things, *others))
     file = tmp_path / "things.png"
     flags = ["--num-things", "4", "--num-pairs", "2", "--output-file", str(file)]
