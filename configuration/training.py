@@ -57,6 +57,7 @@ LENGTHS = ("minutes", "max_steps", "num_train_epochs")
 PLANNED = (
     "size",
     "dropout",
+    "dropout_until",
     "bpe_dropout",
     "temperature",
     "top_p",
@@ -110,10 +111,10 @@ class OptimizationSettings:
     rdrop_alpha: Annotated[float, AtLeast(0)] = 0.0
     """Weight of R-Drop (Liang et al., 2021), which reads each batch twice and asks for equal predictions under other
     dropout; against overfitting on small data, at twice the time. The paper takes 1 to 5."""
-    dropout_until: Annotated[float, AtLeast(0), AtMost(1)] = 1.0
+    dropout_until: Annotated[float, AtLeast(0), AtMost(1)] | None = None
     """Share of the steps, from the first, that --dropout is for. Without it the rest learns by heart, quickly, what the
-    model so far has understood: for data whose single things matter, such as names and pictures (early dropout, Liu et
-    al., 2023)."""
+    model so far has understood: for data whose single things matter, such as pictures (early dropout, Liu et al.,
+    2023). Unless given, 0.6 for pictures, and all steps for anything else."""
     ema_decay: Share | None = None
     """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none. Unless
     given, it averages about the last fifth of the steps."""
@@ -284,7 +285,7 @@ def check_settings(settings: TrainingSettings) -> None:
     dropouts = settings.model.dropout, settings.model.attention_dropout, settings.model.activation_dropout
     if plan.rdrop_alpha and dropouts[0] == 0 and not any(dropouts):
         raise SettingsError("--rdrop-alpha compares predictions under other dropout, but --dropout is 0.")
-    if plan.rdrop_alpha and plan.dropout_until < 1:
+    if plan.rdrop_alpha and (1.0 if plan.dropout_until is None else plan.dropout_until) < 1:
         raise SettingsError("--rdrop-alpha compares predictions under other dropout, which --dropout-until ends.")
     chosen = f"--metric-for-best-model {run.metric_for_best_model}"
     if run.metric_for_best_model not in (None, *METRICS_WITHOUT_REPLIES) and not run.max_eval_replies:

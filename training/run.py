@@ -84,6 +84,8 @@ class Run:
         # Found once: for a small model, each search through its modules takes as long as a product.
         self.unwrapped = accelerator.unwrap_model(self.model)
         self.parameters = list(self.model.parameters())
+        # Runs that were begun before there was such a share have none.
+        self.last_of_dropout = (1.0 if plan.dropout_until is None else plan.dropout_until) * self.num_steps
         self.drops_out = True
         micro_batches = plan.gradient_accumulation_steps
         self.progress = Progress(micro_batches=micro_batches, micro_batches_set=micro_batches)
@@ -121,7 +123,7 @@ class Run:
 
     def take_step(self) -> None:
         """Take one optimizer step."""
-        if self.drops_out and self.progress.step >= self.settings.optimization.dropout_until * self.num_steps:
+        if self.drops_out and self.progress.step >= self.last_of_dropout:
             end_dropout(self.unwrapped)
             self.drops_out = False
         indices = self.plans.step(self.progress.step)

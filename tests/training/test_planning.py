@@ -102,6 +102,18 @@ def test_the_plan_gives_way_to_what_goes_with_a_flag(flags, name, expected):
     assert found.flat()[name] == expected
 
 
+def test_pictures_are_learnt_by_heart_at_the_end():
+    found = planned(settings(), facts(6000, 700_000, are_pictures=True)).flat()
+    assert (found["dropout"], found["dropout_until"], found["metric_for_best_model"]) == (0.05, 0.6, "last")
+    others = planned(settings(), facts(6000, 700_000)).flat()
+    assert (others["dropout"], others["dropout_until"], others["metric_for_best_model"]) == (0.3, 1.0, "score")
+    # What compares passes with dropout, or looks for the least loss, has it to the end.
+    for flags in (("--rdrop-alpha", "1"), ("--early-stopping-patience", "2")):
+        drawn = planned(settings(*flags), facts(6000, 700_000, are_pictures=True))
+        check_settings(drawn)
+        assert drawn.flat()["dropout_until"] == 1.0
+
+
 def test_too_little_validation_chooses_nothing():
     assert plan(facts(validation_exchanges=99)).metric_for_best_model == "last"
     assert plan(facts(has_metrics=False)).metric_for_best_model == "last"
