@@ -75,7 +75,11 @@ DRAW_KO = (
     "{} 그려 줄래?",
     "{} 그림 보여 줘",
     "{} 보고 싶어",
+    "{}{을} 그려 줘",
+    "{}{을} 그려줘",
+    "{}{을} 그려 주세요",
 )
+"""{을} is the particle of an object, 을 or 를."""
 
 SHARES = {"title": 0.35, "rhythm": 0.75, "key": 0.6, "metre": 0.6, "origin": 0.25}
 """How often a wish says what."""
@@ -136,7 +140,16 @@ def for_picture_in_english(name: str, chance: Random) -> str:
 
 def for_picture_in_korean(name: str, chance: Random) -> str:
     """A wish for a picture in Korean."""
-    return chance.choice(DRAW_KO).format(name)
+    return chance.choice(DRAW_KO).format(name, 을=object_particle(name))
+
+
+def object_particle(name: str) -> str:
+    """을 behind a final consonant, 를 behind a vowel; "" behind what is no Korean syllable."""
+    place = ord(name[-1]) - ord("가")
+    if not 0 <= place <= ord("힣") - ord("가"):
+        return ""
+    # A syllable has one of 27 finals, or none.
+    return "을" if place % 28 else "를"
 
 
 def key_in_english(key: str) -> str:

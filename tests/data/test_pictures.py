@@ -2,6 +2,7 @@
 
 import json
 import re
+from random import Random
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from chatformer.configuration.data import DataSettings
 from chatformer.configuration.training import TrainingSettings
-from chatformer.data import digits, emojis, pictures
+from chatformer.data import digits, emojis, pictures, wishes
 from chatformer.data.conversations import load_conversations
 from chatformer.data.messages import DataError
 from chatformer.data.named import held_out_of
@@ -99,7 +100,8 @@ def test_names_are_mixed_each_with_what_is_held_out_of_it():
 def test_emoji_are_asked_for_by_their_names_or_in_sentences(monkeypatch):
     chosen = emojis.emojis(frozenset({"💚", "🔵", "🍎", "👩🏽\u200d🚒", "👍🏽"}))
     monkeypatch.setattr(emojis, "emojis", lambda: chosen)
-    pattern = "|".join(re.escape(words).replace(r"\{\}", "(an? )?[^.?]*") for words in (*DRAW, *DRAW_KO))
+    forms = (re.escape(words).replace(r"\{을\}", "[을를]?") for words in (*DRAW, *DRAW_KO))
+    pattern = "|".join(form.replace(r"\{\}", "(an? )?[^.?]*") for form in forms)
     for held_out in (False, True):
         named, asked = (list(emojis.rows(held_out=held_out, wished=wished)) for wished in (False, True))
         assert named and [row["picture"] for row in named] == [row["picture"] for row in asked]
@@ -122,6 +124,15 @@ def test_emoji_are_drawn_in_their_colours_and_flags_are_not():
     assert green > red > blue
     red, green, blue = middles["blue circle"]
     assert blue > green > red
+
+
+@pytest.mark.parametrize(
+    ("name", "particle"), [("사과", "를"), ("집", "을"), ("케이크", "를"), ("책", "을"), ("atm", ""), ("키 캡 10", "")]
+)
+def test_a_korean_wish_has_the_particle_of_its_name(name, particle):
+    assert wishes.object_particle(name) == particle
+    asked = {wishes.for_picture_in_korean(name, Random(number)) for number in range(200)}
+    assert f"{name}{particle} 그려 주세요" in asked and len(asked) == (11 if particle else 8)
 
 
 def test_things_have_their_short_names_too():
