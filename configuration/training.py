@@ -127,6 +127,11 @@ class OptimizationSettings:
     seed: int = 42
     """Of the split, the first weights, dropout and the order of the data."""
 
+    @property
+    def share_with_dropout(self) -> float:
+        """The share of the steps, from the first, that have dropout: all of a run older than such plans."""
+        return 1.0 if self.dropout_until is None else self.dropout_until
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
@@ -285,7 +290,7 @@ def check_settings(settings: TrainingSettings) -> None:
     dropouts = settings.model.dropout, settings.model.attention_dropout, settings.model.activation_dropout
     if plan.rdrop_alpha and dropouts[0] == 0 and not any(dropouts):
         raise SettingsError("--rdrop-alpha compares predictions under other dropout, but --dropout is 0.")
-    if plan.rdrop_alpha and (1.0 if plan.dropout_until is None else plan.dropout_until) < 1:
+    if plan.rdrop_alpha and plan.share_with_dropout < 1:
         raise SettingsError("--rdrop-alpha compares predictions under other dropout, which --dropout-until ends.")
     chosen = f"--metric-for-best-model {run.metric_for_best_model}"
     if run.metric_for_best_model not in (None, *METRICS_WITHOUT_REPLIES) and not run.max_eval_replies:

@@ -84,8 +84,7 @@ class Run:
         # Found once: for a small model, each search through its modules takes as long as a product.
         self.unwrapped = accelerator.unwrap_model(self.model)
         self.parameters = list(self.model.parameters())
-        # Runs that were begun before there was such a share have none.
-        self.last_of_dropout = (1.0 if plan.dropout_until is None else plan.dropout_until) * self.num_steps
+        self.last_of_dropout = plan.share_with_dropout * self.num_steps
         self.drops_out = True
         micro_batches = plan.gradient_accumulation_steps
         self.progress = Progress(micro_batches=micro_batches, micro_batches_set=micro_batches)

@@ -255,6 +255,8 @@ def test_an_earlier_run_is_begun_anew_only_when_asked(flags, train, tmp_path, ca
         ({"learning_rate": "nan"}, "--learning-rate must be at least 0, but it is nan"),
         ({"num_train_epochs": 0}, "--num-train-epochs must be more than 0"),
         ({"ema_decay": 0.9, "average_checkpoints": 3}, "two ways to average"),
+        ({"rdrop_alpha": 1, "dropout_until": 0.5}, "under other dropout, which --dropout-until ends"),
+        ({"dropout_until": 1.5}, "--dropout-until must be"),
         ({"metric_for_best_model": "exact_match", "max_eval_replies": 0}, "needs replies"),
         ({"metric_for_best_model": "score", "validation_fraction": 0}, "needs validation data"),
         ({"early_stopping_patience": 1, "validation_fraction": 0}, "needs validation data"),
