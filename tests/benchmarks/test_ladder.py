@@ -104,6 +104,19 @@ def test_the_recipes_of_a_ladder_have_the_same_steps_and_tokenizer(benchmark, tm
             assert transformer.flat()[same] == recurrent.flat()[same]
 
 
+def test_a_model_that_never_listened_is_told_of(benchmark, tmp_path):
+    for gains, never in (((0.0, -0.001), True), ((0.0, 0.4), False)):
+        folder = tmp_path / str(never)
+        folder.mkdir()
+        (folder / "training_settings.yaml").write_text("data: [starter]\n", "utf-8")
+        lines = [
+            {"step": 1, "eval_loss": 3.0, "eval_bits_per_character": 1.0, "eval_source_gain": gain} for gain in gains
+        ]
+        (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        assert benchmark("ladder").never_listened(folder) is never
+    assert not benchmark("ladder").never_listened(tmp_path)
+
+
 @pytest.mark.slow
 def test_every_rung_is_trained_and_what_is_finished_is_not_repeated(benchmark, tmp_path, capfd):
     words, data, output = ["하나", "둘", "셋", "넷", "다섯"], tmp_path / "ChatbotData.csv", tmp_path / "runs"
@@ -113,7 +126,9 @@ def test_every_rung_is_trained_and_what_is_finished_is_not_repeated(benchmark, t
     command = ["--data", str(data), "--output-dir", str(output), "--max-steps", "3", "--seeds", "1", "2"]
     main = benchmark("ladder").main
     assert main(command) == 0
-    shown = [line for line in capfd.readouterr().out.splitlines() if line.startswith("$ ")]
+    printed = capfd.readouterr()
+    shown = [line for line in printed.out.splitlines() if line.startswith("$ ")]
+    assert f"warning: {output / 'transformer-2'} never listened to its source" in printed.err
     report = json.loads((output / "ladder.json").read_text("utf-8"))
     rungs = list(report["rungs"])
     assert rungs[:3] == ["seq2seq", "bahdanau", "transformer"]
