@@ -23,7 +23,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Annotated
 
 import numpy as np
@@ -38,9 +37,8 @@ from chatformer.chat.reranking import Judge
 from chatformer.configuration.replies import ReplySettings
 from chatformer.conversation import turn
 from chatformer.data.digits import NAMES, digits, ink_of
-from chatformer.data.emojis import emojis, is_held_out
+from chatformer.data.emojis import captions_of, emojis, is_held_out
 from chatformer.data.named import named_conversations
-from chatformer.data.wishes import for_picture_in_english, for_picture_in_korean
 from chatformer.evaluation.own_data import questions_and_answers
 from chatformer.evaluation.pictures import figures_of_drawings, fitted
 from chatformer.pictures import pixels_of_text
@@ -171,15 +169,12 @@ def measure_things(settings: ThingsSettings) -> None:
         raise ValueError(f"--num-things {settings.num_things}: there are {len(things):,} of them.")
     chosen = np.random.default_rng(settings.seed).choice(len(things), settings.num_things, replace=False)
     wishes = [
-        (asked(names[0], Random(names[0])) if settings.wished else names[0], things[index].picture)
+        (of_language[0], things[index].picture)
         for index in chosen
-        for names, asked in (
-            (things[index].korean, for_picture_in_korean),
-            (things[index].english, for_picture_in_english),
-        )
+        for of_language in captions_of(things[index], wished=settings.wished)
     ]
-    captions, pictures = zip(*wishes, strict=True)
-    drawn = drawings(settings, captions, ReplySettings(temperature=settings.temperature))
+    asked, pictures = zip(*wishes, strict=True)
+    drawn = drawings(settings, asked, ReplySettings(temperature=settings.temperature))
     figures = figures_of_drawings(drawn, pictures, [emoji.picture for emoji in learnt])
     titles = {"exact": "exact", "nearest": "nearest of all", "pixel_accuracy": "right pixels", "empty": "empty"}
     print(markdown_head(["learnt things", *titles.values()]))

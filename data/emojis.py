@@ -10,6 +10,7 @@ profession, a colour with a shape, an hour with a half.
 """
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -82,9 +83,18 @@ def rows(*, held_out: bool, wished: bool = False) -> Iterator[dict[str, str]]:
     """A caption and a picture for each emoji and name; if `wished`, the caption is a sentence that asks for it."""
     for emoji in emojis():
         if is_held_out(emoji.text) == held_out:
-            for names, asked in ((emoji.korean, for_picture_in_korean), (emoji.english, for_picture_in_english)):
-                for name in names:
-                    yield {"caption": asked(name, Random(name)) if wished else name, "picture": emoji.picture}
+            for caption in itertools.chain(*captions_of(emoji, wished=wished)):
+                yield {"caption": caption, "picture": emoji.picture}
+
+
+def captions_of(emoji: Emoji, *, wished: bool) -> tuple[list[str], list[str]]:
+    """What an emoji is asked for by in Korean and in English: each of its names or, if `wished`, a sentence with it."""
+    if not wished:
+        return list(emoji.korean), list(emoji.english)
+    return (
+        [for_picture_in_korean(name, Random(name)) for name in emoji.korean],
+        [for_picture_in_english(name, Random(name)) for name in emoji.english],
+    )
 
 
 @cache
@@ -111,14 +121,14 @@ def emojis(chosen: frozenset[str] | None = None) -> tuple[Emoji, ...]:
     found: dict[str, Emoji] = {}
     for text, drawn in drawings.items():
         picture = text_of_pixels(palette_PC[majority(np.asarray(drawn), nearest_RGB, weights)])
-        korean, english = ((in_words(name),) for name in names[text])
+        korean, english = ((as_spoken(name),) for name in names[text])
         # Of those with one picture, such as a person with and without a gender, the first.
         found.setdefault(picture, Emoji(text, korean, english, picture))
-    aliases = {text: [in_words(alias) for alias in emoji.EMOJI_DATA[text].get("alias", ())] for text in names}
+    aliases = {text: [as_spoken(alias) for alias in emoji.EMOJI_DATA[text].get("alias", ())] for text in names}
     return tuple(with_other_names(found.values(), aliases))
 
 
-def in_words(name: str) -> str:
+def as_spoken(name: str) -> str:
     """A name as the package writes it, such as ":red_apple:", as people do."""
     return name.strip(":").replace("_", " ")
 

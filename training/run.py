@@ -84,7 +84,7 @@ class Run:
         # Found once: for a small model, each search through its modules takes as long as a product.
         self.unwrapped = accelerator.unwrap_model(self.model)
         self.parameters = list(self.model.parameters())
-        self.last_of_dropout = plan.share_with_dropout * self.num_steps
+        self.steps_with_dropout = plan.share_with_dropout * self.num_steps
         self.drops_out = True
         micro_batches = plan.gradient_accumulation_steps
         self.progress = Progress(micro_batches=micro_batches, micro_batches_set=micro_batches)
@@ -122,7 +122,7 @@ class Run:
 
     def take_step(self) -> None:
         """Take one optimizer step."""
-        if self.drops_out and self.progress.step >= self.last_of_dropout:
+        if self.drops_out and self.progress.step >= self.steps_with_dropout:
             end_dropout(self.unwrapped)
             self.drops_out = False
         indices = self.plans.step(self.progress.step)
