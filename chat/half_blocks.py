@@ -19,12 +19,12 @@ SHADES = " ░▒▓█"
 class Screen:
     """Prints the pieces of a reply: text at once, and a picture whenever two of its rows are complete."""
 
-    def __init__(self, console: "Console"):
+    def __init__(self, console: "Console", *, at_start: bool = False):
+        """`at_start` is true at the start of a line, where a picture can begin."""
         self.console = console
+        self.at_start = at_start
         self.rows = ""
         """What has come of the next two rows of a picture."""
-        self.at_start = False
-        """True at the start of a line, where a picture can begin."""
 
     def write(self, piece: str) -> None:
         """Print what `piece` completes."""
@@ -48,7 +48,7 @@ class Screen:
             self.rows, self.at_start = "", True
 
     def put(self, text: str) -> None:
-        print(text, end="", flush=True)
+        print(text, end="", flush=True, file=self.console.file)
         self.at_start = text.endswith("\n")
 
     def end(self) -> None:

@@ -13,11 +13,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from chatformer.configuration.replies import GenerationSettings
 from chatformer.conversation import normalized_text
+from chatformer.pictures import PICTURE
 from chatformer.storage.bars import progress_bar
 from chatformer.storage.keeping import File, check_kept, model_files, standard_input
+from chatformer.storage.printing import plain_console
 from chatformer.storage.writing import whole_file
 
 from .errors import ChatError, InputError
+from .half_blocks import Screen
 from .loading import load_chatbot
 from .media import MediaFolder
 
@@ -97,7 +100,8 @@ def reply_to_lines(
                 for reply in answers:
                     media.save(reply)
             answer = iter(answers)
-            output.writelines(f"{in_one_line(next(answer)) if text else ''}\n" for text in texts)
+            for text in texts:
+                write_reply(next(answer) if text else "", output)
             output.flush()
     return num_cut
 
@@ -233,6 +237,12 @@ def lines_of(stream: Iterable[bytes], name: str) -> Iterator[str]:
         yield normalized_text(line)
 
 
-def in_one_line(text: str) -> str:
-    """The text with each run of white space as one space."""
-    return " ".join(text.split())
+def write_reply(reply: str, output: IO[str]) -> None:
+    """Write a reply in one line, each run of white space as one space; on a terminal its pictures are drawn."""
+    line = " ".join(reply.split())
+    if output.isatty() and PICTURE.search(line):
+        screen = Screen(plain_console(file=output), at_start=True)
+        screen.write(line)
+        screen.end()
+    else:
+        output.write(f"{line}\n")

@@ -19,7 +19,7 @@ from chatformer.storage.printing import plain_console, warn
 
 from .errors import ChatError
 from .half_blocks import Screen
-from .lines import in_one_line, lines_of
+from .lines import lines_of, write_reply
 from .media import MediaFolder
 from .remote import chatbot_of
 
@@ -102,10 +102,11 @@ class LoadedMeanwhile:
 
 
 def answer_lines(conversation: "Conversation", settings: ReplySettings, media: MediaFolder | None) -> None:
-    """Answer each line of standard input with one line of standard output; a blank line with a blank line."""
+    """Answer each line of standard input with one of standard output, as `write_reply` has it; a blank one with one."""
     for text in lines_of(sys.stdin.buffer, "standard input"):
         reply = conversation.say(text, settings) if text else ""
-        print(in_one_line(reply), flush=True)
+        write_reply(reply, sys.stdout)
+        sys.stdout.flush()
         if media is not None:
             media.save(reply)
 

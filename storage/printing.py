@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,12 +23,12 @@ def warn(*sentences: str) -> None:
             print(f"warning: {sentence}", file=sys.stderr)
 
 
-def plain_console(*, stderr: bool = False, soft_wrap: bool = False) -> "Console":
+def plain_console(*, stderr: bool = False, file: IO[str] | None = None, soft_wrap: bool = False) -> "Console":
     """
-    A console of rich on standard output, or on `stderr`, which prints texts as they are.
+    A console of rich on standard output, on `stderr` or on a `file`, which prints texts as they are.
 
     Neither [brackets] nor :names: of emoji are markup for it: styles come as `style=` or as a `rich.text.Text`.
     """
     from rich.console import Console
 
-    return Console(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+    return Console(stderr=stderr, file=file, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)

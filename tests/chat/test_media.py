@@ -1,8 +1,13 @@
 """Replies that are pictures: in the terminal, in files, on the page, from the server and from the pipeline."""
 
 import base64
+import contextlib
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from starlette.testclient import TestClient
 
 from chatformer.chat.chatbot import Chatbot, Conversation
 from chatformer.chat.half_blocks import Screen
+from chatformer.chat.lines import write_reply
 from chatformer.chat.media import MediaFolder, as_html, media_in
 from chatformer.chat.serving.app import create_app
 from chatformer.chat.terminal import talk
@@ -72,6 +78,48 @@ def test_a_chat_shows_and_saves(chatbot, tmp_path, monkeypatch, capsys):
     assert talk(lambda: Conversation(chatbot), ChatSettings(model="bot"), MediaFolder(tmp_path / "media")) == 0
     assert "saved as" in capsys.readouterr().out
     assert sorted(file.name for file in (tmp_path / "media").iterdir()) == ["7.png", "8.png", "9.png"]
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("reply", "shown"),
+    [
+        ("두  줄", "두 줄\n"),
+        ("", "\n"),
+        (FLAG, "▀▀▀\n▀▀▀\n"),
+        (f"여기:\n{FLAG} 좋죠?", "여기: \n▀▀▀\n▀▀▀\n 좋죠?\n"),
+    ],
+)
+def test_a_line_for_a_person_has_pictures_and_one_for_a_program_letters(monkeypatch, reply, shown):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal, pipe = FakeTerminal(), io.StringIO()
+    write_reply(reply, terminal)
+    write_reply(reply, pipe)
+    assert re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue()) == shown
+    assert pipe.getvalue() == f"{' '.join(reply.split())}\n"
+
+
+def test_replies_to_a_pipe_are_drawn_on_a_terminal(drawer, environment):
+    """`echo blue stripes | chatformer chat`, as typed."""
+    main_end, terminal = os.openpty()
+    command = [sys.executable, "-m", "chatformer.cli.main", "chat", str(drawer), "--device", "cpu"]
+    env = {**environment, "TERM": "xterm-256color"}
+    process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=terminal, stderr=subprocess.DEVNULL)
+    process.stdin.write(b"blue stripes\n")
+    process.stdin.close()
+    os.close(terminal)
+    shown = b""
+    # At its end, Linux says that there is no other side.
+    with contextlib.suppress(OSError):
+        while piece := os.read(main_end, 10_000):
+            shown += piece
+    os.close(main_end)
+    assert process.wait(timeout=100) == 0
+    assert shown.decode().count("▀") == 18 and media_in(shown.decode()) == []
 
 
 def test_generate_writes_letters_and_saves_pictures_in_the_order_of_lines(drawer, stripes, tmp_path, capsys):
