@@ -46,8 +46,8 @@ def check_listening(source_gain: float, bits_per_character: float, causes: Seque
     """Whether the loss depends on the source; the `causes` are probable if it does not."""
     share = share_of_bits(source_gain, bits_per_character)
     statement = (
-        f"The true question saves {percent(max(share, 0))} of the loss, compared with another one "
-        f"({source_gain:.3f} of {bits_per_character:.3f} bits per character)."
+        f"The true question saves {percent(max(share, 0))} of the loss with another one "
+        f"({source_gain:.3f} of {bits_per_character + source_gain:.3f} bits per character)."
     )
     return with_causes(LISTENING, share, statement, causes)
 

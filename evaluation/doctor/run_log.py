@@ -16,13 +16,13 @@ from chatformer.storage.reading import read_json_lines
 from .findings import Above, Check, Finding, well
 
 LISTENS, HARDLY_LISTENS = 0.05, 0.01
-"""Shares of the loss that the true source saves, compared with another one: from the first on a model listens, from
-the second on it hardly listens."""
+"""Shares of the loss with another source that the true one saves: from the first on a model listens, from the second
+on it hardly listens."""
 
 
 def share_of_bits(gain: float, bits_per_character: float) -> float:
-    """A gain as a share of the bits per character, of which a model that knows all by heart has none."""
-    return gain / max(bits_per_character, 1e-6)
+    """What the true source saves, as a share of the bits per character that another one leaves; 1 if it saves all."""
+    return gain / max(bits_per_character + gain, 1e-6)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunLog:
 
     @property
     def gains(self) -> list[float]:
-        """The share of the bits per character that the true source saved at each evaluation."""
+        """The share that the true source saved at each evaluation, as `share_of_bits` has it."""
         return [share_of_bits(line["eval_source_gain"], line["eval_bits_per_character"]) for line in self.evaluations]
 
     @property

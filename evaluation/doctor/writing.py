@@ -50,8 +50,8 @@ def check_writing(trial: Trial, training: Sequence[tuple[str, str]] | None) -> l
     share = share_of_bits(figures.source_gain, figures.bits_per_character)
     findings = LISTENING.findings(
         share,
-        f"The true prompt saves {percent(max(share, 0))} of the loss, compared with another one "
-        f"({figures.source_gain:.3f} of {figures.bits_per_character:.3f} bits per character).",
+        f"The true prompt saves {percent(max(share, 0))} of the loss with another one "
+        f"({figures.source_gain:.3f} of {figures.bits_per_character + figures.source_gain:.3f} bits per character).",
     )
     compared = compare_prose(trial.exchanges, trial.outcome, training)
     for check, name, words in (
