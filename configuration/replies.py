@@ -44,14 +44,15 @@ class ReplySettings(SearchSettings):
     """How replies are generated."""
 
     temperature: Annotated[float, AtLeast(0)] | None = None
-    """0 takes the likeliest token each time; higher values draw more daringly; the model's own, 0 but for prose,
-    unless given."""
+    """0 takes the likeliest token each time; higher values draw more daringly; the model's own, 0 but for prose
+    and tunes, unless given."""
     top_p: Annotated[float | None, MoreThan(0), AtMost(1), Needs("temperature")] = None
     """Draw from the likeliest tokens that together have this probability; the model's own, mostly 1, unless given."""
     top_k: Annotated[int | None, AtLeast(0), Needs("temperature"), Without("url")] = None
     """Draw from this many likeliest tokens; 0 sets no limit; the model's own, mostly 50, unless given."""
     repetition_penalty: Annotated[float | None, MoreThan(0), Without("url")] = None
-    """Above 1, tokens that a reply already has become less likely; the model's own, mostly 1, unless given."""
+    """Above 1, tokens that a reply already has become less likely; the model's own, 1.1 unless it was trained with
+    another, unless given."""
 
     def __post_init__(self) -> None:
         # At once, since /set changes them in the middle of a chat.

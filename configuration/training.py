@@ -50,6 +50,8 @@ Tracker = Literal["tensorboard", "trackio", "wandb"]
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_character")
 METRICS_WITHOUT_REPLIES = (*LOWER_IS_BETTER, "source_gain", "last")
 """Metrics that need no replies."""
+METRICS_BY_PACKAGES = ("chrf", "bleu", "score")
+"""Metrics that the packages of the extra `chatformer[metrics]` compute."""
 
 LENGTHS = ("minutes", "max_steps", "num_train_epochs")
 """Ways to give the length of a run; a run has one of them."""

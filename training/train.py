@@ -17,13 +17,13 @@ from accelerate.utils import set_seed
 
 from chatformer.configuration.declaring import SettingsError, without_effect
 from chatformer.configuration.recipes import parse_settings, read_recipe
-from chatformer.configuration.training import TrainingSettings, check_settings
+from chatformer.configuration.training import METRICS_BY_PACKAGES, TrainingSettings, check_settings
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.data.unread import unread_part
 from chatformer.evaluation.doctor.run_log import RunLog
 from chatformer.evaluation.doctor.trial import FEW_QUESTIONS, different_questions
 from chatformer.evaluation.doctor.verdict import verdict
-from chatformer.evaluation.figures import evaluate
+from chatformer.evaluation.figures import evaluate, has_metrics
 from chatformer.storage.names import BAD_ROWS_FILES, SETTINGS_FILE
 from chatformer.storage.printing import print_in_any_encoding, warn
 
@@ -47,10 +47,27 @@ def as_begun(settings: TrainingSettings) -> TrainingSettings:
     return settings.filled(read_recipe(str(file))) if file.is_file() else settings
 
 
-def report_unread(data: PreparedData, folder: RunFolder | None) -> None:
-    """Report rows that are no conversation, and parts of conversations that the model cannot read."""
+def check_metric(name: str | None) -> None:
+    """Raise a `SettingsError` if what is to choose the published model cannot be computed here."""
+    if name in METRICS_BY_PACKAGES and not has_metrics():
+        raise SettingsError(
+            f"--metric-for-best-model {name} compares replies by packages that are missing. Run: "
+            "pip install 'chatformer[metrics]', or take loss or last."
+        )
+
+
+def report_unread(data: PreparedData, settings: TrainingSettings, folder: RunFolder | None) -> None:
+    """Report rows that are no conversation, exchanges that are too long, and parts that the model cannot read."""
     for bad_rows, name in zip((data.bad_rows, data.bad_validation_rows), BAD_ROWS_FILES, strict=True):
         bad_rows.report(None if folder is None else folder.path / name)
+    limits = settings.tokenizer
+    for exchanges, what in ((data.train_exchanges, "learn"), (data.eval_exchanges, "validate on")):
+        if exchanges.num_too_long:
+            parts = f"replies of more than --max-target-tokens ({limits.max_target_tokens})"
+            if limits.too_long == "drop":
+                parts += f" or inputs of more than --max-source-tokens ({limits.max_source_tokens})"
+            num_all = exchanges.num_too_long + exchanges.num_alone
+            warn(f"of {num_all:,} exchanges to {what}, {exchanges.num_too_long:,} are left out: they have {parts}.")
     if (unread := unread_part(data.tokenizer, data.validation)) is not None:
         warn(
             f"the validation data has {unread}, which the model will not read: the training data has none, so the "
@@ -156,6 +173,7 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         keep_freed_memory()
     if settings.run.resume:
         settings = as_begun(settings)
+    check_metric(settings.run.metric_for_best_model)
     # A dry run needs no folder, but refuses what a run in that folder would refuse.
     folder = None if settings.run.output_dir is None else RunFolder.prepared(accelerator, settings)
     data = prepare_data(
@@ -165,7 +183,7 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         from_main=from_main_process,
     )
     if accelerator.is_main_process:
-        report_unread(data, None if settings.run.dry_run else folder)
+        report_unread(data, settings, None if settings.run.dry_run else folder)
     facts = facts_of(data, accelerator)
     settings, pace = with_plan(settings, data, accelerator, facts)
     set_seed(settings.optimization.seed)

@@ -91,7 +91,7 @@ REFUSALS = {
     "web_search_options": "must be left out: the model searches nothing",
     "content": 'must be a string, or a list of parts {"type": "text", "text": ...}: the model reads text alone',
     "tool_calls": "must be empty: the model calls no tools",
-    "audio": "must be left out: the model reads text alone",
+    "audio": "must be left out of a message, since the model reads text alone, and have the format wav in a request",
     "role": "must be system, developer, user or assistant: the model calls no tools",
 }
 """Why a field, of a request or of one of its messages, must be as it must."""

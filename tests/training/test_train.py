@@ -1,6 +1,7 @@
 import functools
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -290,6 +291,29 @@ def test_what_is_left_out_is_told_in_one_line(train, tmp_path, monkeypatch, caps
     assert captured.err.startswith(f"error: {message}")
     assert captured.err.count("\n") == 1
     assert listed(tmp_path) == []
+
+
+@pytest.mark.parametrize("metric", ["score", "chrf", "bleu"])
+def test_a_metric_without_its_packages_is_told_before_anything_is_done(
+    flags, train, tmp_path, monkeypatch, capsys, metric
+):
+    monkeypatch.setattr("chatformer.training.train.has_metrics", lambda: False)
+    assert train(flags(tmp_path / "run", metric_for_best_model=metric)) == 2
+    told = capsys.readouterr().err
+    assert f"--metric-for-best-model {metric}" in told and "pip install 'chatformer[metrics]'" in told
+    assert told.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("too_long", ["truncate", "drop"])
+def test_exchanges_that_are_too_long_are_told_of(flags, train, tmp_path, capsys, too_long):
+    rows = [(f"number {number}", f"{number} " * (1 + number % 20)) for number in range(100)]
+    (tmp_path / "data.csv").write_text("question,answer\n" + "".join(f"{q},{a}\n" for q, a in rows), "utf-8")
+    changes = {"max_steps": 5, "max_target_tokens": 16, "max_source_tokens": 6, "too_long": too_long}
+    assert train([*flags(tmp_path / "run", data=str(tmp_path / "data.csv"), **changes), "--dry-run"]) == 0
+    told = capsys.readouterr().err
+    counts = re.findall(r"warning: of (\d+) exchanges to learn, (\d+) are left out: they have replies of more", told)
+    assert len(counts) == 1 and 0 < int(counts[0][1]) < int(counts[0][0])
+    assert "--max-target-tokens (16)" in told and ("--max-source-tokens (6)" in told) == (too_long == "drop")
 
 
 def test_a_dry_run_writes_nothing(flags, train, tmp_path, monkeypatch, capsys):
