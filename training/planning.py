@@ -73,7 +73,7 @@ class Row(NamedTuple):
 
 
 TABLE = (
-    # Short exchanges have about 15 tokens: 100, 300, 1,000, 3,000 and 10,000 of them, then large corpora.
+    # Short exchanges have about 15 tokens: up to 130, 400, 1,300, 4,000 and 13,000 of them, then large corpora.
     Row(2e3, "tiny", 200, 2000, 0.1, 0.1),
     Row(6e3, "tiny", 300, 2500, 0.1, 0.1),
     Row(2e4, "mini", 400, 2500, 0.1, 0.1),
