@@ -179,6 +179,12 @@ def test_what_is_refused(server, name):
         assert server.ask(**{name: value}).status_code == 200, value
 
 
+def test_sound_of_another_format_is_refused_in_the_words_of_its_field(server):
+    answer = server.ask(audio={"voice": "alloy", "format": "mp3"})
+    assert answer.status_code == 400
+    assert "format wav" in answer.json()["error"]["message"]
+
+
 def listed(page, heading):
     """Return the names in the first column of the table under a heading of a page."""
     section = re.search(rf"^#+ {heading}$(.*?)(?=^#|\Z)", (ROOT / page).read_text("utf-8"), re.MULTILINE | re.DOTALL)
