@@ -8,7 +8,7 @@ from chatformer.evaluation.shortening import shortened
 
 from .causes import Cause, with_causes
 from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent
-from .run_log import HARDLY_LISTENS, LISTENS, share_of_bits
+from .run_log import HARDLY_LISTENS, LISTENS, saved_by, share_of_bits
 from .trial import Trial
 
 KNOWLEDGE = Check(
@@ -45,11 +45,7 @@ LISTENING = Check(
 def check_listening(source_gain: float, bits_per_character: float, causes: Sequence[Cause]) -> list[Finding]:
     """Whether the loss depends on the source; the `causes` are probable if it does not."""
     share = share_of_bits(source_gain, bits_per_character)
-    statement = (
-        f"The true question saves {percent(max(share, 0))} of the loss with another one "
-        f"({source_gain:.3f} of {bits_per_character + source_gain:.3f} bits per character)."
-    )
-    return with_causes(LISTENING, share, statement, causes)
+    return with_causes(LISTENING, share, saved_by("question", source_gain, bits_per_character), causes)
 
 
 REMEMBERING = Check(

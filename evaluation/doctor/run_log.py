@@ -13,7 +13,7 @@ from chatformer.configuration.training import TrainingSettings
 from chatformer.storage.names import LOG_FILE, SETTINGS_FILE
 from chatformer.storage.reading import read_json_lines
 
-from .findings import Above, Check, Finding, well
+from .findings import Above, Check, Finding, percent, well
 
 LISTENS, HARDLY_LISTENS = 0.05, 0.01
 """Shares of the loss with another source that the true one saves: from the first on a model listens, from the second
@@ -23,6 +23,14 @@ on it hardly listens."""
 def share_of_bits(gain: float, bits_per_character: float) -> float:
     """What the true source saves, as a share of the bits per character that another one leaves; 1 if it saves all."""
     return gain / max(bits_per_character + gain, 1e-6)
+
+
+def saved_by(source: str, gain: float, bits_per_character: float) -> str:
+    """A sentence that says what the true `source`, such as a question, saves."""
+    return (
+        f"The true {source} saves {percent(max(share_of_bits(gain, bits_per_character), 0))} of the loss with another "
+        f"one ({gain:.3f} of {bits_per_character + gain:.3f} bits per character)."
+    )
 
 
 @dataclass(frozen=True)

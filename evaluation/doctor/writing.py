@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from chatformer.evaluation.prose import compare_prose
 
-from .findings import Above, Below, Check, Finding, percent
-from .run_log import HARDLY_LISTENS, share_of_bits
+from .findings import Above, Below, Check, Finding
+from .run_log import HARDLY_LISTENS, saved_by, share_of_bits
 from .trial import Trial
 
 LISTENING = Check(
@@ -47,12 +47,8 @@ MEMORY = Check(
 def check_writing(trial: Trial, training: Sequence[tuple[str, str]] | None) -> list[Finding]:
     """Whether what a model writes goes on from its prompt, in circles, or in the words of its training."""
     figures = trial.evaluation
-    share = share_of_bits(figures.source_gain, figures.bits_per_character)
-    findings = LISTENING.findings(
-        share,
-        f"The true prompt saves {percent(max(share, 0))} of the loss with another one "
-        f"({figures.source_gain:.3f} of {figures.bits_per_character + figures.source_gain:.3f} bits per character).",
-    )
+    saved = figures.source_gain, figures.bits_per_character
+    findings = LISTENING.findings(share_of_bits(*saved), saved_by("prompt", *saved))
     compared = compare_prose(trial.exchanges, trial.outcome, training)
     for check, name, words in (
         (LOOPS, "repeated_4_grams", "four words in a row stand in their text before"),
