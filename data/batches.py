@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from chatformer.loss import IGNORED
-from chatformer.padding import padded, padded_sources
+from chatformer.padding import mask_of, padded_sources
 
 from .exchanges import EncodedExchanges
 
@@ -84,15 +84,19 @@ def collate(
     `change_source` takes a source and its index, and returns the source to use instead. Without indices the batch has
     one exchange without a loss: if a step has fewer exchanges than processes, every rank still computes.
     """
-    chosen = [int(index) for index in indices] or [0]
-    sources = [exchanges.source(index) for index in chosen]
-    if change_source is not None:
-        sources = [change_source(source, index) for source, index in zip(sources, chosen, strict=True)]
-    targets = [exchanges.target(index) for index in chosen]
-    labels = padded(targets, IGNORED)
+    chosen = np.asarray(indices if len(indices) else [0])
+    if change_source is None:
+        lengths = exchanges.source_lengths[chosen]
+        source_ids = torch.from_numpy(exchanges.sources.padded(chosen, pad_token_id))
+        batch = {"input_ids": source_ids, "attention_mask": mask_of(lengths)}
+    else:
+        batch = padded_sources(
+            [change_source(exchanges.source(index), index) for index in chosen.tolist()], pad_token_id
+        )
+    labels = torch.from_numpy(exchanges.targets.padded(chosen, IGNORED))
     if not len(indices):
         labels.fill_(IGNORED)
-    return {**padded_sources(sources, pad_token_id), "labels": labels}
+    return {**batch, "labels": labels}
 
 
 def padding_share(exchanges: EncodedExchanges, steps: Sequence[np.ndarray], num_parts: int) -> float:

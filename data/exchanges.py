@@ -44,6 +44,22 @@ class Sequences:
         place = index - self.starts[number]
         return values[offsets[place] : offsets[place + 1]]
 
+    def padded(self, indices: np.ndarray, padding: int) -> np.ndarray:
+        """Some of the lists as rows, (B, T), filled up with `padding` on the right."""
+        numbers = np.searchsorted(self.starts, indices, side="right") - 1
+        parts = []
+        for number in np.unique(numbers):
+            rows = np.flatnonzero(numbers == number)
+            offsets, values = self.chunks[number]
+            places = indices[rows] - self.starts[number]
+            parts.append((rows, offsets[places], offsets[places + 1] - offsets[places], values))
+        rows_BT = np.full((len(indices), max(part[2].max() for part in parts)), padding, np.int64)
+        column_T = np.arange(rows_BT.shape[1])
+        for rows, first, lengths, values in parts:
+            row, column = np.nonzero(column_T < lengths[:, None])
+            rows_BT[rows[row], column] = values[first[row] + column]
+        return rows_BT
+
     def lengths(self) -> np.ndarray:
         """The number of ids in each list, in 32 bits to save memory."""
         lengths = np.empty(len(self), np.int32)

@@ -26,5 +26,10 @@ def padded_sources(sources: Sequence[Sequence[int] | np.ndarray], pad_token_id: 
     Any id can pad, since the mask hides it.
     """
     input_ids_BT = padded(sources, pad_token_id or 0)
-    lengths_B1 = torch.tensor([[len(source)] for source in sources])
-    return {"input_ids": input_ids_BT, "attention_mask": (torch.arange(input_ids_BT.shape[1]) < lengths_B1).long()}
+    return {"input_ids": input_ids_BT, "attention_mask": mask_of([len(source) for source in sources])}
+
+
+def mask_of(lengths: Sequence[int] | np.ndarray) -> Tensor:
+    """1 for tokens and 0 for padding behind them, (B, T), for the lengths of B sequences."""
+    lengths_B1 = torch.as_tensor(lengths)[:, None]
+    return (torch.arange(int(lengths_B1.max())) < lengths_B1).long()

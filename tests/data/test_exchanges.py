@@ -1,11 +1,13 @@
 import itertools
 
 import datasets
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from chatformer.conversation import encode_conversation
 from chatformer.data import exchanges
-from chatformer.data.exchanges import content_digest, encode_exchanges
+from chatformer.data.exchanges import Sequences, content_digest, encode_exchanges
 from chatformer.data.messages import DataError
 
 
@@ -115,3 +117,16 @@ def test_a_last_turn_that_is_too_long_alone_keeps_its_end(tokenizer):
     alone = encode_conversation(tokenizer, [messages[0], messages[-1]])
     assert encode_conversation(tokenizer, messages, 7) == alone[-7:]
     assert len(encode_conversation(tokenizer, messages)) > len(alone)
+
+
+def test_lists_of_ids_as_rows_whatever_chunks_they_lie_in():
+    lists = [[1, 2, 3], [], [4], [5, 6], [7, 8, 9, 10]]
+    chunks = [pa.array(part, pa.list_(pa.int32())) for part in (lists[:2], [], lists[2:])]
+    # A slice of a chunk begins in the middle of its buffers.
+    sequences = Sequences(pa.chunked_array([*chunks, pa.array(lists, pa.list_(pa.int32()))[3:]]))
+    lists += lists[3:]
+    indices = np.array([6, 0, 2, 5, 1, 0])
+    expected = np.full((len(indices), 4), -100)
+    for row, index in zip(expected, indices, strict=True):
+        row[: len(lists[index])] = lists[index]
+    assert np.array_equal(sequences.padded(indices, -100), expected)
