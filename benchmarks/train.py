@@ -8,6 +8,7 @@ The contestants train in turn, for a few seconds each:
 
     chatformer                          the steps of `chatformer train`, at its own --tokens-per-step
     chatformer-large                    the same, with as many tokens a step as 64 random exchanges have on average
+    chatformer-compiled                 the same as the first, with --torch-compile
     marian-sdpa, marian-eager           transformers' MarianMTModel in a bare loop
     marian-sdpa-float32                 the same without mixed precision
     bart-sdpa, bart-eager               transformers' BartForConditionalGeneration in a bare loop
@@ -85,6 +86,7 @@ from chatformer.training.run import Run
 Name = Literal[
     "chatformer",
     "chatformer-large",
+    "chatformer-compiled",
     "marian-sdpa",
     "marian-sdpa-float32",
     "marian-eager",
@@ -105,8 +107,9 @@ LEARNING_RATE = 1e-4
 class Settings(ComparisonSettings, TextSettings):
     """Measure how many target tokens per second chatformer and its peers train on, side by side."""
 
-    contestants: tuple[Name, ...] = get_args(Name)
-    """The contestants; the others are compared with the first one."""
+    contestants: tuple[Name, ...] = tuple(name for name in get_args(Name) if name != "chatformer-compiled")
+    """The contestants; the others are compared with the first one. Compiling takes a minute, and gains nothing on
+    CPUs."""
     batching: tuple[Batching, ...] = ("random",)
     """Batches of the peers in a bare loop: "random" are --peer-batch-size exchanges, "buckets" the very steps of
     `chatformer train`, of like lengths. With both, each of these peers takes part twice: what differs between the two
@@ -155,8 +158,15 @@ class Contestant(Protocol):
 class StepByStep:
     """A contestant whose steps are taken here; `take_step` returns the indices of the exchanges of a step."""
 
-    def __init__(self, model: torch.nn.Module, exchanges: EncodedExchanges, take_step: Callable[[], np.ndarray]):
-        self.model, self.exchanges, self.take_step = model, exchanges, take_step
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        exchanges: EncodedExchanges,
+        take_step: Callable[[], np.ndarray],
+        *,
+        is_compiled: bool = False,
+    ):
+        self.model, self.exchanges, self.take_step, self.is_compiled = model, exchanges, take_step, is_compiled
 
     def train(self, *, warmup_seconds: float, seconds: float) -> Turn:
         self.take_steps(warmup_seconds)
@@ -168,7 +178,11 @@ class StepByStep:
             target_lengths=self.exchanges.target_lengths[indices],
         )
 
-    def kept_per_token(self) -> float:
+    def kept_per_token(self) -> float | None:
+        if self.is_compiled:
+            # The hooks below would be compiled, too.
+            self.take_step()
+            return None
         parameters = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
         kept: dict[int, int] = {}
 
@@ -367,6 +381,7 @@ def make_contestants(
     exchanges, plan = data.train_exchanges, plain.optimization
     mean_tokens = (int(exchanges.source_lengths.sum()) + int(exchanges.target_lengths.sum())) / len(exchanges)
     large = plain.changed({"tokens_per_step": round(settings.peer_batch_size * mean_tokens)}, where="benchmark")
+    compiled = plain.changed({"torch_compile": True}, where="benchmark")
     # The peers are made from it, even if it is not a contestant.
     ours = Run(plain, accelerator, data)
 
@@ -380,12 +395,18 @@ def make_contestants(
         bf16 = plan.mixed_precision == "bf16" and not name.endswith("float32")
         if name.startswith("chatformer"):
             for batching in settings.batching if settings.same_batches else [None]:
-                run = Run(large if name == "chatformer-large" else plain, accelerator, data)
+                chosen = {"chatformer-large": large, "chatformer-compiled": compiled}.get(name, plain)
+                run = Run(chosen, accelerator, data)
                 if batching is not None:
                     run.plans = GivenSteps(batches_of(batching))
                 run.model.train()
                 label = name if batching in (None, "random") else f"{name}, {batching}"
-                contestants[label] = StepByStep(run.model, exchanges, functools.partial(chatformer_step, run))
+                contestants[label] = StepByStep(
+                    run.model,
+                    exchanges,
+                    functools.partial(chatformer_step, run),
+                    is_compiled=chosen.optimization.torch_compile,
+                )
         elif name.startswith("seq2seq-trainer"):
             model = peer_model(name, ours.published)
             contestants[name] = UnderTrainer(model, data, plain, settings.peer_batch_size, bf16=bf16)

@@ -6,6 +6,7 @@ N target tokens of all sequences, V vocabulary, R passes over the same tokens (2
 its logits or its hidden state.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from .loss import IGNORED, label_smoothed_cross_entropy
 
 TOKENS_AT_ONCE = 1024
 """Tokens whose logits exist at the same time if only the loss is wanted; products of fewer tokens are slower."""
+
+LOGITS_ON_A_GPU = 2**27
+"""Logits that exist at the same time on a GPU, if these are of more tokens: 256 MiB in bfloat16."""
 
 LOGITS_AT_ONCE = {"cpu": 2**19, "cuda": 2**26}
 """Logits that are turned into probabilities at a time: as many as fit a core's caches, or keep a GPU busy."""
@@ -94,6 +98,12 @@ def overwrite_with_gradient(
     return loss
 
 
+@functools.cache
+def compiled_overwrite() -> Any:
+    """`overwrite_with_gradient` in few kernels, for any number of tokens."""
+    return torch.compile(overwrite_with_gradient, dynamic=True)
+
+
 class SummedLoss(torch.autograd.Function):
     """
     The summed loss of tokens, (N, X), and labels, (N,), whose gradient is computed in the forward pass.
@@ -111,14 +121,16 @@ class SummedLoss(torch.autograd.Function):
         label_smoothing: float,
         rdrop_alpha: float,
         head: nn.Linear | None,
+        compiled: bool,
         *weights: Tensor,
     ) -> Tensor:
+        overwrite = compiled_overwrite() if compiled else overwrite_with_gradient
         R = 2 if rdrop_alpha else 1
         x_RNX = x_NX.detach().unflatten(0, (R, len(x_NX) // R))
         labels_N1 = labels_N[: x_RNX.shape[1]].unsqueeze(1)
         if head is None:
             gradient_RNX = x_RNX.clone()
-            loss = overwrite_with_gradient(gradient_RNX, labels_N1, label_smoothing, rdrop_alpha)
+            loss = overwrite(gradient_RNX, labels_N1, label_smoothing, rdrop_alpha)
             ctx.save_for_backward(gradient_RNX.flatten(0, 1))
             return loss
         loss = x_NX.new_zeros((), dtype=torch.float32)
@@ -126,13 +138,15 @@ class SummedLoss(torch.autograd.Function):
         trainable = [weight for weight in weights if weight.requires_grad]
         gradients: list[Tensor] = []
         num_tokens = TOKENS_AT_ONCE // R
+        if x_NX.is_cuda:
+            num_tokens = max(num_tokens, LOGITS_ON_A_GPU // (R * head.out_features))
         for x, labels, gradient in zip(
             x_RNX.split(num_tokens, 1), labels_N1.split(num_tokens), gradient_RNX.split(num_tokens, 1), strict=True
         ):
             with torch.enable_grad():
                 logits = head(x.requires_grad_())
             logits_gradient = logits.detach()
-            loss += overwrite_with_gradient(logits_gradient, labels, label_smoothing, rdrop_alpha)
+            loss += overwrite(logits_gradient, labels, label_smoothing, rdrop_alpha)
             parts = torch.autograd.grad(logits, (x, *trainable), logits_gradient)
             gradient.copy_(parts[0])
             if not gradients:
@@ -147,12 +161,12 @@ class SummedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         gradient_NX, *gradients = (gradient * factor for gradient in ctx.saved_tensors)
-        # For x, for four inputs without a gradient, and for the weights that need one.
+        # For x, for five inputs without a gradient, and for the weights that need one.
         rest = iter(gradients)
         return (
             gradient_NX,
-            *[None] * 4,
-            *(next(rest) if needed else None for needed in ctx.needs_input_grad[5:]),
+            *[None] * 5,
+            *(next(rest) if needed else None for needed in ctx.needs_input_grad[6:]),
         )
 
 
@@ -163,6 +177,7 @@ def fused_loss(
     label_smoothing: float = 0.0,
     rdrop_alpha: float = 0.0,
     head: nn.Linear | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """
     The loss of predicting `labels`, (B, T), from `logits`, (B, T, V); labels of -100 do not count.
@@ -171,8 +186,9 @@ def fused_loss(
     tokens of a training step, accumulating small batches gives the gradient of one large batch.
 
     If `head` is given, `logits` are hidden states, (B, T, d_model), and `head` turns them into logits 1,024 tokens at
-    a time. With `rdrop_alpha`, the second half of the batch is the first half again under other dropout, both halves
-    count as tokens, and the divergence of the two predictions is added: R-Drop, Equation 4.
+    a time, or more on a GPU. With `rdrop_alpha`, the second half of the batch is the first half again under other
+    dropout, both halves count as tokens, and the divergence of the two predictions is added: R-Drop, Equation 4.
+    `compiled` has few kernels do what is done to logits; compiling them takes seconds.
     """
     x_NX, labels_N = logits.flatten(0, -2), labels.flatten().to(logits.device)
     if num_items_in_batch is None:
@@ -187,7 +203,7 @@ def fused_loss(
             x_NX, labels_N = x_NX.index_select(0, counted), labels_N[counted]
     if rdrop_alpha or (torch.is_grad_enabled() and not torch.compiler.is_compiling()):
         weights = [] if head is None else [weight for weight in (head.weight, head.bias) if weight is not None]
-        loss = SummedLoss.apply(x_NX, labels_N, label_smoothing, rdrop_alpha, head, *weights)
+        loss = SummedLoss.apply(x_NX, labels_N, label_smoothing, rdrop_alpha, head, compiled, *weights)
     else:
         logits_NV = x_NX if head is None else head(x_NX)
         loss = label_smoothed_cross_entropy(logits_NV, labels_N, label_smoothing)

@@ -1,5 +1,6 @@
 """
-Layers that compute no padding, for training and scoring on CPUs. Except for rounding, they compute the same.
+Layers that compute no padding, for training and scoring on CPUs. Except for rounding, they compute the same. The part
+of it that says where the tokens are, `Packing`, also serves GPUs.
 
 A batch of sequences of different lengths is filled up with padding. Only attention needs it so: everything else treats
 each token alone, and takes the real tokens of all sequences in one row. Letters after a tensor's name are its axes: B
@@ -8,6 +9,7 @@ batch, T tokens with padding, N real tokens, D d_model, H heads, C channels of o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -64,25 +66,28 @@ class Packing:
     """B, T and H."""
     tokens: Places
     """Of the rows (B, T)."""
-    heads: Places
-    """Of the rows (B, H, T) with padding and (N, H) without."""
 
     @classmethod
     def of(cls, is_token_BT: Tensor, num_heads: int) -> "Packing":
-        B, T = is_token_BT.shape
-        row_N, column_N = is_token_BT.nonzero(as_tuple=True)
-        place_BT = (is_token_BT.flatten().cumsum(0) - 1).view(B, T).masked_fill_(~is_token_BT, 0)
-        is_padding_BT = ~is_token_BT
-        head_H = torch.arange(num_heads)
-        padding_BHT = is_padding_BT[:, None].expand(B, num_heads, T)
-        return cls(
-            (B, T, num_heads),
-            Places(row_N * T + column_N, place_BT.flatten(), is_padding_BT.flatten().nonzero()[:, 0]),
-            Places(
-                ((row_N[:, None] * num_heads + head_H) * T + column_N[:, None]).flatten(),
-                (place_BT[:, None] * num_heads + head_H[:, None]).flatten(),
-                padding_BHT.flatten().nonzero()[:, 0],
-            ),
+        is_token_M = is_token_BT.flatten()
+        place_M = (is_token_M.cumsum(0) - 1).masked_fill(~is_token_M, 0)
+        places = Places(is_token_M.nonzero()[:, 0], place_M, (~is_token_M).nonzero()[:, 0])
+        return cls((*is_token_BT.shape, num_heads), places)
+
+    @cached_property
+    def heads(self) -> Places:
+        """Of the rows (B, H, T) with padding and (N, H) without."""
+        _, T, H = self.shape
+        place_BT = self.tokens.without_padding.view(-1, T)
+        head_H = torch.arange(H, device=place_BT.device)
+
+        def with_padding(row_N: Tensor) -> Tensor:
+            return (((row_N // T)[:, None] * H + head_H) * T + (row_N % T)[:, None]).flatten()
+
+        return Places(
+            with_padding(self.tokens.with_padding),
+            (place_BT[:, None] * H + head_H[:, None]).flatten(),
+            with_padding(self.tokens.padding),
         )
 
     def pack(self, x_BTD: Tensor) -> Tensor:
@@ -213,7 +218,10 @@ def show_padding(_: Any, arguments: tuple[Any, ...], options: dict[str, Any]) ->
         and labels_BT.device.type == "cpu"
         and bool((labels_BT[:, -1] == IGNORED).any())
     ):
-        # Behind the last label that counts, nothing has an effect.
-        counts_BT = (labels_BT != IGNORED).flip(1).cumsum(1).flip(1) > 0
-        options = {**options, "decoder_attention_mask": counts_BT.long()}
+        options = {**options, "decoder_attention_mask": tokens_of(labels_BT).long()}
     return arguments, options
+
+
+def tokens_of(labels_BT: Tensor) -> Tensor:
+    """Which labels are tokens, and not padding: behind the last one that counts, nothing has an effect."""
+    return (labels_BT != IGNORED).flip(1).cumsum(1).flip(1) > 0

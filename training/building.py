@@ -1,9 +1,10 @@
 """The parts of a run: its model, its optimizer, its precision, and the steps of its epochs."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import nn
 
 from chatformer import (
@@ -17,7 +18,11 @@ from chatformer.configuration.model import ModelSettings
 from chatformer.configuration.training import OptimizationSettings, decided
 from chatformer.data.batches import plan_epoch
 from chatformer.data.exchanges import EncodedExchanges
+from chatformer.fast_gpu_training import pack_batches
 from chatformer.fast_training import speed_up
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def new_model(
@@ -113,6 +118,14 @@ def ready_to_train(model: Any, device: torch.device, *, compiled: bool) -> Any:
     # Tied weights are sharded together only if they belong to one module.
     model.set_input_embeddings(model.get_input_embeddings())
     return model
+
+
+def avoid_padding(model: Any, accelerator: "Accelerator") -> None:
+    """Let a model that is trained on GPUs pack its batches, where that is possible; on CPUs `speed_up` has done so."""
+    # Elsewhere a model's parts are sharded, which has not been tried.
+    whole = accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_GPU)
+    if accelerator.device.type == "cuda" and accelerator.mixed_precision in ("bf16", "fp16") and whole:
+        pack_batches(model)
 
 
 def end_dropout(model: nn.Module) -> None:

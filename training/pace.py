@@ -15,7 +15,7 @@ from chatformer.data.batches import split_step
 from chatformer.data.preparation import PreparedData
 
 from .averaging import Averages
-from .building import EpochPlans, make_optimizer, new_model, ready_to_train
+from .building import EpochPlans, avoid_padding, make_optimizer, new_model, ready_to_train
 from .gradients import batch_on, is_out_of_memory, source_noise, training_loss
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def _pace_of_this_process(settings: TrainingSettings, data: PreparedData, accele
     options, device = settings.optimization, accelerator.device
     model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
     model = ready_to_train(model.to(device), device, compiled=False).train()
+    avoid_padding(model, accelerator)
     optimizer, averages = make_optimizer(model, options), Averages(model, options)
     noise = source_noise(settings, data)
     noise_of_an_epoch = None if noise is None else functools.partial(noise, epoch=0)

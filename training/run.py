@@ -23,6 +23,7 @@ from chatformer.storage.bars import Bar, progress_bar
 from .averaging import Averages
 from .building import (
     EpochPlans,
+    avoid_padding,
     chosen_precision,
     compile_layers,
     end_dropout,
@@ -66,6 +67,7 @@ class Run:
         ready_to_train(model, accelerator.device, compiled=plan.torch_compile)
         # The model to evaluate and publish: plain, while the model in training may be wrapped, averaged or sharded.
         self.published = copy.deepcopy(model).to(accelerator.device).eval()
+        avoid_padding(model, accelerator)
         if plan.torch_compile:
             compile_layers(model)
         optimizer = make_optimizer(model, plan)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -171,6 +172,9 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    elif accelerator.device.type == "cuda":
+        # It prepares each shape of a batch, which takes longer than a step, and batches have many.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if settings.run.resume:
         settings = as_begun(settings)
     check_metric(settings.run.metric_for_best_model)

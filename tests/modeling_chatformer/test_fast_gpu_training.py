@@ -1,0 +1,134 @@
+"""
+Batches that are packed for a GPU: the same losses and gradients as with padding.
+
+Triton computes its kernels on CPUs, too, when it interprets them, which a variable of the environment decides before
+its import. So these tests run in a process of their own.
+"""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytest.importorskip("triton")
+
+PREPARED = """
+import copy, torch
+from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer.fast_gpu_training import PACKED, pack_batches
+from chatformer.short_attention import short_attention
+
+def model_and_packed(**fields):
+    torch.manual_seed(0)
+    config = ChatformerConfig(
+        vocab_size=40, d_model=32, num_heads=2, encoder_layers=2, decoder_layers=2, d_ff=48, dropout=0.0, **fields,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )
+    model = ChatformerForConditionalGeneration(config).train()
+    packed = copy.deepcopy(model)
+    return model, packed, pack_batches(packed)
+
+def batch_of(source_lengths, target_lengths, side="right"):
+    def rows(lengths):
+        column, length = torch.arange(max(lengths)), torch.tensor(lengths)[:, None]
+        is_token = column < length if side == "right" else column >= max(lengths) - length
+        return torch.randint(3, 40, is_token.shape), is_token
+    (sources, is_source), (targets, _) = rows(source_lengths), rows(target_lengths)
+    is_target = torch.arange(max(target_lengths)) < torch.tensor(target_lengths)[:, None]
+    return {
+        "input_ids": sources.masked_fill(~is_source, 0),
+        "attention_mask": is_source.long(),
+        "labels": targets.masked_fill(~is_target, -100),
+    }
+
+def assert_same(model, packed, batch, **options):
+    losses = []
+    for each in (model, packed):
+        each.zero_grad()
+        loss = each(**batch, num_items_in_batch=7, label_smoothing=0.1, return_logits=False, **options).loss
+        loss.backward()
+        losses.append(loss.detach())
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
+    for (name, expected), found in zip(model.named_parameters(), packed.parameters()):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-5, msg=name)
+"""
+
+
+def interpreted(code):
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARED + textwrap.dedent(code)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_the_kernels_are_attention():
+    interpreted("""
+        for causal, queries, keys in ((False, [3, 1, 17], [5, 2, 1]), (True, [3, 0, 33], [3, 1, 33])):
+            starts = [torch.tensor([0, *lengths]).cumsum(0).int() for lengths in (queries, keys)]
+            q, k, v = (torch.randn(sum(n), 2, 16, requires_grad=True) for n in (queries, keys, keys))
+            found = short_attention(q, k, v, *starts, 16**-0.5, causal)
+            expected = torch.cat([
+                torch.nn.functional.scaled_dot_product_attention(
+                    *(x.transpose(0, 1)[None] for x in each), is_causal=causal
+                )[0].transpose(0, 1)
+                for each in zip(q.split(queries), k.split(keys), v.split(keys))
+            ])
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            gradient = torch.randn_like(found)
+            for ours, theirs in zip(*(torch.autograd.grad(y, (q, k, v), gradient) for y in (found, expected))):
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        """)
+
+
+@pytest.mark.timeout(300)
+def test_packed_batches_give_the_same_losses_and_gradients():
+    interpreted("""
+        model, packed, can = model_and_packed()
+        assert can and packed.config._attn_implementation == PACKED
+        rows = []
+        packed.model.encoder.layers[0].feed_forward.register_forward_hook(lambda _, x, y: rows.append(y.shape[:-1]))
+        assert_same(model, packed, batch_of([9, 2, 1, 5, 3], [2, 7, 1, 3, 4]))
+        assert rows == [(1, 20)]
+        # Padding on the left of sources, a source and a target without tokens, and two passes over the same exchanges.
+        assert_same(model, packed, batch_of([9, 2, 1, 5, 3], [2, 7, 1, 3, 4], side="left"))
+        assert_same(model, packed, batch_of([4, 2], [0, 3]))
+        twice = {name: torch.cat([x, x]) for name, x in batch_of([4, 2], [2, 3]).items()}
+        assert_same(model, packed, twice, rdrop_alpha=1.0)
+        """)
+
+
+@pytest.mark.timeout(300)
+def test_everything_but_the_loss_is_as_without():
+    interpreted("""
+        model, packed, _ = model_and_packed()
+        batch = batch_of([9, 2, 1], [2, 7, 1])
+        assert_same(model, packed, batch)
+        torch.testing.assert_close(packed(**batch).logits, model(**batch).logits)
+        sources = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        replies = [each.eval().generate(**sources, max_new_tokens=5, num_beams=2) for each in (model, packed)]
+        assert torch.equal(*replies)
+        # After an error, too.
+        try:
+            packed(input_ids=sources["input_ids"] + 99, **{**batch, "input_ids": None}, return_logits=False)
+        except Exception:
+            pass
+        torch.testing.assert_close(packed(**batch).logits, model(**batch).logits)
+        """)
+
+
+@pytest.mark.timeout(300)
+def test_what_cannot_be_packed_stays_as_it_is():
+    interpreted("""
+        for fields in ({"attention_dropout": 0.1}, {"self_attention": "strided", "attention_stride": 4}):
+            _, model, can = model_and_packed(**fields)
+            assert not can and model.config._attn_implementation == "sdpa"
+        """)
