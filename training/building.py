@@ -122,9 +122,14 @@ def ready_to_train(model: Any, device: torch.device, *, compiled: bool) -> Any:
 
 def avoid_padding(model: Any, accelerator: "Accelerator") -> None:
     """Let a model that is trained on GPUs pack its batches, where that is possible; on CPUs `speed_up` has done so."""
-    # Elsewhere a model's parts are sharded, which has not been tried.
-    whole = accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_GPU)
-    if accelerator.device.type == "cuda" and accelerator.mixed_precision in ("bf16", "fp16") and whole:
+    if (
+        accelerator.device.type == "cuda"
+        # Flash attention needs an Ampere or later; AMD's GPUs have not been tried, nor have models in shards.
+        and torch.version.cuda is not None
+        and torch.cuda.get_device_capability(accelerator.device) >= (8, 0)
+        and accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_GPU)
+        and accelerator.mixed_precision in ("bf16", "fp16")
+    ):
         pack_batches(model)
 
 
