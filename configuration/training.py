@@ -125,8 +125,8 @@ class OptimizationSettings:
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Precision of the arithmetic; "auto" takes bf16 where the hardware has it."""
     torch_compile: bool = False
-    """Compile the layers, and on a GPU the loss, with torch.compile, once for batches of all sizes; it takes a minute. For
-    GPUs: on CPUs it is slower."""
+    """Compile the layers, and on a GPU the loss, with torch.compile, once for batches of all sizes, in about a minute.
+    For GPUs: on CPUs it is slower."""
     seed: int = 42
     """Of the split, the first weights, dropout and the order of the data."""
 
