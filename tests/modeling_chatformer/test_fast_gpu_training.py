@@ -13,6 +13,7 @@ import textwrap
 import pytest
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.slow
 
 PREPARED = """
 import copy, torch
