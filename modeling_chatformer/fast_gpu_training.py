@@ -45,7 +45,7 @@ CHANNELS = (16, 32, 64, 128)
 PACKED = "packed_sdpa"
 """The attention of a model that packs: of packed sequences while a batch is packed, and otherwise torch's."""
 
-ONLY_LOSS = {"num_items_in_batch", "return_logits", "label_smoothing", "rdrop_alpha", "compiled"}
+ONLY_LOSS = {"num_items_in_batch", "return_logits", "label_smoothing", "rdrop_alpha", "overwrite"}
 """Options of a forward pass that is packed, beside the batch."""
 
 _is_packing = ContextVar("_is_packing", default=False)

@@ -6,8 +6,7 @@ N target tokens of all sequences, V vocabulary, R passes over the same tokens (2
 its logits or its hidden state.
 """
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -98,12 +97,6 @@ def overwrite_with_gradient(
     return loss
 
 
-@functools.cache
-def compiled_overwrite() -> Any:
-    """`overwrite_with_gradient` in few kernels, for any number of tokens."""
-    return torch.compile(overwrite_with_gradient, dynamic=True)
-
-
 class SummedLoss(torch.autograd.Function):
     """
     The summed loss of tokens, (N, X), and labels, (N,), whose gradient is computed in the forward pass.
@@ -121,10 +114,10 @@ class SummedLoss(torch.autograd.Function):
         label_smoothing: float,
         rdrop_alpha: float,
         head: nn.Linear | None,
-        compiled: bool,
+        overwrite: Callable[..., Tensor] | None,
         *weights: Tensor,
     ) -> Tensor:
-        overwrite = compiled_overwrite() if compiled else overwrite_with_gradient
+        overwrite = overwrite or overwrite_with_gradient
         R = 2 if rdrop_alpha else 1
         x_RNX = x_NX.detach().unflatten(0, (R, len(x_NX) // R))
         labels_N1 = labels_N[: x_RNX.shape[1]].unsqueeze(1)
@@ -177,7 +170,7 @@ def fused_loss(
     label_smoothing: float = 0.0,
     rdrop_alpha: float = 0.0,
     head: nn.Linear | None = None,
-    compiled: bool = False,
+    overwrite: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """
     The loss of predicting `labels`, (B, T), from `logits`, (B, T, V); labels of -100 do not count.
@@ -188,7 +181,7 @@ def fused_loss(
     If `head` is given, `logits` are hidden states, (B, T, d_model), and `head` turns them into logits 1,024 tokens at
     a time, or more on a GPU. With `rdrop_alpha`, the second half of the batch is the first half again under other
     dropout, both halves count as tokens, and the divergence of the two predictions is added: R-Drop, Equation 4.
-    `compiled` has few kernels do what is done to logits; compiling them takes seconds.
+    `overwrite` is called instead of `overwrite_with_gradient`, such as the same function, compiled.
     """
     x_NX, labels_N = logits.flatten(0, -2), labels.flatten().to(logits.device)
     if num_items_in_batch is None:
@@ -203,7 +196,7 @@ def fused_loss(
             x_NX, labels_N = x_NX.index_select(0, counted), labels_N[counted]
     if rdrop_alpha or (torch.is_grad_enabled() and not torch.compiler.is_compiling()):
         weights = [] if head is None else [weight for weight in (head.weight, head.bias) if weight is not None]
-        loss = SummedLoss.apply(x_NX, labels_N, label_smoothing, rdrop_alpha, head, compiled, *weights)
+        loss = SummedLoss.apply(x_NX, labels_N, label_smoothing, rdrop_alpha, head, overwrite, *weights)
     else:
         logits_NV = x_NX if head is None else head(x_NX)
         loss = label_smoothed_cross_entropy(logits_NV, labels_N, label_smoothing)

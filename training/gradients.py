@@ -13,6 +13,7 @@ from chatformer.data.batches import collate, split_step
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.noise import SourceNoise
 from chatformer.data.preparation import PreparedData
+from chatformer.fast_loss import overwrite_with_gradient
 
 from .progress import Progress
 from .stopping import TrainingFailed
@@ -28,7 +29,7 @@ def training_loss(
     num_items_in_batch: int,
     label_smoothing: float,
     rdrop_alpha: float,
-    compiled: bool = False,
+    overwrite: Callable[..., torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """
     The loss of a batch, summed over its target tokens and divided by `num_items_in_batch`.
@@ -38,9 +39,9 @@ def training_loss(
     the plain loss: the mean of both passes, and alpha/2 times the symmetric divergence. R-Drop takes twice the memory
     and time.
     """
-    options = {"num_items_in_batch": num_items_in_batch, "label_smoothing": label_smoothing}
-    if compiled:
-        options["compiled"] = True
+    options: dict[str, Any] = {"num_items_in_batch": num_items_in_batch, "label_smoothing": label_smoothing}
+    if overwrite is not None:
+        options["overwrite"] = overwrite
     if rdrop_alpha:
         # Distributed training counts one forward for each backward, and one large product is faster than two.
         batch = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
@@ -88,6 +89,10 @@ class Gradients:
         self.model, self.accelerator, self.data, self.progress = model, accelerator, data, progress
         self.plan = settings.optimization
         self.noise = source_noise(settings, data)
+        self.overwrite = None
+        # On CPUs it gains nothing.
+        if self.plan.torch_compile and accelerator.device.type == "cuda":
+            self.overwrite = torch.compile(overwrite_with_gradient, dynamic=True)
 
     def num_parts(self) -> int:
         """The number of parts that a step is split into, over all processes and micro-batches."""
@@ -130,8 +135,7 @@ class Gradients:
                     num_items_in_batch=num_tokens,
                     label_smoothing=self.plan.label_smoothing_factor,
                     rdrop_alpha=self.plan.rdrop_alpha,
-                    # On CPUs it gains nothing.
-                    compiled=self.plan.torch_compile and accelerator.device.type == "cuda",
+                    overwrite=self.overwrite,
                 )
                 # Gradients are averaged over the processes, but each process has only its share of the sum.
                 accelerator.backward(loss * accelerator.num_processes)

@@ -19,7 +19,10 @@ CODE = {
     for path in (Path(__file__).parents[2] / "modeling_chatformer").glob("*.py")
     # The model itself does not import them.
     if path.stem
-    not in ("__init__", "padding", "fast_packing", "fast_training", "import_hooks", "registration", "tunes")
+    not in {
+        *("__init__", "padding", "fast_packing", "fast_training", "fast_gpu_training", "short_attention"),
+        *("import_hooks", "registration", "tunes"),
+    }
     and "bahdanau" not in path.name
 } | {"configuration_seq2seq.py"}
 MODEL = {
