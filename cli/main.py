@@ -66,6 +66,11 @@ VERBS = {
         "chatformer.cli.plot:plot",
         "draw a reply from the inside, a run's curves, or what the paper describes",
     ),
+    "ensemble": Verb(
+        "chatformer.configuration.sharing:EnsembleSettings",
+        "chatformer.hub.formats.ensembling:ensemble",
+        "make one model of several, which predict each token together",
+    ),
     "import": Verb(
         "chatformer.configuration.sharing:ImportSettings",
         "chatformer.hub.formats.importing:import_marian",

@@ -1,4 +1,4 @@
-"""The settings of `chatformer import`, `export`, `push` and `space`, each a flag."""
+"""The settings of `chatformer ensemble`, `import`, `export`, `push` and `space`, each a flag."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -21,6 +21,17 @@ class ImportSettings:
     """Commit, tag or branch of a checkpoint on the Hub."""
     sentences: str | None = None
     """A text file, one sentence a line, on which both models are compared; a few built-in ones unless given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleSettings:
+    """Make one model of several that were trained on the same data from different seeds: better replies, each of which
+    takes as long as the members' together."""
+
+    models: tyro.conf.Positional[tuple[str, ...]]
+    """Folders of two or more Transformers of one shape with one vocabulary, or their ids on the Hub."""
+    output_dir: str
+    """Folder to write, new or empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

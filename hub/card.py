@@ -23,7 +23,11 @@ from .seal import PINNED, sealed
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 TAGS = ("chatformer", "chatbot", "conversational", "seq2seq", "encoder-decoder")
-PAPERS = {"chatformer": "arxiv:1706.03762", "bahdanau": "arxiv:1409.0473"}
+PAPERS = {
+    "chatformer": "arxiv:1706.03762",
+    "ensemble": "arxiv:1706.03762",
+    "bahdanau": "arxiv:1409.0473",
+}
 """The paper of each `model_type`, as a tag."""
 
 METRICS = {

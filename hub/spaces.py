@@ -38,6 +38,11 @@ ARCHITECTURES = {
         "ko": "논문 “Attention Is All You Need”의 트랜스포머",
         "short": "Transformer",
     },
+    "ensemble": {
+        "en": "ensemble of Transformers of “Attention Is All You Need”",
+        "ko": "논문 “Attention Is All You Need”의 트랜스포머 여럿을 묶은 앙상블",
+        "short": "ensemble of Transformers",
+    },
     "bahdanau": {
         "en": "recurrent encoder-decoder that came before the Transformer",
         "ko": "트랜스포머보다 먼저 나온 순환 신경망 인코더-디코더",

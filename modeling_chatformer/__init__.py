@@ -3,6 +3,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
 
     configuration_chatformer   the model's configuration, from the room of that name
     configuration_bahdanau     the same of the recurrent model
+    configuration_ensemble     the same of several Transformers as one model
     embedding                  token vectors and positions
     pretrained                 what the models share: loading, saving, initial weights
     attention                  Equation 1, and several heads of it
@@ -25,6 +26,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     reading                    the parts of a conversation that a chat template passes on
     pipeline_chatformer        `pipeline("seq2seq-chat")`
     modeling_chatformer        the model: its parts, put together
+    modeling_ensemble          several Transformers as one model
     bahdanau_state             the cache of a recurrent decoder's state
     modeling_bahdanau          the rungs before it: a recurrent model, with and without attention
     fast_training              dropout, products and attention for training on CPUs
@@ -34,19 +36,20 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     registration               entries in transformers' auto classes, and `push_to_hub` with a card
 
 Importing this package is quick: the classes below are loaded when they are first used. From then on, or from the moment
-that transformers' auto classes are imported, AutoConfig, AutoModel and AutoModelForSeq2SeqLM know both models.
+that transformers' auto classes are imported, AutoConfig, AutoModel and AutoModelForSeq2SeqLM know these models.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .registration import register_when_imported
+from .registration import MODELS, register_when_imported
 
 if TYPE_CHECKING:
-    from chatformer.configuration import SIZES, BahdanauConfig, ChatformerConfig, sized_config
+    from chatformer.configuration import SIZES, BahdanauConfig, ChatformerConfig, EnsembleConfig, sized_config
 
     from .modeling_bahdanau import BahdanauForConditionalGeneration, BahdanauModel
     from .modeling_chatformer import ChatformerForConditionalGeneration, ChatformerModel
+    from .modeling_ensemble import EnsembleForConditionalGeneration, EnsembleModel
 
 __version__ = "0.1.0"
 
@@ -58,6 +61,9 @@ __all__ = [
     "ChatformerConfig",
     "ChatformerForConditionalGeneration",
     "ChatformerModel",
+    "EnsembleConfig",
+    "EnsembleForConditionalGeneration",
+    "EnsembleModel",
     "sized_config",
 ]
 
@@ -67,7 +73,7 @@ register_when_imported()
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for home in ("chatformer.configuration", "chatformer.modeling_chatformer", "chatformer.modeling_bahdanau"):
+        for home in ("chatformer.configuration", *MODELS.values()):
             module = importlib.import_module(home)
             if hasattr(module, name):
                 return getattr(module, name)

@@ -42,9 +42,13 @@ def is_inference(model: Any) -> bool:
     )
 
 
-def is_plain(model: Any, cache: EncoderDecoderCache) -> bool:
-    """True if the model's decoder and output layer compute what `NextToken` does, and nothing else."""
-    decoder = model.model.decoder
+def has_more(module: nn.Module) -> bool:
+    """True if a module does more than its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
+def is_plain(model: Any, decoder: Decoder, head: nn.Module, cache: EncoderDecoderCache) -> bool:
+    """True if this decoder and output layer of a model compute what `NextToken` does, and nothing else."""
     caches = cache.self_attention_cache, cache.cross_attention_cache
     if (
         any(each.offloading or {type(layer) for layer in each.layers} != {DynamicLayer} for each in caches)
@@ -58,10 +62,9 @@ def is_plain(model: Any, cache: EncoderDecoderCache) -> bool:
     ):
         return False
     plain_classes = {*PLAIN_MODULES, model.plain_model_class, type(decoder.layers[0].feed_forward.activation)}
-    for module in (model.model, model.lm_head, *decoder.modules()):
-        has_more = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+    for module in (model.model, head, *decoder.modules()):
         kind = vars(type(module)).get("evaluates_as", type(module))
-        if kind not in plain_classes or module.training or has_more:
+        if kind not in plain_classes or module.training or has_more(module):
             return False
         weights = [weight for weight in module._parameters.values() if weight is not None]
         if any(type(weight) is not nn.Parameter or weight.device.type != "cpu" for weight in weights):
@@ -72,13 +75,19 @@ def is_plain(model: Any, cache: EncoderDecoderCache) -> bool:
 class NextToken:
     """The decoder and the output layer for one new token of each reply, with their weights at hand."""
 
-    def __init__(self, model: Any, cache: EncoderDecoderCache, memory_BSD: Tensor, memory_mask_B11S: Tensor | None):
+    def __init__(
+        self,
+        decoder: Decoder,
+        head: Any,
+        cache: EncoderDecoderCache,
+        memory_BSD: Tensor,
+        memory_mask_B11S: Tensor | None,
+    ):
         """Project the source's keys and values into `cache`, unless it has them."""
-        decoder = model.model.decoder
         self.embedding, self.scale = decoder.embedding.weight, decoder.embedding.embed_scale
         self.positions = decoder.positions
         self.layers = [NextTokenLayer(layer, len(memory_BSD)) for layer in decoder.layers]
-        self.output = product_with(model.lm_head, len(memory_BSD))
+        self.output = product_with(head, len(memory_BSD))
         self.no_mask = self.memory_mask = decoder.embedding.weight.new_zeros(1)
         mask = memory_mask_B11S
         if mask is not None and mask.dtype == torch.bool:

@@ -14,6 +14,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from .embedding import positions_of
 from .fast_decoding import NextToken, is_inference, is_plain
 from .seq2seq import ConditionalGenerationMixin
+from .seq2seq import NextToken as AnyNextToken
 
 
 class Source(NamedTuple):
@@ -22,7 +23,7 @@ class Source(NamedTuple):
     attention_mask_BS: Tensor | None
     memory_mask_B11S: Tensor | None
     """The same mask as the layers take it, or None if it hides nothing."""
-    next_token: NextToken | None
+    next_token: AnyNextToken | None
     """The decoder without modules, or None if the model is not plain."""
 
 
@@ -53,15 +54,22 @@ def source_of(
     memory_mask: Any = create_bidirectional_mask(
         model.config, memory_BSD[:, :1], attention_mask_BS, encoder_hidden_states=memory_BSD
     )
-    next_token = None
-    if is_inference(model) and is_plain(model, cache):
-        next_token = NextToken(model, cache, memory_BSD, memory_mask)
+    next_token = model.fast_next_token(cache, memory_BSD, memory_mask) if is_inference(model) else None
     SOURCES[cache] = source = Source(attention_mask_BS, memory_mask, next_token)
     return source
 
 
 class ChatformerGenerationMixin(ConditionalGenerationMixin):
     """`generate()` with forced prefixes and the fast decoder."""
+
+    def fast_next_token(
+        self, cache: EncoderDecoderCache, memory_BSD: Tensor, memory_mask_B11S: Tensor | None
+    ) -> AnyNextToken | None:
+        """The decoder without modules, or None if the model is not plain."""
+        decoder, head = self.model.decoder, self.lm_head
+        if not is_plain(self, decoder, head, cache):
+            return None
+        return NextToken(decoder, head, cache, memory_BSD, memory_mask_B11S)
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, decoder_attention_mask: Tensor | None = None, **kwargs: Any

@@ -16,7 +16,7 @@ from .embedding import ScaledEmbedding
 from .encoder import Encoder
 from .fast_loss import fused_loss
 from .generation import ChatformerGenerationMixin
-from .pretrained import ChatformerPreTrainedModel
+from .pretrained import ChatformerPreTrainedModel, check_shows_attentions
 from .seq2seq import EncoderDecoderMixin
 
 if TYPE_CHECKING:
@@ -42,12 +42,7 @@ class ChatformerModel(EncoderDecoderMixin, ChatformerPreTrainedModel):
         self.post_init()
 
     def check_shows_attentions(self) -> None:
-        if self.config._attn_implementation not in ("eager", "sdpa"):
-            # Other attentions have other masks, which the eager attention would misread.
-            raise ValueError(
-                "output_attentions needs attn_implementation 'eager' or 'sdpa', "
-                f"but it is {self.config._attn_implementation!r}."
-            )
+        check_shows_attentions(self.config)
 
 
 class ChatformerForConditionalGeneration(ChatformerGenerationMixin, ChatformerPreTrainedModel):

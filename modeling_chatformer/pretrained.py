@@ -49,3 +49,12 @@ class ChatformerPreTrainedModel(PreTrainedModel):
             if isinstance(module, SinusoidalPositions):
                 self._init_weights(module)
         return keys
+
+
+def check_shows_attentions(config: ChatformerConfig) -> None:
+    """Raise a `ValueError` if attention weights cannot be shown."""
+    if config._attn_implementation not in ("eager", "sdpa"):
+        # Other attentions have other masks, which the eager attention would misread.
+        raise ValueError(
+            f"output_attentions needs attn_implementation 'eager' or 'sdpa', but it is {config._attn_implementation!r}."
+        )

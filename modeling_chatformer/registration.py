@@ -36,10 +36,15 @@ _complete: set[str] = set()
 CONFIGURATIONS = {
     "Chatformer": "chatformer.configuration.configuration_chatformer",
     "Bahdanau": "chatformer.configuration.configuration_bahdanau",
+    "Ensemble": "chatformer.configuration.configuration_ensemble",
 }
 OPTIONS_OF_A_PUSH = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 """Those of `save_pretrained` that say where and how it pushes."""
-MODELS = {"Chatformer": "chatformer.modeling_chatformer", "Bahdanau": "chatformer.modeling_bahdanau"}
+MODELS = {
+    "Chatformer": "chatformer.modeling_chatformer",
+    "Bahdanau": "chatformer.modeling_bahdanau",
+    "Ensemble": "chatformer.modeling_ensemble",
+}
 """The file of each architecture, whose classes begin with its name."""
 
 

@@ -19,8 +19,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig
 
-from chatformer import BahdanauForConditionalGeneration, ChatformerForConditionalGeneration
-from chatformer.configuration import BahdanauConfig, ChatformerConfig
+from chatformer import (
+    BahdanauForConditionalGeneration,
+    ChatformerForConditionalGeneration,
+    EnsembleForConditionalGeneration,
+)
+from chatformer.configuration import BahdanauConfig, ChatformerConfig, EnsembleConfig
 from chatformer.conversation import encode_conversation
 
 from .explaining import StorageError, explained, first_few, hub_reason
@@ -39,6 +43,7 @@ from .reading import read_structure
 MODELS: dict[str, tuple[type[Any], type[Any]]] = {
     "chatformer": (ChatformerConfig, ChatformerForConditionalGeneration),
     "bahdanau": (BahdanauConfig, BahdanauForConditionalGeneration),
+    "ensemble": (EnsembleConfig, EnsembleForConditionalGeneration),
 }
 """The classes of each `model_type`."""
 
@@ -48,6 +53,7 @@ DTYPES = {"F64", "F32", "F16", "BF16"}
 # Far above every real model, and low enough that nothing takes long or much memory.
 MAX_TEXT_BYTES = 2**28
 MAX_LAYERS = 1000
+MAX_MEMBERS = 100
 MAX_WIDTH = 2**16
 MAX_POSITION_NUMBERS = 2**27
 MAX_GENERATION = {
@@ -72,6 +78,8 @@ def check_size(config: Any) -> None:
     for name in ("encoder_layers", "decoder_layers"):
         if getattr(config, name) > MAX_LAYERS:
             raise ValueError(f"{name} must be at most {MAX_LAYERS}, but it is {getattr(config, name)}.")
+    if config.model_type == "ensemble" and config.num_members > MAX_MEMBERS:
+        raise ValueError(f"num_members must be at most {MAX_MEMBERS}, but it is {config.num_members}.")
     if config.max_position_embeddings * config.d_model > MAX_POSITION_NUMBERS:
         raise ValueError(
             f"a table of max_position_embeddings ({config.max_position_embeddings}) by d_model "
@@ -205,7 +213,7 @@ class ModelFolder:
                 weights |= load_file(self.folder / file)
             model.load_state_dict(weights, strict=False, assign=True)
             # Converts the table of positions too, which is not stored.
-            model.to(dtype or model.get_input_embeddings().weight.dtype)
+            model.to(dtype or model.dtype)
         self._set_generation(model)
         return model.eval()
 

@@ -16,6 +16,11 @@ def num_positions(config: Any) -> int:
 
 def check_has_layers(config: Any, name: str, format: str) -> None:
     """Raise a `HubError` unless the model is a Transformer with full attention, as all other formats have it."""
+    if config.model_type == "ensemble":
+        raise HubError(
+            f"{name} is an ensemble of {config.num_members} Transformers, which --to {format} cannot express: export "
+            "one of its members, or use the ensemble with transformers itself."
+        )
     if config.model_type != "chatformer":
         kind = "Bahdanau's attention" if config.attention else "no attention"
         raise HubError(

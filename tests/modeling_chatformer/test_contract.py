@@ -13,6 +13,8 @@ from chatformer import (
     BahdanauForConditionalGeneration,
     ChatformerConfig,
     ChatformerForConditionalGeneration,
+    EnsembleConfig,
+    EnsembleForConditionalGeneration,
 )
 
 VOCABULARY, PAD, START = 23, 0, 1
@@ -23,6 +25,7 @@ ARCHITECTURES = {
     "transformer": (*TRANSFORMER, LAYERED),
     "strided": (*TRANSFORMER, {**LAYERED, "self_attention": "strided", "stride": 2}),
     "fixed": (*TRANSFORMER, {**LAYERED, "self_attention": "fixed", "stride": 3, "summary_size": 1}),
+    "ensemble": (EnsembleForConditionalGeneration, EnsembleConfig, {**LAYERED, "encoder_layers": 1, "num_members": 3}),
     "bahdanau": (BahdanauForConditionalGeneration, BahdanauConfig, RECURRENT),
     "seq2seq": (BahdanauForConditionalGeneration, BahdanauConfig, {**RECURRENT, "attention": False}),
 }
@@ -176,8 +179,10 @@ def test_saved_equals_loaded(model, tmp_path, dtype):
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     assert type(loaded) is type(model) and loaded.dtype == dtype and not loaded.training
     assert loaded.config.to_dict() == model.config.to_dict() | {"_name_or_path": str(tmp_path)}
-    matrices = (model.model.shared, model.model.encoder.embedding, model.model.decoder.embedding, model.lm_head)
-    assert len({matrix.weight.data_ptr() for matrix in matrices}) == 1
+    for matrices in zip(
+        *map(members_of, (loaded.model.shared, loaded.model.encoder, loaded.model.decoder, loaded.lm_head)), strict=True
+    ):
+        assert len({getattr(matrix, "embedding", matrix).weight.data_ptr() for matrix in matrices}) == 1
     (source,), (target,) = random_rows(9), random_rows(8, seed=1)
     logits = model(source[None], decoder_input_ids=target[None]).logits
     assert logits.isfinite().all()
@@ -189,6 +194,11 @@ def test_saved_equals_loaded(model, tmp_path, dtype):
         logits,
         atol=2e-5 if dtype == torch.float32 else 0.1,
     )
+
+
+def members_of(part):
+    """The parts of an ensemble's members, or of the only model."""
+    return getattr(part, "members", [part])
 
 
 def gru(x: Tensor, state: Tensor, weights: dict[str, Tensor]) -> Tensor:
@@ -312,6 +322,22 @@ def transformer_logits(weights: dict[str, Tensor], config, source: Tensor, targe
     return x @ embedding.T
 
 
+def ensemble_logits(weights: dict[str, Tensor], config, source: Tensor, target: Tensor) -> Tensor:
+    """The mean of the members' logits, for one row."""
+    logits = []
+    for member in range(config.num_members):
+        own = {
+            name.replace(f".members.{member}.", "."): weight
+            for name, weight in weights.items()
+            if f".members.{member}." in name
+        }
+        logits.append(transformer_logits(own, config, source, target))
+    return torch.stack(logits).mean(0)
+
+
+REFERENCES = {"bahdanau": recurrent_logits, "seq2seq": recurrent_logits, "ensemble": ensemble_logits}
+
+
 def test_loss_and_gradients_are_those_of_the_formulas(model, architecture):
     sources, targets = random_rows(6, 3), random_rows(4, 5, seed=1)
     source, mask = padded(sources, "right")
@@ -320,7 +346,7 @@ def test_loss_and_gradients_are_those_of_the_formulas(model, architecture):
 
     parameters = dict(model.named_parameters())
     weights = {name: weight.detach().double().requires_grad_() for name, weight in parameters.items()}
-    reference = recurrent_logits if architecture in ("bahdanau", "seq2seq") else transformer_logits
+    reference = REFERENCES.get(architecture, transformer_logits)
     losses = []
     for source, target in zip(sources, targets, strict=True):
         logits = reference(weights, model.config, source, torch.cat([torch.tensor([START]), target[:-1]]))

@@ -131,8 +131,8 @@ def test_other_caches_are_the_modules(make_model):
     other = new_cache(model)
     other.self_attention_cache.layers = [OtherLayer() for _ in other.self_attention_cache.layers]
     for cache in (offloaded, other):
-        assert chatformer.fast_decoding.is_plain(model, new_cache(model))
-        assert not chatformer.fast_decoding.is_plain(model, cache)
+        assert chatformer.fast_decoding.is_plain(model, model.model.decoder, model.lm_head, new_cache(model))
+        assert not chatformer.fast_decoding.is_plain(model, model.model.decoder, model.lm_head, cache)
 
 
 def test_where_the_modules_run_their_inputs_are_the_stock_ones(make_model):

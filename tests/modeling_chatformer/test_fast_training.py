@@ -207,11 +207,21 @@ def test_a_sped_up_model_still_decodes_without_modules():
     model = ChatformerForConditionalGeneration(config).eval()
     speed_up(model)
     assert {type(module) for module in model.modules()} >= {CheapDropout, *([OneDnnLinear] if HAS_ONEDNN else [])}
-    assert is_plain(model, EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)))
+    assert is_plain(
+        model,
+        model.model.decoder,
+        model.lm_head,
+        EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
+    )
 
     class NoisyDropout(CheapDropout):
         def forward(self, x):
             return x + 1
 
     model.model.decoder.dropout.__class__ = NoisyDropout
-    assert not is_plain(model, EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)))
+    assert not is_plain(
+        model,
+        model.model.decoder,
+        model.lm_head,
+        EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
+    )

@@ -16,6 +16,8 @@ from chatformer import (
     BahdanauConfig,
     BahdanauForConditionalGeneration,
     ChatformerForConditionalGeneration,
+    EnsembleConfig,
+    EnsembleForConditionalGeneration,
     sized_config,
 )
 from chatformer.data.tokenizer import train_tokenizer
@@ -59,13 +61,14 @@ print(); print("RESULT", json.dumps({
 """
 
 
-def model_class(architecture):
-    return {"chatformer": ChatformerForConditionalGeneration, "bahdanau": BahdanauForConditionalGeneration}[
-        architecture
-    ]
+MODEL_CLASSES = {
+    "chatformer": ChatformerForConditionalGeneration,
+    "bahdanau": BahdanauForConditionalGeneration,
+    "ensemble": EnsembleForConditionalGeneration,
+}
 
 
-@pytest.fixture(scope="module", params=["chatformer", "bahdanau"])
+@pytest.fixture(scope="module", params=MODEL_CLASSES)
 def architecture(request):
     return request.param
 
@@ -75,11 +78,14 @@ def folder(architecture, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "model"
     torch.manual_seed(0)
     tokenizer = train_tokenizer(TEXTS, 600)
-    if architecture == "chatformer":
-        config = sized_config("tiny", d_model=32, num_heads=4, vocab_size=len(tokenizer), dropout=0.0, decoder_layers=3)
-    else:
+    config = sized_config("tiny", d_model=32, num_heads=4, vocab_size=len(tokenizer), dropout=0.0, decoder_layers=3)
+    if architecture == "bahdanau":
         config = BahdanauConfig(d_model=32, vocab_size=len(tokenizer), dropout=0.0)
-    model_class(architecture)(config).save_pretrained(folder)
+    if architecture == "ensemble":
+        config = EnsembleConfig(
+            num_members=2, d_model=32, num_heads=4, encoder_layers=2, vocab_size=len(tokenizer), dropout=0.0
+        )
+    MODEL_CLASSES[architecture](config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -102,7 +108,7 @@ def elsewhere(folder, tmp_path_factory):
 def test_gives_the_same_logits_and_replies(folder, elsewhere, architecture):
     result, _ = elsewhere
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-    assert isinstance(model, model_class(architecture))
+    assert isinstance(model, MODEL_CLASSES[architecture])
     assert result["model"].startswith("transformers_modules.")
     assert (result["headless"], result["config"]) == (
         f"{architecture.capitalize()}Model",
@@ -123,7 +129,7 @@ def test_gives_the_same_logits_and_replies(folder, elsewhere, architecture):
 def test_what_is_trained_and_saved_elsewhere_loads_here(elsewhere, architecture):
     result, again = elsewhere
     model = AutoModelForSeq2SeqLM.from_pretrained(again)
-    assert isinstance(model, model_class(architecture))
+    assert isinstance(model, MODEL_CLASSES[architecture])
     ids = train_tokenizer(TEXTS, 600)("안녕하세요", return_tensors="pt")
     assert model(**ids, labels=ids["input_ids"]).loss.item() == pytest.approx(result["after"], abs=1e-6)
 

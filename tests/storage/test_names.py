@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from chatformer import BahdanauConfig, BahdanauForConditionalGeneration
+from chatformer import (
+    BahdanauConfig,
+    BahdanauForConditionalGeneration,
+    EnsembleConfig,
+    EnsembleForConditionalGeneration,
+)
 from chatformer.hub.bundle import REPLACED, code_files, gather
 from chatformer.storage.names import CARD_FILE, KINDS
 
@@ -32,13 +37,17 @@ def test_what_travels_is_what_the_table_says():
     assert travelling | {CARD_FILE} == {path.name for path in (WRITTEN / "repository").iterdir()}
 
 
-@pytest.mark.parametrize("architecture", ["chatformer", "bahdanau"])
+@pytest.mark.parametrize("architecture", ["chatformer", "bahdanau", "ensemble"])
 def test_the_code_that_travels_is_what_a_saved_model_has(architecture, tmp_path, request):
     if architecture == "chatformer":
         folder = request.getfixturevalue("trained")
     else:
         folder = tmp_path
         BahdanauForConditionalGeneration(BahdanauConfig(vocab_size=9, d_model=4)).save_pretrained(folder)
+    if architecture == "ensemble":
+        folder = tmp_path / "ensemble"
+        config = EnsembleConfig(vocab_size=9, d_model=4, num_heads=1, encoder_layers=1, decoder_layers=1)
+        EnsembleForConditionalGeneration(config).save_pretrained(folder)
     names = {path.name for path in folder.glob("*.py")}
     assert names == set(code_files(architecture)) and f"modeling_{architecture}.py" in names
     # Neither model carries the other one's code.
