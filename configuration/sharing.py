@@ -28,7 +28,7 @@ class EnsembleSettings:
     """Make one model of several that were trained on the same data from different seeds: better replies, each of which
     takes as long as the members' together."""
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL MODEL ...")]
     """Folders of two or more Transformers of one shape with one vocabulary, or their ids on the Hub."""
     output_dir: str
     """Folder to write, new or empty."""

@@ -47,7 +47,7 @@ def has_more(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
-def is_plain(model: Any, decoder: Decoder, head: nn.Module, cache: EncoderDecoderCache) -> bool:
+def is_plain(model: Any, decoder: Any, head: nn.Module, cache: EncoderDecoderCache) -> bool:
     """True if this decoder and output layer of a model compute what `NextToken` does, and nothing else."""
     caches = cache.self_attention_cache, cache.cross_attention_cache
     if (
@@ -77,7 +77,7 @@ class NextToken:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Any,
         head: Any,
         cache: EncoderDecoderCache,
         memory_BSD: Tensor,

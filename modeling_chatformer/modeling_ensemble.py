@@ -191,7 +191,7 @@ class EnsembleNextToken:
         self.members = list(zip(members, caches, strict=True))
 
     def __call__(self, input_ids_B1: Tensor, cache: EncoderDecoderCache) -> Tensor:
-        """Return the logits after `input_ids_B1`, (B, 1, V), and add these tokens to the members' parts of the cache."""
+        """Return the logits after `input_ids_B1`, (B, 1, V), and add these tokens to the members' parts of a cache."""
         return mean([member(input_ids_B1, own) for member, own in self.members])
 
 
@@ -213,11 +213,12 @@ class EnsembleForConditionalGeneration(ChatformerGenerationMixin, EnsemblePreTra
         self, cache: EncoderDecoderCache, memory_BSD: Tensor, memory_mask_B11S: Tensor | None
     ) -> AnyNextToken | None:
         decoder, head, num_members = self.model.decoder, self.lm_head, self.config.num_members
+        heads: Any = head.members
         if has_more(decoder) or has_more(head):
             return None
         caches = caches_of_members(cache, num_members, self.config.decoder_layers)
         memories = split(memory_BSD, num_members)
-        members = list(zip(decoder.members, head.members, caches, memories, strict=True))
+        members = list(zip(decoder.members, heads, caches, memories, strict=True))
         if not all(is_plain(self, decoder, head, own) for decoder, head, own, _ in members):
             return None
         next_tokens = [

@@ -1,5 +1,5 @@
 """
-Models of other formats: Marian comes in and goes out, CTranslate2 and ONNX go out.
+Models of other formats: Marian comes in and goes out, CTranslate2 and ONNX go out, and several models become one.
 
 In reading order, each file imports only those above it:
 
@@ -10,4 +10,5 @@ In reading order, each file imports only those above it:
     onnx_format         two graphs for any ONNX runtime
     exporting           `chatformer export`
     importing           `chatformer import`
+    ensembling          `chatformer ensemble`
 """
