@@ -33,12 +33,17 @@ if TYPE_CHECKING:
     # save_pretrained copies what is imported here: the folder's own pipeline.
     from .pipeline_chatformer import Seq2SeqChatPipeline  # noqa: F401
 
+OWN_EMBEDDINGS = "The members of an ensemble keep their own embeddings: change them before it is made."
+
 
 class EnsemblePreTrainedModel(ChatformerPreTrainedModel):
     """The base of an ensemble and its parts."""
 
     config: EnsembleConfig
     config_class = EnsembleConfig
+
+    def resize_token_embeddings(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError(OWN_EMBEDDINGS)
 
 
 class EnsembleEmbedding(nn.Module):
@@ -181,7 +186,7 @@ class EnsembleModel(EncoderDecoderMixin, EnsemblePreTrainedModel):
         check_shows_attentions(self.config)
 
     def set_input_embeddings(self, value: Any) -> None:
-        raise NotImplementedError("An ensemble's members keep their embeddings: change them before it is made.")
+        raise NotImplementedError(OWN_EMBEDDINGS)
 
 
 class EnsembleNextToken:
