@@ -55,6 +55,11 @@ class EnsembleEmbedding(nn.Module):
             ScaledEmbedding(config.vocab_size, config.d_model) for _ in range(config.num_members)
         )
 
+    @property
+    def weight(self) -> Tensor:
+        """The members' matrices side by side, (V, M), to look at."""
+        return torch.cat([member.weight for member in self.members], -1)
+
     def forward(self, input_ids: Tensor) -> Tensor:
         return torch.cat([member(input_ids) for member in self.members], -1)
 

@@ -15,7 +15,7 @@ from chatformer.configuration.replies import ReplySettings
 from chatformer.conversation import Message, NotText, turn
 
 from .replies import growing_reply
-from .views import VIEWS, Choice, drawn, model_of
+from .views import VIEWS, Choice, drawn, model_of, num_layers_and_heads
 from .words import ENGLISH, words_for
 
 STYLE = """
@@ -174,17 +174,13 @@ class Page:
 
     def inside(self, words: Mapping[str, str]) -> tuple[Any, list[Any], Any, Any]:
         """The choice of a view, what can be chosen in it, a note, and the view."""
-        model = model_of(self.chatbot)
-        config = getattr(model, "config", None)
-        # A recurrent model has one layer and one head.
-        num_layers = getattr(config, "num_hidden_layers", 1)
-        num_heads = getattr(config, "num_attention_heads", 1)
+        num_layers, num_heads = num_layers_and_heads(self.chatbot, "cross")
         view = gr.Radio(named(VIEWS, words), value="attention", label=words["view"], elem_id="view")
         attentions = named(("cross", "encoder", "decoder"), words)
         which = gr.Radio(attentions, value="cross", label=words["which"])
         with gr.Row():
             # A slider would need more than one layer.
-            layer = gr.Radio(list(range(1, num_layers + 1)), value=num_layers, label=words["layer"], min_width=140)
+            layer = gr.Radio(counted(num_layers), value=num_layers, label=words["layer"], min_width=140)
             head = gr.Slider(0, num_heads, 0, step=1, label=words["head"], min_width=140)
         special = gr.Checkbox(True, label=words["special"])
         note = gr.Textbox(self.first_note(words), show_label=False, container=False, interactive=False, elem_id="note")
@@ -275,21 +271,25 @@ class Page:
         *controls: Any,
     ) -> list[Any]:
         """The note, the view, and which of its choices are shown."""
+        # Encoder and decoder may differ in depth.
+        num_layers, _ = num_layers_and_heads(self.chatbot, which)
         choice = Choice(
             view=view,
             attention=which,
-            layer=int(layer),
+            layer=min(int(layer), num_layers),
             head=int(head),
             with_special=with_special,
             # However the reply was found: the search with beams that the controls describe.
             beams=self.chosen("beams", *controls[1:]),
         )
         figure = drawn(self.chatbot, answer, choice, self.log, words_for(request.headers))
-        is_note = isinstance(figure, str)
+        is_note, is_attention = isinstance(figure, str), view == "attention"
         return [
             gr.update(value=figure if is_note else "", visible=is_note),
             gr.update(value=None if is_note else figure, visible=not is_note),
-            *[gr.update(visible=view == "attention")] * 4,
+            gr.update(visible=is_attention),
+            gr.update(visible=is_attention, choices=counted(num_layers), value=choice.layer),
+            *[gr.update(visible=is_attention)] * 2,
         ]
 
     def localized(self, request: gr.Request) -> list[Any]:
@@ -311,6 +311,11 @@ class Page:
 def named(values: Sequence[str], words: Mapping[str, str]) -> list[tuple[str, str]]:
     """Values to choose from, each under its name."""
     return [(words[value], value) for value in values]
+
+
+def counted(num_layers: int) -> list[int]:
+    """The layers to choose from."""
+    return list(range(1, num_layers + 1))
 
 
 def as_shown(messages: Sequence[Message], *, is_growing: bool = False) -> list[Message]:

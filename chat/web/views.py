@@ -71,6 +71,13 @@ def drawn(
     )
 
 
+def num_layers_and_heads(chatbot: Replier, attention: AttentionName) -> tuple[int, int]:
+    """How many layers have an attention, and how many heads it has in each; one of one in a recurrent model."""
+    config = getattr(model_of(chatbot), "config", None)
+    num_layers = getattr(config, "encoder_layers" if attention == "encoder" else "decoder_layers", 1)
+    return num_layers, getattr(config, "num_attention_heads", 1) * getattr(config, "num_members", 1)
+
+
 def model_of(chatbot: Replier) -> Any:
     """The model of transformers that a chatbot runs, or None if something else replies."""
     if isinstance(chatbot, Chatbot) and isinstance(chatbot.engine, TransformersEngine):

@@ -87,6 +87,19 @@ def test_it_talks_and_its_files_travel(ensemble, tmp_path, capsys):
     assert [member["name"] for member in record["members"]] == ["one", "two"]
 
 
+def test_the_doctor_finds_nothing_wrong_with_its_parts(ensemble, capsys):
+    # The status says whether it has learnt something.
+    assert main(["doctor", str(ensemble)]) in (0, 1)
+    said = " ".join(capsys.readouterr().out.split())
+    for finding in (
+        "The embeddings are tied",
+        "The tokenizer fits",
+        "The future cannot be seen",
+        "Padding is harmless",
+    ):
+        assert f"✓ {finding}" in said
+
+
 @pytest.mark.parametrize("format", ["marian", "ctranslate2", "onnx"])
 def test_it_cannot_be_exported(ensemble, tmp_path, capsys, format):
     assert main(["export", str(ensemble), "--to", format, "--output-dir", str(tmp_path / "out")]) == 2

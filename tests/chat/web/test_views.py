@@ -1,9 +1,13 @@
 """Every view of models that lack some of the parts: a recurrent one, and one without any attention."""
 
+from types import SimpleNamespace
+
+import gradio as gr
 import pytest
 import torch
 from plotly.graph_objects import Figure
 
+from chatformer import ChatformerForConditionalGeneration, EnsembleForConditionalGeneration
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.engines import TransformersEngine
 from chatformer.chat.web.page import Page
@@ -42,6 +46,48 @@ def test_a_recurrent_model_shows_what_it_has(has_attention, tokenizer):
     assert figures == {"tokens", "steps", "beams", "training"} | ({"attention"} if has_attention else set())
     assert seen("masks") == seen("attention", "encoder") == KOREAN["no_attention"]
     assert seen("positions") == KOREAN["no_positions"]
+
+
+@pytest.mark.parametrize(
+    ("model_class", "fields", "num_heads"),
+    [
+        (ChatformerForConditionalGeneration, {"encoder_layers": 1, "decoder_layers": 3}, 2),
+        (ChatformerForConditionalGeneration, {"encoder_layers": 3, "decoder_layers": 1}, 2),
+        (EnsembleForConditionalGeneration, {"encoder_layers": 2, "decoder_layers": 1, "num_members": 3}, 6),
+    ],
+    ids=["deep decoder", "deep encoder", "ensemble"],
+)
+def test_every_layer_and_head_can_be_chosen(model_class, fields, num_heads, tokenizer):
+    torch.manual_seed(0)
+    config = model_class.config_class(vocab_size=len(tokenizer), d_model=16, num_heads=2, **fields)
+    chatbot = Chatbot(TransformersEngine(model_class(config).eval()), tokenizer, folder=None)
+    answer = chatbot.answer([{"role": "user", "content": "따라 해 2 4"}], ReplySettings(max_new_tokens=5))
+    page = Page(chatbot=chatbot, title="bot", examples=[])
+    with gr.Blocks():
+        _, (_, layer, head, _), _, _ = page.inside(KOREAN)
+    assert layer.value == config.decoder_layers and head.maximum == num_heads
+    request = SimpleNamespace(headers={})
+    controls = [control.value for control in page.controls(KOREAN)]
+
+    def look(attention, layer, head):
+        _, plot, _, layers, *_ = page.look(request, answer, "attention", attention, layer, head, True, *controls)
+        return plot["value"].data[0].z, layers["choices"], layers["value"]
+
+    for attention, num_layers in (
+        ("encoder", config.encoder_layers),
+        ("decoder", config.decoder_layers),
+        ("cross", config.decoder_layers),
+    ):
+        pictures = []
+        for number in range(1, num_layers + 1):
+            for one in range(1, num_heads + 1):
+                weights, choices, shown = look(attention, number, one)
+                assert choices == list(range(1, num_layers + 1)) and shown == number
+                pictures.append(weights.tobytes())
+        assert len(set(pictures)) == num_layers * num_heads
+        # What was chosen in a deeper stack becomes the last layer of this one.
+        weights, _, shown = look(attention, 9, num_heads)
+        assert shown == num_layers and weights.tobytes() == pictures[-1]
 
 
 def test_the_tree_is_that_of_the_search_that_replied(trained):
