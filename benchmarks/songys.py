@@ -2,8 +2,12 @@
 songys/Chatbot_data split as in the published comparison of pretrained models, to train and test on.
 
     python benchmarks/songys.py --data ChatbotData.csv --output-dir runs/songys-data
-    chatformer train --recipe benchmarks/recipes/songys.yaml --data runs/songys-data/training.csv \
-        --validation-data runs/songys-data/validation.csv --output-dir runs/songys
+    for seed in 1 2 3; do
+        OMP_NUM_THREADS=1 chatformer train --recipe benchmarks/recipes/songys.yaml \
+            --data runs/songys-data/training.csv --validation-data runs/songys-data/validation.csv \
+            --seed $seed --output-dir runs/songys-$seed &
+    done; wait
+    chatformer ensemble runs/songys-1 runs/songys-2 runs/songys-3 --output-dir runs/songys
     chatformer evaluate runs/songys --data runs/songys-data/test.csv --bleu-tokenize ko-mecab \
         --num-beams 4 --length-penalty 0.5
 

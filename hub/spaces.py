@@ -40,7 +40,7 @@ ARCHITECTURES = {
     },
     "ensemble": {
         "en": "ensemble of Transformers of “Attention Is All You Need”",
-        "ko": "논문 “Attention Is All You Need”의 트랜스포머 여럿을 묶은 앙상블",
+        "ko": "논문 “Attention Is All You Need”의 트랜스포머 여러 개",
         "short": "ensemble of Transformers",
     },
     "bahdanau": {

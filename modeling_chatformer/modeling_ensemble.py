@@ -41,6 +41,8 @@ class EnsemblePreTrainedModel(ChatformerPreTrainedModel):
 
     config: EnsembleConfig
     config_class = EnsembleConfig
+    # The members' caches are made in each step, and whether they have read the source is a question to the cache.
+    _can_compile_fullgraph = False
 
     def resize_token_embeddings(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError(OWN_EMBEDDINGS)

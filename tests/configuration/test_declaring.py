@@ -135,7 +135,14 @@ def settings_classes():
 
 @pytest.mark.parametrize("settings", settings_classes(), ids=lambda settings: settings.__name__)
 def test_every_default_is_within_its_bounds(settings):
-    required = {"model": "bot", "subject": ("bot",), "output_dir": "out", "checkpoint": "bot", "to": "onnx"}
+    required = {
+        "model": "bot",
+        "models": ("bot", "other"),
+        "subject": ("bot",),
+        "output_dir": "out",
+        "checkpoint": "bot",
+        "to": "onnx",
+    }
     required |= {"hub_model_id": "bot", "picture": "attention", "output_file": "a.png"}
     without_default = [
         field.name
@@ -169,6 +176,7 @@ def test_the_nearest_name_is_asked_for():
 REQUIRED = {
     "checkpoint": "org/bot",
     "hub_model_id": "org/bot",
+    "models": ("bot", "other"),
     "model": "org/bot",
     "output_dir": "out",
     "output_file": "a.png",
