@@ -109,8 +109,8 @@ FEW_EXCHANGES = 10
 """Number of exchanges under which a group is not judged."""
 
 WHAT_TO_DO = (
-    "Give it more data for each topic and more wordings of each question, or search over the questions instead of "
-    "using a model."
+    "Give it more data for each topic and more wordings of each question, put models of several seeds together by "
+    "`chatformer ensemble`, or search over the questions instead of using a model."
 )
 
 
