@@ -23,7 +23,7 @@ CODE = {
         *("__init__", "padding", "fast_packing", "fast_training", "fast_gpu_training", "short_attention"),
         *("import_hooks", "registration", "tunes"),
     }
-    and "bahdanau" not in path.name
+    and not any(other in path.name for other in ("bahdanau", "ensemble"))
 } | {"configuration_seq2seq.py"}
 MODEL = {
     "config.json",
