@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 import torch
 from plotly.graph_objects import Figure
@@ -11,7 +10,7 @@ from chatformer import ChatformerForConditionalGeneration, EnsembleForConditiona
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.engines import TransformersEngine
 from chatformer.chat.web.page import Page
-from chatformer.chat.web.views import VIEWS, Choice, drawn
+from chatformer.chat.web.views import VIEWS, Choice, drawn, num_layers_and_heads
 from chatformer.chat.web.words import KOREAN, WORDS, words_for
 from chatformer.configuration.configuration_bahdanau import BahdanauConfig
 from chatformer.configuration.replies import ReplySettings
@@ -63,9 +62,7 @@ def test_every_layer_and_head_can_be_chosen(model_class, fields, num_heads, toke
     chatbot = Chatbot(TransformersEngine(model_class(config).eval()), tokenizer, folder=None)
     answer = chatbot.answer([{"role": "user", "content": "따라 해 2 4"}], ReplySettings(max_new_tokens=5))
     page = Page(chatbot=chatbot, title="bot", examples=[])
-    with gr.Blocks():
-        _, (_, layer, head, _), _, _ = page.inside(KOREAN)
-    assert layer.value == config.decoder_layers and head.maximum == num_heads
+    assert num_layers_and_heads(chatbot, "cross") == (config.decoder_layers, num_heads)
     request = SimpleNamespace(headers={})
     controls = [control.value for control in page.controls(KOREAN)]
 
