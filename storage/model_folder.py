@@ -53,7 +53,6 @@ DTYPES = {"F64", "F32", "F16", "BF16"}
 # Far above every real model, and low enough that nothing takes long or much memory.
 MAX_TEXT_BYTES = 2**28
 MAX_LAYERS = 1000
-MAX_MEMBERS = 100
 MAX_WIDTH = 2**16
 MAX_POSITION_NUMBERS = 2**27
 MAX_GENERATION = {
@@ -75,15 +74,16 @@ def check_size(config: Any) -> None:
             if getattr(config, name) > MAX_WIDTH:
                 raise ValueError(f"{name} must be at most {MAX_WIDTH}, but it is {getattr(config, name)}.")
         return
+    # Each member of an ensemble has its own layers and its own table.
+    num_members = getattr(config, "num_members", 1)
+    of_all = "" if num_members == 1 else f" over all {num_members} members"
     for name in ("encoder_layers", "decoder_layers"):
-        if getattr(config, name) > MAX_LAYERS:
-            raise ValueError(f"{name} must be at most {MAX_LAYERS}, but it is {getattr(config, name)}.")
-    if config.model_type == "ensemble" and config.num_members > MAX_MEMBERS:
-        raise ValueError(f"num_members must be at most {MAX_MEMBERS}, but it is {config.num_members}.")
-    if config.max_position_embeddings * config.d_model > MAX_POSITION_NUMBERS:
+        if getattr(config, name) * num_members > MAX_LAYERS:
+            raise ValueError(f"{name} must be at most {MAX_LAYERS}{of_all}, but it is {getattr(config, name)}.")
+    if config.max_position_embeddings * config.d_model * num_members > MAX_POSITION_NUMBERS:
         raise ValueError(
             f"a table of max_position_embeddings ({config.max_position_embeddings}) by d_model "
-            f"({config.d_model}) must have at most {MAX_POSITION_NUMBERS} numbers. Lower the former: longer "
+            f"({config.d_model}) must have at most {MAX_POSITION_NUMBERS} numbers{of_all}. Lower the former: longer "
             "inputs extend the table."
         )
 

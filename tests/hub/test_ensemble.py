@@ -126,6 +126,16 @@ def test_members_that_do_not_fit_are_refused(members, ensemble, make_member, cap
     assert "another tokenizer" in refused([one, other_template], capsys, tmp_path)
 
 
+@pytest.mark.parametrize("fields", [{"num_members": 1001}, {"decoder_layers": 600}, {"max_position_embeddings": 2**22}])
+def test_a_stranger_s_ensemble_takes_neither_long_nor_much_memory(ensemble, capsys, tmp_path, fields):
+    folder = tmp_path / "large"
+    shutil.copytree(ensemble, folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | fields), "utf-8")
+    assert main(["evaluate", str(folder)]) == 2
+    assert "over all" in capsys.readouterr().err
+
+
 def test_a_member_must_not_have_learnt_what_another_was_judged_by(
     members, trained, conversations_file, capsys, tmp_path
 ):
