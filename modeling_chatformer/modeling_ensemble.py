@@ -60,7 +60,7 @@ class EnsembleEmbedding(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The members' matrices side by side, (V, M), to look at."""
-        return torch.cat([member.weight for member in self.members], -1)
+        return torch.cat(list(self.parameters()), -1)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return torch.cat([member(input_ids) for member in self.members], -1)
