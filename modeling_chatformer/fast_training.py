@@ -1,6 +1,7 @@
 """Faster parts of a model for training on CPUs. Except for rounding, they compute the same."""
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -105,12 +106,17 @@ class OneDnnProduct(torch.autograd.Function):
 SHORT_ROW = 16
 """Columns below which torch's softmax of the last axis takes five times as long: it needs full registers."""
 
+LEAST_EXPONENT = -87.0
+"""Below it, a power of e is no normal number of float32, and torch takes eight times as long to compute it."""
+
 
 def softmax(x: Tensor) -> Tensor:
     """The softmax of the last axis of x, in float32; x is overwritten."""
     if x.shape[-1] >= SHORT_ROW:
         return x.softmax(-1)
-    powers = x.sub_(x.amax(-1, keepdim=True)).exp_()
+    powers = x.sub_(x.amax(-1, keepdim=True)).clamp_(min=LEAST_EXPONENT).exp_()
+    # What is masked keeps no weight at all.
+    nn.functional.threshold_(powers, 2 * math.exp(LEAST_EXPONENT), 0.0)
     return powers.div_(powers.sum(-1, keepdim=True))
 
 

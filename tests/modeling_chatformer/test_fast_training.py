@@ -17,6 +17,7 @@ from chatformer.fast_training import (
     CheapDropout,
     OneDnnLinear,
     cheap_attention,
+    softmax,
     speed_up,
 )
 
@@ -141,6 +142,17 @@ def test_the_attention_and_its_gradients_are_the_papers(dtype, num_queries, num_
         # As close to the truth as the plain attention is in this precision.
         for one, plain, true in zip(found, attend(eager_attention, dtype), exact, strict=True):
             assert one.dtype == dtype and (one - true).norm() <= 1.2 * (plain - true).norm()
+
+
+@pytest.mark.parametrize("num_keys", [5, SHORT_ROW])
+def test_what_is_masked_has_no_weight_at_all(num_keys):
+    scores = torch.zeros(4, num_keys)
+    scores[0, 1:] = torch.finfo(torch.float32).min
+    scores[1, 1] = -86
+    scores[2] = torch.finfo(torch.float32).min
+    expected = scores.softmax(-1)
+    assert expected[0, 1] == 0 < expected[1, 1]
+    torch.testing.assert_close(softmax(scores), expected, rtol=1e-5, atol=0)
 
 
 def test_what_that_attention_is_not_for_is_left_to_the_papers(monkeypatch):
