@@ -88,6 +88,6 @@ def positions_of_model(settings: PlotSettings) -> "Figure":
         config = sized_config("base")
     else:
         config = ModelFolder.find(settings.model, settings.revision).config()
-        if config.model_type != "chatformer":
+        if config.model_type == "bahdanau":
             raise SettingsError(f"{settings.model} is a recurrent model, which has no positions to draw.")
     return positions(sinusoids(settings.num_positions, config.d_model).numpy())

@@ -60,6 +60,9 @@ class DataSettings(ReadingSettings):
     """Conversations to validate on, instead of a fraction of --data."""
     validation_fraction: Annotated[Share, Without("validation_data")] = 0.05
     """Share of the conversations that is kept for validation. Equal questions stay on one side."""
+    split_seed: Annotated[int | None, AtLeast(0), Without("validation_data")] = None
+    """Says which conversations are kept for validation; --seed unless given. Models of other seeds and one split can be
+    put together by `chatformer ensemble`, since none has learnt what another is judged by."""
     max_train_samples: Annotated[int, AtLeast(1)] | None = None
     """Use only the first so many rows of --data."""
     other_topics_fraction: Share | None = None

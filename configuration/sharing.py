@@ -29,7 +29,8 @@ class EnsembleSettings:
     takes as long as the members' together."""
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL MODEL ...")]
-    """Folders of two or more Transformers of one shape with one vocabulary, or their ids on the Hub."""
+    """Folders of two or more Transformers of one shape with one vocabulary, or their ids on the Hub, trained with one
+    --split-seed or --validation-data. The ensemble generates as the first one's settings say."""
     output_dir: str
     """Folder to write, new or empty."""
 

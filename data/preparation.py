@@ -135,7 +135,9 @@ def conversations_of(settings: "TrainingSettings") -> tuple[Loaded, Loaded]:
     if data.validation_data:
         return loaded, read_conversations(data.validation_data, data, skip_bad_rows=data.skip_bad_rows)
     training, validation = split_conversations(
-        loaded.conversations, validation_fraction=data.validation_fraction, seed=settings.optimization.seed
+        loaded.conversations,
+        validation_fraction=data.validation_fraction,
+        seed=settings.optimization.seed if data.split_seed is None else data.split_seed,
     )
     return Loaded(conversations=training, bad_rows=loaded.bad_rows), Loaded(
         conversations=validation, bad_rows=BadRows()

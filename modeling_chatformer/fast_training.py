@@ -116,7 +116,7 @@ def softmax(x: Tensor) -> Tensor:
         return x.softmax(-1)
     powers = x.sub_(x.amax(-1, keepdim=True)).clamp_(min=LEAST_EXPONENT).exp_()
     # What is masked keeps no weight at all.
-    nn.functional.threshold_(powers, 2 * math.exp(LEAST_EXPONENT), 0.0)
+    nn.functional.threshold(powers, 2 * math.exp(LEAST_EXPONENT), 0.0, inplace=True)
     return powers.div_(powers.sum(-1, keepdim=True))
 
 

@@ -225,9 +225,11 @@ class EnsembleForConditionalGeneration(ChatformerGenerationMixin, EnsemblePreTra
         self, cache: EncoderDecoderCache, memory_BSD: Tensor, memory_mask_B11S: Tensor | None
     ) -> AnyNextToken | None:
         decoder, head, num_members = self.model.decoder, self.lm_head, self.config.num_members
-        heads: Any = head.members
+        if type(decoder) is not EnsembleDecoder or type(head) is not EnsembleHead:
+            return None
         if has_more(decoder) or has_more(head):
             return None
+        heads: Any = head.members
         caches = caches_of_members(cache, num_members, self.config.decoder_layers)
         memories = split(memory_BSD, num_members)
         members = list(zip(decoder.members, heads, caches, memories, strict=True))

@@ -31,7 +31,9 @@ from .explaining import StorageError, explained, first_few, hub_reason
 from .names import (
     CONFIG_FILE,
     GENERATION_FILE,
+    RECORD_FILE,
     SENTENCEPIECE_FILE,
+    SETTINGS_FILE,
     TOKENIZER_FILE,
     TOKENIZER_FILES,
     WEIGHTS_FILE,
@@ -99,11 +101,13 @@ class ModelFolder:
     """Of a model from the Hub, its commit."""
 
     @classmethod
-    def find(cls, name: str, revision: str | None = None) -> "ModelFolder":
-        """Find a folder, or download a model from the Hub, without its code."""
+    def find(cls, name: str, revision: str | None = None, *, with_records: bool = False) -> "ModelFolder":
+        """Find a folder, or download a model from the Hub, without its code, and `with_records` of its training."""
         folder, commit = Path(name), None
         if not folder.is_dir():
             files = [CONFIG_FILE, GENERATION_FILE, *WEIGHTS_FILES, *TOKENIZER_FILES]
+            if with_records:
+                files += [SETTINGS_FILE, RECORD_FILE]
             try:
                 folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
             # The name, the network or the Hub may be the reason.

@@ -84,6 +84,7 @@ TABLE: Mapping[str, Row] = {
     "dataset_streaming": SAME_CONTENT,
     "skip_bad_rows": SAME_CONTENT,
     "validation_fraction": DATA,
+    "split_seed": DATA,
     "max_train_samples": DATA,
     "data_repeats": DATA,
     "other_topics_fraction": Row("refused", "the chat template was chosen for it when the run began"),

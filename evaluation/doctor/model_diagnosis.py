@@ -84,7 +84,9 @@ def diagnosis_of_model(settings: DoctorSettings) -> Diagnosis:
         about_data += data_findings(known, diagnosis, tokenizer)
         assert diagnosis.lengths is not None
         num_tokens = int(diagnosis.lengths.targets.sum())
-        about_data += check_size(sum(weight.numel() for weight in model.parameters()), num_tokens)
+        num_parameters = sum(weight.numel() for weight in model.parameters())
+        # Each member of an ensemble has learnt the data alone.
+        about_data += check_size(num_parameters // getattr(model.config, "num_members", 1), num_tokens)
         about_data += check_vocabulary_size(len(tokenizer), num_tokens)
         if tried is not None and len(tried):
             about_data += leak_findings(known, Conversations(tried))

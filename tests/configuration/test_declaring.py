@@ -261,7 +261,7 @@ def test_what_takes_the_effect_is_a_setting():
 
 def test_the_settings_that_depend_on_others():
     assert {name for _, name, _ in conditions()} == {
-        *("top_p", "top_k", "length_penalty", "revision", "hub_private_repo", "validation_fraction"),
+        *("top_p", "top_k", "length_penalty", "revision", "hub_private_repo", "validation_fraction", "split_seed"),
         "data_repeats",
         *("resume", "resume_changed", "overwrite_output_dir", "dry_run"),
         *("question_column", "answer_column", "messages_column", "system_column", "context_column"),

@@ -1,4 +1,4 @@
-"""`chatformer ensemble`: one model of several, which is evaluated, talked to, published and exported like others."""
+"""`chatformer ensemble`: one model of several, which is evaluated, talked to and published like others."""
 
 import json
 import shutil
@@ -79,12 +79,21 @@ def test_it_talks_and_its_files_travel(ensemble, tmp_path, capsys):
     assert main(["generate", str(ensemble), "--data", str(tmp_path / "lines.txt")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     to_send = tmp_path / "bundle"
-    assert main(["push", str(ensemble), "--hub-model-id", "me/both", "--output-dir", str(to_send)]) == 0
+    to = ["--hub-model-id", "me/both", "--language", "ko", "--output-dir", str(to_send)]
+    assert main(["push", str(ensemble), *to]) == 0
     sent = {path.name for path in to_send.iterdir()}
     assert {"modeling_ensemble.py", "configuration_ensemble.py", "training_record.json"} <= sent
-    assert "in each of 2 members" in (to_send / "README.md").read_text("utf-8")
+    card = (to_send / "README.md").read_text("utf-8")
+    for said in ("in each of 2 members", "an ensemble of 2 encoder-decoder", "2개의 앙상블을", "for seed in 1 2; do"):
+        assert said in card
+    assert "ctranslate2" not in card and "training_log" not in card
     record = json.loads((to_send / "training_record.json").read_text("utf-8"))
-    assert [member["name"] for member in record["members"]] == ["one", "two"]
+    assert [(member["name"], member["seed"]) for member in record["members"]] == [("one", 1), ("two", 2)]
+
+
+def test_its_positions_are_drawn(ensemble, tmp_path):
+    assert main(["plot", "positions", str(ensemble), "--output-file", str(tmp_path / "positions.png")]) == 0
+    assert (tmp_path / "positions.png").stat().st_size
 
 
 def test_the_doctor_finds_nothing_wrong_with_its_parts(ensemble, capsys):
@@ -117,13 +126,46 @@ def test_members_that_do_not_fit_are_refused(members, ensemble, make_member, cap
     one, two = members
     assert "at least two models" in refused([one], capsys, tmp_path)
     assert "same weights" in refused([one, two, one], capsys, tmp_path)
-    assert "must be Transformers" in refused([one, ensemble], capsys, tmp_path)
+    assert "give its members" in refused([one, ensemble], capsys, tmp_path)
     assert "There is no folder" in refused([one, tmp_path / "nowhere"], capsys, tmp_path)
     assert "d_ff is" in refused([one, make_member("wider", d_ff=48)], capsys, tmp_path)
     other_template = tmp_path / "other"
     shutil.copytree(two, other_template)
     (other_template / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", "utf-8")
     assert "another tokenizer" in refused([one, other_template], capsys, tmp_path)
+    # The same vocabulary, but pairs are joined in another order.
+    other_merges = tmp_path / "merges"
+    shutil.copytree(two, other_merges)
+    tokenizer = json.loads((other_merges / "tokenizer.json").read_text("utf-8"))
+    tokenizer["model"]["merges"].reverse()
+    (other_merges / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    assert "another tokenizer" in refused([one, other_merges], capsys, tmp_path)
+
+
+def test_no_member_s_weights_are_rounded_and_the_longest_table_is_kept(members, tmp_path, capsys):
+    half = tmp_path / "half"
+    model = AutoModelForSeq2SeqLM.from_pretrained(members[1]).half()
+    model.config.max_position_embeddings *= 2
+    model.config.use_cache = False
+    model.save_pretrained(half)
+    AutoTokenizer.from_pretrained(members[1]).save_pretrained(half)
+    for number, order in enumerate([(members[0], half), (half, members[0])]):
+        folder = tmp_path / str(number)
+        assert main(["ensemble", *map(str, order), "--output-dir", str(folder)]) == 0
+        assert "no record of its data" in capsys.readouterr().err
+        both = AutoModelForSeq2SeqLM.from_pretrained(folder)
+        assert both.dtype == torch.float32
+        assert both.config.max_position_embeddings == model.config.max_position_embeddings
+        record = json.loads((folder / "training_record.json").read_text("utf-8"))
+        assert record["data"]["training_sha256"] and len(record["members"]) == 2
+
+
+def test_members_of_one_file_have_one_split(conversations_file, flags, train, tmp_path, capsys):
+    folders = []
+    for seed in (1, 2):
+        folders.append(tmp_path / str(seed))
+        assert train(flags(folders[-1], data=conversations_file, max_steps=2, seed=seed, split_seed=7)) == 0
+    assert main(["ensemble", *map(str, folders), "--output-dir", str(tmp_path / "both")]) == 0
 
 
 @pytest.mark.parametrize("fields", [{"num_members": 1001}, {"decoder_layers": 600}, {"max_position_embeddings": 2**22}])
@@ -140,4 +182,4 @@ def test_a_member_must_not_have_learnt_what_another_was_judged_by(
     members, trained, conversations_file, capsys, tmp_path
 ):
     # The seed has split the same conversations in another way.
-    assert "other data" in refused([members[0], trained], capsys, tmp_path)
+    assert "with one --split-seed" in refused([members[0], trained], capsys, tmp_path)

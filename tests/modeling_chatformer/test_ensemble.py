@@ -60,6 +60,21 @@ def test_a_hook_is_called_for_each_token(model, made, part):
     assert not made and len(calls) == 6
 
 
+@pytest.mark.parametrize("part", ["head", "decoder"])
+def test_a_part_of_another_class_is_asked_for_each_token(model, made, part):
+    module = model.lm_head if part == "head" else model.model.decoder
+    calls = []
+
+    class Other(type(module)):
+        def forward(self, *arguments, **options):
+            calls.append(1)
+            return super().forward(*arguments, **options)
+
+    module.__class__ = Other
+    model.generate(SOURCE, min_new_tokens=6, max_new_tokens=6)
+    assert not made and len(calls) == 6
+
+
 def test_a_reset_cache_reads_its_next_source(model):
     def cache():
         return EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
