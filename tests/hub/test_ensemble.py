@@ -183,3 +183,17 @@ def test_a_member_must_not_have_learnt_what_another_was_judged_by(
 ):
     # The seed has split the same conversations in another way.
     assert "with one --split-seed" in refused([members[0], trained], capsys, tmp_path)
+
+
+def test_members_from_the_hub_bring_their_records(members, trained, chatformer, hub_server, tmp_path):
+    for folder, name in zip((*members, str(trained)), ("one", "two", "other"), strict=True):
+        status, _, err = chatformer.run("push", folder, "--hub-model-id", name, token=hub_server.ALICE)
+        assert status == 0, err
+    to = ["--output-dir", str(tmp_path / "both")]
+    status, _, err = chatformer.run("ensemble", "alice/one", "alice/other", *to, token=hub_server.ALICE)
+    assert status == 2 and "was trained or validated on other conversations than alice/one" in err
+    status, _, err = chatformer.run("ensemble", "alice/one", "alice/two", *to, token=hub_server.ALICE)
+    assert status == 0 and "no record" not in err, err
+    record = json.loads((tmp_path / "both" / "training_record.json").read_text("utf-8"))
+    assert [member["name"] for member in record["members"]] == ["alice/one", "alice/two"]
+    assert all(member["commit"] and member["seed"] for member in record["members"])
