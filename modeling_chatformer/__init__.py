@@ -31,6 +31,8 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     modeling_bahdanau          the rungs before it: a recurrent model, with and without attention
     fast_training              dropout, products and attention for training on CPUs
     short_attention            attention between short sequences, for training on GPUs
+    fused_add_norm             dropout, sum and norm in one kernel, likewise
+    fused_linear               linear layers with a quicker gradient of the bias, likewise
     fast_gpu_training          layers for the real tokens of a batch alone, for training on GPUs
     import_hooks               functions that wait for the import of a module
     registration               entries in transformers' auto classes, and `push_to_hub` with a card

@@ -120,37 +120,7 @@ def launch(kernel: Any, tensors: list[Tensor], starts: list[Tensor], scaling: fl
     kernel[len(starts[0]) - 1, H](*tensors, *starts, scaling, H, C, is_causal, LONGEST, LONGEST, num_warps=4)
 
 
-class ShortAttention(torch.autograd.Function):
-    """`short_attention`, and its gradients."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query_QHC: Tensor,
-        key_KHC: Tensor,
-        value_KHC: Tensor,
-        query_starts: Tensor,
-        key_starts: Tensor,
-        scaling: float,
-        is_causal: bool,
-    ) -> Tensor:
-        query_QHC, key_KHC, value_KHC = query_QHC.contiguous(), key_KHC.contiguous(), value_KHC.contiguous()
-        attended_QHC = torch.empty_like(query_QHC)
-        tensors = [query_QHC, key_KHC, value_KHC, attended_QHC]
-        launch(forward_kernel, tensors, [query_starts, key_starts], scaling, is_causal)
-        ctx.save_for_backward(query_QHC, key_KHC, value_KHC, query_starts, key_starts)
-        ctx.scaling, ctx.is_causal = scaling, is_causal
-        return attended_QHC
-
-    @staticmethod
-    def backward(ctx: Any, gradient_QHC: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, query_starts, key_starts = ctx.saved_tensors
-        gradients = [torch.empty_like(x) for x in inputs]
-        tensors = [gradient_QHC.contiguous(), *inputs, *gradients]
-        launch(backward_kernel, tensors, [query_starts, key_starts], ctx.scaling, ctx.is_causal)
-        return *gradients, None, None, None, None
-
-
+@torch.library.custom_op("chatformer::short_attention", mutates_args=())
 def short_attention(
     query_QHC: Tensor,
     key_KHC: Tensor,
@@ -163,7 +133,53 @@ def short_attention(
     """
     softmax(Q K^T * scaling) V of each sequence, (Q, H, C): Equation 1 of the paper.
 
-    Sequence i has the queries from `query_starts[i]` to `query_starts[i + 1]`, and at least one key, likewise, and at
-    most `LONGEST` of both. C is a power of two from 16 on. `is_causal` hides the keys behind each query.
+    Sequence i has the queries from `query_starts[i]` to `query_starts[i + 1]`, and at least one key, likewise, unless
+    it has no queries, and at most `LONGEST` of both. C is a power of two from 16 on. `is_causal` hides the keys behind
+    each query. For torch.compile it is one piece: the compiler's own launch of the kernel is five times as slow.
     """
-    return ShortAttention.apply(query_QHC, key_KHC, value_KHC, query_starts, key_starts, scaling, is_causal)
+    attended_QHC = query_QHC.new_empty(query_QHC.shape)
+    tensors = [query_QHC.contiguous(), key_KHC.contiguous(), value_KHC.contiguous(), attended_QHC]
+    launch(forward_kernel, tensors, [query_starts, key_starts], scaling, is_causal)
+    return attended_QHC
+
+
+@torch.library.custom_op("chatformer::short_attention_gradients", mutates_args=())
+def short_attention_gradients(
+    gradient_QHC: Tensor,
+    query_QHC: Tensor,
+    key_KHC: Tensor,
+    value_KHC: Tensor,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    scaling: float,
+    is_causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of queries, keys and values."""
+    inputs = [query_QHC, key_KHC, value_KHC]
+    gradients = [x.new_empty(x.shape) for x in inputs]
+    tensors = [x.contiguous() for x in (gradient_QHC, *inputs)] + gradients
+    launch(backward_kernel, tensors, [query_starts, key_starts], scaling, is_causal)
+    return gradients[0], gradients[1], gradients[2]
+
+
+@short_attention.register_fake
+def _(query_QHC: Tensor, *_: Any) -> Tensor:
+    return query_QHC.new_empty(query_QHC.shape)
+
+
+@short_attention_gradients.register_fake
+def _(_: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in inputs[:3])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scaling, ctx.is_causal = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, gradient_QHC: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = short_attention_gradients(gradient_QHC, *ctx.saved_tensors, ctx.scaling, ctx.is_causal)
+    return *gradients, None, None, None, None
+
+
+short_attention.register_autograd(_backward, setup_context=_keep)

@@ -7,6 +7,7 @@ How it learns: the training loop and what belongs to it. In reading order, each 
     schedules      the learning rate at each step
     averaging      averages of weights
     progress       what a checkpoint saves besides weights and states
+    graphs         the gradients of a batch by one launch, on GPUs
     gradients      a step's exchanges -> loss and gradients, in micro-batches
     pace           seconds of a step and of an evaluation on this machine
     planning       data, hardware and pace -> settings that were not given

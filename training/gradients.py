@@ -13,8 +13,10 @@ from chatformer.data.batches import collate, split_step
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.noise import SourceNoise
 from chatformer.data.preparation import PreparedData
+from chatformer.fast_gpu_training import PackedBatch, begin_packing, end_packing, is_packable
 from chatformer.fast_loss import overwrite_with_gradient
 
+from .graphs import Graphs
 from .progress import Progress
 from .stopping import TrainingFailed
 
@@ -26,7 +28,7 @@ def training_loss(
     model: Any,
     batch: Mapping[str, torch.Tensor],
     *,
-    num_items_in_batch: int,
+    num_items_in_batch: int | torch.Tensor,
     label_smoothing: float,
     rdrop_alpha: float,
     overwrite: Callable[..., torch.Tensor] | None = None,
@@ -49,19 +51,19 @@ def training_loss(
     return model(**batch, **options, return_logits=False).loss
 
 
-def batch_on(
-    device: torch.device,
-    exchanges: EncodedExchanges,
-    indices: Any,
-    pad_token_id: int,
-    noise: Callable[..., Any] | None = None,
-) -> dict[str, torch.Tensor]:
-    """Some exchanges as tensors on a device."""
-    batch = collate(exchanges, indices, pad_token_id, noise)
+def on_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on a device."""
     if device.type == "cuda":
         # From memory that the system leaves in its place, a copy need not be waited for.
         batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def batch_on(
+    device: torch.device, exchanges: EncodedExchanges, indices: Any, pad_token_id: int
+) -> dict[str, torch.Tensor]:
+    """Some exchanges as tensors on a device."""
+    return on_device(collate(exchanges, indices, pad_token_id), device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -85,14 +87,25 @@ class Gradients:
         settings: TrainingSettings,
         data: PreparedData,
         progress: Progress,
+        backward: Callable[[torch.Tensor], None] | None = None,
     ):
         self.model, self.accelerator, self.data, self.progress = model, accelerator, data, progress
+        self.backward = backward or accelerator.backward
         self.plan = settings.optimization
         self.noise = source_noise(settings, data)
         self.overwrite = None
         # On CPUs it gains nothing.
         if self.plan.torch_compile and accelerator.device.type == "cuda":
             self.overwrite = torch.compile(overwrite_with_gradient, dynamic=True)
+        unwrapped = accelerator.unwrap_model(model)
+        self.graphs: Graphs | None = None
+        if (
+            accelerator.num_processes == 1
+            and accelerator.mixed_precision == "bf16"
+            and not self.plan.rdrop_alpha
+            and is_packable(unwrapped)
+        ):
+            self.graphs = Graphs(self._add_packed_gradients, unwrapped, data.tokenizer.pad_token_id)
 
     def num_parts(self) -> int:
         """The number of parts that a step is split into, over all processes and micro-batches."""
@@ -106,7 +119,7 @@ class Gradients:
         """
         while True:
             try:
-                return self._try_to_accumulate(indices, num_tokens, epoch)
+                return self.try_to_accumulate(indices, num_tokens, epoch)
             except (RuntimeError, MemoryError) as error:
                 if self.plan.torch_compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
                     reason = str(error).split("\n\n")[0]
@@ -117,9 +130,15 @@ class Gradients:
                     ) from error
                 if not is_out_of_memory(error):
                     raise
-                self._halve_micro_batches(len(indices))
+                if self.graphs is not None:
+                    # They keep the memory of a step for themselves.
+                    self.graphs = None
+                    self._drop_gradients()
+                else:
+                    self._halve_micro_batches(len(indices))
 
-    def _try_to_accumulate(self, indices: Any, num_tokens: int, epoch: int) -> torch.Tensor:
+    def try_to_accumulate(self, indices: Any, num_tokens: int, epoch: int) -> torch.Tensor:
+        """`accumulate`, or an error if memory runs out."""
         accelerator, exchanges = self.accelerator, self.data.train_exchanges
         noise = None if self.noise is None else functools.partial(self.noise, epoch=epoch)
         parts = split_step(indices, self.num_parts())[accelerator.process_index :: accelerator.num_processes]
@@ -129,18 +148,35 @@ class Gradients:
             # DeepSpeed takes its step with the backward pass for which this is set.
             accelerator.sync_gradients = is_last
             with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
-                loss = training_loss(
-                    self.model,
-                    batch_on(accelerator.device, exchanges, part, self.data.tokenizer.pad_token_id, noise),
-                    num_items_in_batch=num_tokens,
-                    label_smoothing=self.plan.label_smoothing_factor,
-                    rdrop_alpha=self.plan.rdrop_alpha,
-                    overwrite=self.overwrite,
-                )
-                # Gradients are averaged over the processes, but each process has only its share of the sum.
-                accelerator.backward(loss * accelerator.num_processes)
-            total += loss.detach()
+                batch = collate(exchanges, part, self.data.tokenizer.pad_token_id, noise)
+                if self.graphs is not None:
+                    total += self.graphs.add(batch, num_tokens, is_whole=len(parts) == 1)
+                else:
+                    total += self._add_gradients(on_device(batch, accelerator.device), num_tokens)
         return total
+
+    def _add_gradients(self, batch: Mapping[str, torch.Tensor], num_tokens: int | torch.Tensor) -> torch.Tensor:
+        """The loss of a batch, divided by the tokens of its step; its gradients are added."""
+        loss = training_loss(
+            self.model,
+            batch,
+            num_items_in_batch=num_tokens,
+            label_smoothing=self.plan.label_smoothing_factor,
+            rdrop_alpha=self.plan.rdrop_alpha,
+            overwrite=self.overwrite,
+        )
+        # Gradients are averaged over the processes, but each process has only its share of the sum.
+        self.backward(loss * self.accelerator.num_processes)
+        return loss.detach()
+
+    def _add_packed_gradients(self, batch: PackedBatch, num_tokens: torch.Tensor) -> torch.Tensor:
+        """The same for a batch that is packed already."""
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        begin_packing(unwrapped, batch)
+        try:
+            return self._add_gradients(batch.inputs(), num_tokens)
+        finally:
+            end_packing(unwrapped)
 
     def _halve_micro_batches(self, num_exchanges: int) -> None:
         """Split steps into twice as many parts, or raise a `TrainingFailed` if that cannot help."""
@@ -156,9 +192,13 @@ class Gradients:
                 f"Out of memory at step {step}, even with one exchange at a time. Lower --max-source-tokens and "
                 "--max-target-tokens, or take a smaller --size."
             )
+        self._drop_gradients()
+        self.progress.micro_batches = 2 * parts
+        print(f"\nOut of memory at step {step}: going on with {2 * parts} micro-batches a step.", file=sys.stderr)
+
+    def _drop_gradients(self) -> None:
+        """Free the memory of a step that was not finished."""
         # Not by accelerate's optimizer, which keeps gradients between the micro-batches of a step.
         self.model.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.progress.micro_batches = 2 * parts
-        print(f"\nOut of memory at step {step}: going on with {2 * parts} micro-batches a step.", file=sys.stderr)

@@ -11,12 +11,12 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from chatformer.configuration.training import TrainingSettings
-from chatformer.data.batches import split_step
 from chatformer.data.preparation import PreparedData
 
 from .averaging import Averages
 from .building import EpochPlans, avoid_padding, make_optimizer, new_model, ready_to_train
-from .gradients import batch_on, is_out_of_memory, source_noise, training_loss
+from .gradients import Gradients, batch_on, is_out_of_memory
+from .progress import Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,9 +59,10 @@ def _seconds(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def _seconds_when_warm(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds of the second time: the first one prepares kernels and memory for the lengths."""
-    work()
+def _seconds_when_warm(work: Callable[[], None], device: torch.device, tries: int = 1) -> float:
+    """Seconds after some tries, which prepare kernels and memory for the lengths."""
+    for _ in range(tries):
+        work()
     return _seconds(work, device)
 
 
@@ -102,29 +103,22 @@ def _pace_of_this_process(settings: TrainingSettings, data: PreparedData, accele
     model = ready_to_train(model.to(device), device, compiled=False).train()
     avoid_padding(model, accelerator)
     optimizer, averages = make_optimizer(model, options), Averages(model, options)
-    noise = source_noise(settings, data)
-    noise_of_an_epoch = None if noise is None else functools.partial(noise, epoch=0)
+    progress = Progress(micro_batches=options.gradient_accumulation_steps)
+    # The model is a plain one, also where the run's will be wrapped.
+    gradients = Gradients(model, accelerator, settings, data, progress, backward=torch.Tensor.backward)
 
     def step(indices: Any) -> None:
-        parts = split_step(indices, accelerator.num_processes * options.gradient_accumulation_steps)
-        for part in parts[accelerator.process_index :: accelerator.num_processes]:
-            batch = batch_on(device, data.train_exchanges, part, data.tokenizer.pad_token_id, noise_of_an_epoch)
-            with accelerator.autocast():
-                loss = training_loss(
-                    model,
-                    batch,
-                    num_items_in_batch=int(data.train_exchanges.target_lengths[indices].sum()),
-                    label_smoothing=options.label_smoothing_factor,
-                    rdrop_alpha=options.rdrop_alpha,
-                )
-            loss.backward()
+        with accelerator.autocast():
+            gradients.try_to_accumulate(indices, int(data.train_exchanges.target_lengths[indices].sum()), epoch=0)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         averages.add(model, saves=False)
 
     steps = EpochPlans(data.train_exchanges, options).steps(0)[:MEASURED_STEPS]
-    seconds = [_seconds_when_warm(functools.partial(step, indices), device) for indices in steps]
+    # A graph is recorded the second time.
+    tries = 1 if gradients.graphs is None else 2
+    seconds = [_seconds_when_warm(functools.partial(step, indices), device, tries) for indices in steps]
     return Pace(sum(seconds) / len(seconds), _evaluation_seconds(model, settings, data, device))
 
 

@@ -126,6 +126,8 @@ class Run:
         """Take one optimizer step."""
         if self.drops_out and self.progress.step >= self.steps_with_dropout:
             end_dropout(self.unwrapped)
+            if self.gradients.graphs is not None:
+                self.gradients.graphs.forget()
             self.drops_out = False
         indices = self.plans.step(self.progress.step)
         # Every rank knows all exchanges of the step: counting their tokens needs no communication.

@@ -20,7 +20,8 @@ CODE = {
     # The model itself does not import them.
     if path.stem
     not in {
-        *("__init__", "padding", "fast_packing", "fast_training", "fast_gpu_training", "short_attention"),
+        *("__init__", "padding", "fast_packing", "fast_training", "fast_gpu_training"),
+        *("short_attention", "fused_add_norm", "fused_linear"),
         *("import_hooks", "registration", "tunes"),
     }
     and not any(other in path.name for other in ("bahdanau", "ensemble"))

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 PREPARED = """
 import copy, torch
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
-from chatformer.fast_gpu_training import PACKED, pack_batches
+from chatformer import fused_add_norm, fused_linear
+from chatformer.fast_gpu_training import PACKED, PackedBatch, begin_packing, end_packing, pack_batches
 from chatformer.short_attention import short_attention
 
 def model_and_packed(**fields):
@@ -87,6 +88,84 @@ def test_the_kernels_are_attention():
             gradient = torch.randn_like(found)
             for ours, theirs in zip(*(torch.autograd.grad(y, (q, k, v), gradient) for y in (found, expected))):
                 torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        """)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_add_and_norm_in_one_kernel(dropout):
+    interpreted(f"""
+        # Several programs, each of several turns, the last of which has little to do.
+        fused_add_norm.ELEMENTS, fused_add_norm.TURNS, dropout = 256, 3, {dropout}
+        norm = torch.nn.LayerNorm(48)
+        torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+        x, y = (torch.randn(1, 37, 48, requires_grad=True) for _ in range(2))
+        inputs = x, y, norm.weight, norm.bias
+        found = fused_add_norm.add_norm(x, y, torch.nn.Dropout(dropout), norm)
+        gradient = torch.randn_like(found)
+        gradients = torch.autograd.grad(found, inputs, gradient)
+        keeps = gradients[1] != 0
+        assert abs(keeps.float().mean() - (1 - dropout)) < 0.05
+        expected = norm(x + y * keeps / (1 - dropout))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        for ours, theirs in zip(gradients, torch.autograd.grad(expected, inputs, gradient)):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        # Other elements the next time, in the precision of what is added, and all of them in evaluation.
+        again = fused_add_norm.add_norm(x, y, torch.nn.Dropout(dropout), norm)
+        assert torch.equal(again, found) == (not dropout)
+        half = fused_add_norm.add_norm(x, y.bfloat16(), torch.nn.Dropout(dropout).eval(), norm)
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), norm(x + y), rtol=2e-2, atol=2e-2)
+        """)
+
+
+@pytest.mark.timeout(300)
+def test_linear_layers_with_a_quicker_gradient_of_the_bias():
+    interpreted("""
+        fused_linear.PROGRAMS = 3
+        linear, x = torch.nn.Linear(48, 80), torch.randn(1, 201, 48, requires_grad=True)
+        gradient = torch.randn(1, 201, 80)
+        expected, inputs = linear(x), (x, *linear.parameters())
+        gradients = torch.autograd.grad(expected, inputs, gradient)
+        linear.__class__ = fused_linear.PackedLinear
+        found = linear(x)
+        torch.testing.assert_close(found, expected)
+        for ours, theirs in zip(torch.autograd.grad(found, inputs, gradient), gradients):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = linear(x)
+        assert half.dtype == torch.bfloat16
+        for ours, theirs in zip(torch.autograd.grad(half, inputs, gradient.bfloat16()), gradients):
+            assert ours.dtype == torch.float32 and (ours - theirs).norm() < 0.01 * theirs.norm()
+        """)
+
+
+@pytest.mark.timeout(300)
+def test_padding_behind_the_last_sequence_changes_nothing():
+    interpreted("""
+        model, packed, _ = model_and_packed()
+
+        def add_gradients(input_ids, attention_mask, labels, **options):
+            batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+            whole = PackedBatch.of(batch, packed.config).filled_up(0)
+            begin_packing(packed, whole)
+            try:
+                return packed(**whole.inputs(), **options)
+            finally:
+                end_packing(packed)
+
+        add_gradients.zero_grad = packed.zero_grad
+        add_gradients.parameters = packed.parameters
+        for lengths in (([9, 2, 1, 5, 3], [2, 7, 1, 3, 4]), ([64] * 8, [64] * 7 + [63]), ([3], [30])):
+            batch = batch_of(*lengths)
+            sources, targets, labels, longest = PackedBatch.of(batch, packed.config).filled_up(0)
+            assert len(sources.ids_N) % 512 == len(targets.ids_N) % 512 == 0 and longest == (64, 64)
+            for tokens in (sources, targets):
+                steps = tokens.starts.diff()
+                assert tokens.starts[-1] == len(tokens.ids_N) and 0 <= steps.min() <= steps.max() <= 64
+            # No queries without keys.
+            assert not (targets.starts.diff()[sources.starts.diff() == 0]).any()
+            assert_same(model, add_gradients, batch)
         """)
 
 

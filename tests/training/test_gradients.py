@@ -8,6 +8,7 @@ from chatformer.loss import IGNORED
 from chatformer.storage.reading import read_json_lines
 from chatformer.training import gradients
 from chatformer.training.gradients import training_loss
+from chatformer.training.run import Run
 
 VOCAB_SIZE = 23
 
@@ -198,8 +199,13 @@ def test_out_of_memory_between_micro_batches_counts_none_of_them_twice(
             raise torch.OutOfMemoryError("out of memory")
         return training_loss(model, batch, **options)
 
-    # The pace is measured before the run.
-    monkeypatch.setattr(gradients, "training_loss", limited_once)
+    def go(run, folder):
+        # The pace has been measured before the run.
+        monkeypatch.setattr(gradients, "training_loss", limited_once)
+        return run_to_its_end(run, folder)
+
+    run_to_its_end = Run.go
+    monkeypatch.setattr(Run, "go", go)
     assert train(flags(tmp_path / "run", **plan, gradient_accumulation_steps=4)) == 0
     assert "Out of memory at step 1: going on with 8 micro-batches" in capsys.readouterr().err
     assert losses_of(tmp_path / "run") == pytest.approx(losses, rel=2e-5)
