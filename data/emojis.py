@@ -12,7 +12,7 @@ profession, a colour with a shape, an hour with a half.
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -79,6 +79,10 @@ def is_held_out(text: str) -> bool:
     return SKIN_TONES[lot % len(SKIN_TONES)] == tone
 
 
+WISHES_FOR_A_THING = 3
+"""Sentences, in each language, that ask for a thing; one asks for what differs from another by a skin tone."""
+
+
 def rows(*, held_out: bool, wished: bool = False) -> Iterator[dict[str, str]]:
     """A caption and a picture for each emoji and name; if `wished`, the caption is a sentence that asks for it."""
     for emoji in emojis():
@@ -92,9 +96,19 @@ def captions_of(emoji: Emoji, *, wished: bool) -> tuple[list[str], list[str]]:
     if not wished:
         return list(emoji.korean), list(emoji.english)
     return (
-        [for_picture_in_korean(name, Random(name)) for name in emoji.korean],
-        [for_picture_in_english(name, Random(name)) for name in emoji.english],
+        [wish for name in emoji.korean for wish in wishes_for(name, for_picture_in_korean, emoji)],
+        [wish for name in emoji.english for wish in wishes_for(name, for_picture_in_english, emoji)],
     )
+
+
+def wishes_for(name: str, wish: Callable[[str, Random], str], emoji: Emoji) -> list[str]:
+    """Sentences that ask for an emoji: several, all different, for a thing, which is learnt by heart."""
+    chance = Random(name)
+    num_wishes = 1 if emoji.has_skin_tone or is_held_out(emoji.text) else WISHES_FOR_A_THING
+    found: dict[str, None] = {}
+    while len(found) < num_wishes:
+        found[wish(name, chance)] = None
+    return list(found)
 
 
 @cache
