@@ -8,7 +8,6 @@ from chatformer.loss import IGNORED
 from chatformer.storage.reading import read_json_lines
 from chatformer.training import gradients
 from chatformer.training.gradients import training_loss
-from chatformer.training.run import Run
 
 VOCAB_SIZE = 23
 
@@ -188,7 +187,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
 
 
 def test_out_of_memory_between_micro_batches_counts_none_of_them_twice(
-    plan, losses, flags, train, tmp_path, monkeypatch, capsys
+    plan, losses, flags, train, tmp_path, replace_loss_of_run, capsys
 ):
     calls = []
 
@@ -199,13 +198,7 @@ def test_out_of_memory_between_micro_batches_counts_none_of_them_twice(
             raise torch.OutOfMemoryError("out of memory")
         return training_loss(model, batch, **options)
 
-    def go(run, folder):
-        # The pace has been measured before the run.
-        monkeypatch.setattr(gradients, "training_loss", limited_once)
-        return run_to_its_end(run, folder)
-
-    run_to_its_end = Run.go
-    monkeypatch.setattr(Run, "go", go)
+    replace_loss_of_run(limited_once)
     assert train(flags(tmp_path / "run", **plan, gradient_accumulation_steps=4)) == 0
     assert "Out of memory at step 1: going on with 8 micro-batches" in capsys.readouterr().err
     assert losses_of(tmp_path / "run") == pytest.approx(losses, rel=2e-5)

@@ -181,7 +181,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(whole, plan, flags, train, tmp_
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_rows(
-    plan, flags, train, tmp_path, monkeypatch, capsys
+    plan, flags, train, tmp_path, replace_loss_of_run, capsys
 ):
     loss = gradients.training_loss
     calls = []
@@ -191,7 +191,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_rows(
         return loss(model, batch, **options) * (math_nan if len(calls) >= 13 else 1)
 
     math_nan = float("nan")
-    monkeypatch.setattr(gradients, "training_loss", broken)
+    replace_loss_of_run(broken)
     folder = tmp_path / "run"
     assert train(flags(folder, **plan, logging_steps=4)) == 2
     told = capsys.readouterr().err
