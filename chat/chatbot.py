@@ -58,7 +58,7 @@ class Chatbot:
                 raise ModelNotFound(f"The folder {name} holds a model of CTranslate2: add --engine ctranslate2.")
             model = folder.model()
             tokenizer = conversing_tokenizer(folder, vocab_size=model.config.vocab_size)
-            return cls(TransformersEngine.on(device, model), tokenizer, folder)
+            return cls(TransformersEngine.on(device, model, tokenizer), tokenizer, folder)
         except StorageError as error:
             raise ModelNotFound(str(error)) from error
 

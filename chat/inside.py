@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from chatformer.one_script import one_script
 from chatformer.pictures import in_words
 
 from .engines import Ids
@@ -180,7 +181,7 @@ def beam_tree(model: Any, tokenizer: Any, source_ids: Ids, search: GenerationCon
         torch.tensor([list(source_ids)], device=model.device),
         generation_config=search,
         # After the search's own, such as a penalty: the scores by which the search decides.
-        logits_processor=LogitsProcessorList([recorder]),
+        logits_processor=LogitsProcessorList([*one_script(tokenizer), recorder]),
     ).tolist()
     end = model.generation_config.eos_token_id
     ends = set(end if isinstance(end, list) else [end])

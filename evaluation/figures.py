@@ -162,6 +162,6 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    outcome = outcome_of(TransformersEngine(model), tokenizer, exchanges, max_replies=max_replies)
+    outcome = outcome_of(TransformersEngine(model, tokenizer), tokenizer, exchanges, max_replies=max_replies)
     model.train(was_training)
     return figures_of(exchanges, outcome, range(len(exchanges))), outcome.replies

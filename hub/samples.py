@@ -37,7 +37,7 @@ def sample_conversations(folder: str, questions: Sequence[str], languages: Seque
     model_folder = ModelFolder.find(folder)
     model = model_folder.model(torch.float32)
     tokenizer = model_folder.tokenizer(vocab_size=model.config.vocab_size)
-    engine = TransformersEngine(model)
+    engine = TransformersEngine(model, tokenizer)
     samples = []
     for question in questions or dict.fromkeys(greetings):
         source = encode_conversation(tokenizer, [turn("user", question)], max_source_tokens(tokenizer))

@@ -20,6 +20,7 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     seq2seq                    what all architectures share: output layer, loss, `generate()`
     generation                 what `generate()` asks of the Transformer
     pictures                   a picture as text, a letter for each pixel
+    one_script                 a reply is a picture or words, never both
     tunes                      a tune as text, and its bars
     conversation               text in its one form, conversation -> ids
     padding                    ids -> tensors

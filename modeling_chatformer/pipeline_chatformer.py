@@ -1,13 +1,15 @@
 """`pipeline("seq2seq-chat", model=...)`: from a conversation to its next turn."""
 
 from collections.abc import Mapping, Sequence, Sized
+from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import Pipeline
+from transformers import LogitsProcessorList, Pipeline
 from transformers.utils import logging
 
 from .conversation import encode_conversation, max_source_tokens
+from .one_script import one_script
 from .pictures import PICTURE, can_draw, image_of_text
 from .reading import reads_history, reads_system
 
@@ -96,10 +98,19 @@ class Seq2SeqChatPipeline(Pipeline):
         if roles - {"system"} and not reads_history(self.tokenizer):
             logger.warning_once("The model was trained on single questions and does not read what was said before.")
 
+    @cached_property
+    def rules(self) -> LogitsProcessorList:
+        """What every reply obeys."""
+        return one_script(self.tokenizer)
+
     def _forward(self, model_inputs: Any, **generation: Any) -> Any:  # type: ignore[override]
         input_ids = model_inputs["input_ids"]
+        rules = LogitsProcessorList([*self.rules, *(generation.pop("logits_processor", None) or [])])
         generated = self.model.generate(
-            input_ids=input_ids, attention_mask=model_inputs["attention_mask"], **generation
+            input_ids=input_ids,
+            attention_mask=model_inputs["attention_mask"],
+            logits_processor=rules,
+            **generation,
         )
         # With return_dict_in_generate it gives more than the ids.
         ids = getattr(generated, "sequences", generated)

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from chatformer.loss import IGNORED
+from chatformer.one_script import one_script
 from chatformer.padding import padded, padded_sources
 from chatformer.storage.explaining import explained
 
@@ -22,17 +23,18 @@ class TransformersEngine:
     num_parallel = 1
     keeps_seeds = True
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, tokenizer: Any = None):
         self.model = model
+        self.rules = [] if tokenizer is None else one_script(tokenizer)
 
     @classmethod
-    def on(cls, device: str | None, model: Any) -> "TransformersEngine":
+    def on(cls, device: str | None, model: Any, tokenizer: Any = None) -> "TransformersEngine":
         """An engine of the model on a device, or on a GPU if there is one."""
         # Weights as they are loaded are mapped to their file: if the file is truncated, the process dies.
         for weight in model.parameters():
             weight.data = weight.data.clone()
         with explained(f"--device {device} cannot be used"):
-            return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval())
+            return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer)
 
     @torch.inference_mode()
     def generate(
@@ -47,6 +49,7 @@ class TransformersEngine:
             generation_config=search,
             # Each process has its own number of replies to compute.
             synced_gpus=False,
+            logits_processor=LogitsProcessorList(self.rules),
             **options,
         )
         # The first is the decoder's start token.

@@ -48,7 +48,7 @@ def check_thread(
             "That is by design: its chat template leaves out earlier turns, so that nothing can distract it.",
         )
     topics = ask_behind_other_topics(
-        TransformersEngine(model),
+        TransformersEngine(model, tokenizer),
         tokenizer,
         conversations,
         nums_before=(0, 1, 2, 3),

@@ -39,7 +39,9 @@ def try_out(
     model: Any, tokenizer: Any, exchanges: EncodedExchanges, *, training_replies: Collection[str] | None = None
 ) -> Trial:
     """Score the exchanges, and reply to them greedily."""
-    outcome = outcome_of(TransformersEngine(model), tokenizer, exchanges, max_replies=None, show_progress=True)
+    outcome = outcome_of(
+        TransformersEngine(model, tokenizer), tokenizer, exchanges, max_replies=None, show_progress=True
+    )
     options = {} if training_replies is None else {"training_replies": set(training_replies)}
     return Trial(exchanges, outcome, figures_of(exchanges, outcome, range(len(exchanges)), **options))
 
