@@ -181,7 +181,7 @@ def beam_tree(model: Any, tokenizer: Any, source_ids: Ids, search: GenerationCon
         torch.tensor([list(source_ids)], device=model.device),
         generation_config=search,
         # After the search's own, such as a penalty: the scores by which the search decides.
-        logits_processor=LogitsProcessorList([*one_script(tokenizer), recorder]),
+        logits_processor=LogitsProcessorList([*one_script(model, tokenizer), recorder]),
     ).tolist()
     end = model.generation_config.eos_token_id
     ends = set(end if isinstance(end, list) else [end])

@@ -28,6 +28,8 @@ class Seq2SeqConfig(PretrainedConfig):
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
     use_cache: bool = True
+    pictures_stand_alone: bool = False
+    """No reply that was learnt has both a picture and words, so that none is to have."""
 
     def __post_init__(self, **kwargs):
         self._reject_misspelt_fields(kwargs)

@@ -1,8 +1,8 @@
 """
-A reply is a picture or words, never both.
+A reply is a picture or words, never both, where no reply that was learnt has both.
 
-A model that has learnt both now and then puts a row of a picture into a tune, from where it does not find back. Letters
-after a tensor's name are its axes: B batch, T tokens so far, V vocabulary.
+A model that has learnt both kinds now and then puts a row of a picture into a tune, from where it does not find back.
+Letters after a tensor's name are its axes: B batch, T tokens so far, V vocabulary.
 """
 
 import re
@@ -25,23 +25,22 @@ class OneScript(LogitsProcessor):
         self.is_picture_V, self.is_word_V = is_picture_V, is_word_V
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self.is_picture_V.device != scores.device:
-            self.is_picture_V, self.is_word_V = self.is_picture_V.to(scores.device), self.is_word_V.to(scores.device)
-        draws_B1, says_B1 = (
-            is_one_V[input_ids].any(1, keepdim=True) for is_one_V in (self.is_picture_V, self.is_word_V)
+        # A model may have room for more tokens than its tokenizer has, or for fewer.
+        missing = scores.shape[1] - len(self.is_picture_V)
+        is_picture_V, is_word_V = (
+            torch.nn.functional.pad(is_one_V.to(scores.device), (0, missing))
+            for is_one_V in (self.is_picture_V, self.is_word_V)
         )
+        draws_B1, says_B1 = (is_one_V[input_ids].any(1, keepdim=True) for is_one_V in (is_picture_V, is_word_V))
         # What was given as its beginning may have both.
-        is_other_BV = (draws_B1 & ~says_B1 & self.is_word_V) | (says_B1 & ~draws_B1 & self.is_picture_V)
-        # A model may have room for more tokens than its tokenizer has.
-        missing = scores.shape[1] - is_other_BV.shape[1]
-        return scores.masked_fill(torch.nn.functional.pad(is_other_BV, (0, missing)), -torch.inf)
+        return scores.masked_fill((draws_B1 & ~says_B1 & is_word_V) | (says_B1 & ~draws_B1 & is_picture_V), -torch.inf)
 
 
-def one_script(tokenizer: Any) -> LogitsProcessorList:
-    """What `generate()` takes as its logits_processor for the replies of a model: nothing if it has no pictures."""
-    tokens = tokenizer.get_vocab()
-    if not any(map(PICTURE.search, tokens)):
+def one_script(model: Any, tokenizer: Any) -> LogitsProcessorList:
+    """What `generate()` takes as its logits_processor for a model: nothing unless its pictures stand alone."""
+    if not getattr(model.config, "pictures_stand_alone", False):
         return LogitsProcessorList()
+    tokens = tokenizer.get_vocab()
     is_picture_V = torch.zeros(1 + max(tokens.values()), dtype=torch.bool)
     is_word_V = is_picture_V.clone()
     specials = set(tokenizer.all_special_ids)

@@ -9,6 +9,7 @@ five bits cannot tell apart. Without the numbers a model, which cannot count far
 
 import io
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,18 @@ def in_words(text: str) -> str:
         return f"[a picture of {width} x {height}]"
 
     return PICTURE.sub(described, text)
+
+
+def stand_alone(replies: Iterable[str]) -> bool:
+    """True if some replies are pictures, and none has both a picture and words."""
+    found = False
+    for reply in replies:
+        match = PICTURE.search(reply)
+        if match is not None:
+            if match[0] != reply.strip():
+                return False
+            found = True
+    return found
 
 
 def can_draw() -> bool:

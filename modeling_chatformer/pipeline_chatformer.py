@@ -101,7 +101,7 @@ class Seq2SeqChatPipeline(Pipeline):
     @cached_property
     def rules(self) -> LogitsProcessorList:
         """What every reply obeys."""
-        return one_script(self.tokenizer)
+        return one_script(self.model, self.tokenizer)
 
     def _forward(self, model_inputs: Any, **generation: Any) -> Any:  # type: ignore[override]
         input_ids = model_inputs["input_ids"]

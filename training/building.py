@@ -20,6 +20,7 @@ from chatformer.data.batches import plan_epoch
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.fast_gpu_training import pack_batches
 from chatformer.fast_training import speed_up
+from chatformer.pictures import PICTURE, stand_alone
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,6 +74,12 @@ def make_optimizer(model: nn.Module, plan: OptimizationSettings) -> torch.optim.
         eps=plan.adam_epsilon,
         fused=True,
     )
+
+
+def pictures_stand_alone(tokenizer: Any, exchanges: EncodedExchanges) -> bool:
+    """True if some of the replies are pictures, and none has both a picture and words."""
+    # A vocabulary is quicker to look through than all replies.
+    return any(map(PICTURE.search, tokenizer.get_vocab())) and stand_alone(exchanges.rows["reply"])
 
 
 class EpochPlans:

@@ -68,7 +68,12 @@ def batch_on(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True if an error says that no memory is left, on a GPU or for the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    # A GPU's driver and Triton have errors of their own; one that follows may hide the first.
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+        or (error.__context__ is not None and is_out_of_memory(error.__context__))
+    )
 
 
 def source_noise(settings: TrainingSettings, data: PreparedData) -> SourceNoise | None:
@@ -98,6 +103,7 @@ class Gradients:
         if self.plan.torch_compile and accelerator.device.type == "cuda":
             self.overwrite = torch.compile(overwrite_with_gradient, dynamic=True)
         unwrapped = accelerator.unwrap_model(model)
+        self.is_wrapped = model is not unwrapped or hasattr(model, "set_requires_gradient_sync")
         self.graphs: Graphs | None = None
         if (
             accelerator.num_processes == 1
@@ -105,7 +111,7 @@ class Gradients:
             and not self.plan.rdrop_alpha
             and is_packable(unwrapped)
         ):
-            self.graphs = Graphs(self._add_packed_gradients, unwrapped, data.tokenizer.pad_token_id)
+            self.graphs = Graphs(unwrapped, data.tokenizer.pad_token_id)
 
     def num_parts(self) -> int:
         """The number of parts that a step is split into, over all processes and micro-batches."""
@@ -130,15 +136,32 @@ class Gradients:
                     ) from error
                 if not is_out_of_memory(error):
                     raise
-                if self.graphs is not None:
-                    # They keep the memory of a step for themselves.
-                    self.graphs = None
-                    self._drop_gradients()
-                else:
-                    self._halve_micro_batches(len(indices))
+                self._halve_micro_batches(len(indices))
 
     def try_to_accumulate(self, indices: Any, num_tokens: int, epoch: int) -> torch.Tensor:
-        """`accumulate`, or an error if memory runs out."""
+        """`accumulate`, but an error if memory runs out even without graphs."""
+        if self.uses_graphs():
+            try:
+                return self._accumulate_once(indices, num_tokens, epoch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # They keep the memory of a step for themselves. A run that is resumed goes on without them, too.
+            self.progress.without_graphs, self.graphs = True, None
+            self._drop_gradients()
+            print(f"\nOut of memory at step {self.progress.step + 1}: going on without CUDA graphs.", file=sys.stderr)
+        return self._accumulate_once(indices, num_tokens, epoch)
+
+    def uses_graphs(self) -> bool:
+        """True if gradients are computed by CUDA graphs."""
+        return self.graphs is not None and not self.progress.without_graphs
+
+    def forget_graphs(self) -> None:
+        """Give back the memory of the graphs, and record them anew from now on."""
+        if self.graphs is not None:
+            self.graphs.forget()
+
+    def _accumulate_once(self, indices: Any, num_tokens: int, epoch: int) -> torch.Tensor:
         accelerator, exchanges = self.accelerator, self.data.train_exchanges
         noise = None if self.noise is None else functools.partial(self.noise, epoch=epoch)
         parts = split_step(indices, self.num_parts())[accelerator.process_index :: accelerator.num_processes]
@@ -147,24 +170,26 @@ class Gradients:
             is_last = number == len(parts)
             # DeepSpeed takes its step with the backward pass for which this is set.
             accelerator.sync_gradients = is_last
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
+            with contextlib.nullcontext() if is_last or not self.is_wrapped else accelerator.no_sync(self.model):
                 batch = collate(exchanges, part, self.data.tokenizer.pad_token_id, noise)
-                if self.graphs is not None:
-                    total += self.graphs.add(batch, num_tokens, is_whole=len(parts) == 1)
+                if self.graphs is not None and self.uses_graphs():
+                    total += self.graphs.add(batch, num_tokens, self._add_packed_gradients, is_whole=len(parts) == 1)
                 else:
                     total += self._add_gradients(on_device(batch, accelerator.device), num_tokens)
         return total
 
     def _add_gradients(self, batch: Mapping[str, torch.Tensor], num_tokens: int | torch.Tensor) -> torch.Tensor:
         """The loss of a batch, divided by the tokens of its step; its gradients are added."""
-        loss = training_loss(
-            self.model,
-            batch,
-            num_items_in_batch=num_tokens,
-            label_smoothing=self.plan.label_smoothing_factor,
-            rdrop_alpha=self.plan.rdrop_alpha,
-            overwrite=self.overwrite,
-        )
+        # For a model that accelerate has not prepared.
+        with self.accelerator.autocast():
+            loss = training_loss(
+                self.model,
+                batch,
+                num_items_in_batch=num_tokens,
+                label_smoothing=self.plan.label_smoothing_factor,
+                rdrop_alpha=self.plan.rdrop_alpha,
+                overwrite=self.overwrite,
+            )
         # Gradients are averaged over the processes, but each process has only its share of the sum.
         self.backward(loss * self.accelerator.num_processes)
         return loss.detach()

@@ -37,12 +37,17 @@ class Graph:
         others = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None
-        with torch.cuda.graph(self.graph, pool=pool):
-            self.loss = add_gradients(*unflat(self.inputs, batch))
-            # So that the graphs can share all other memory.
-            torch._foreach_copy_(gradients, [parameter.grad for parameter in parameters])
-        for parameter, other in zip(parameters, others, strict=True):
-            parameter.grad = other
+        stream = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(self.graph, pool=pool):
+                self.loss = add_gradients(*unflat(self.inputs, batch))
+                # So that the graphs can share all other memory.
+                torch._foreach_copy_(gradients, [parameter.grad for parameter in parameters])
+        finally:
+            # Where memory runs out, torch stays on the stream that records.
+            torch.cuda.set_stream(stream)
+            for parameter, other in zip(parameters, others, strict=True):
+                parameter.grad = other
 
     def replay(self, batch: PackedBatch, num_tokens: int) -> Tensor:
         """The loss of another batch, whose gradients overwrite the last ones."""
@@ -52,10 +57,10 @@ class Graph:
 
 
 class Graphs:
-    """Computes batches as `add_gradients` does, and by graphs where it can."""
+    """Records the computations of a model's gradients, and repeats them."""
 
-    def __init__(self, add_gradients: AddGradients, model: Any, pad_token_id: int):
-        self.add_gradients, self.model, self.pad_token_id = add_gradients, model, pad_token_id
+    def __init__(self, model: Any, pad_token_id: int):
+        self.model, self.pad_token_id = model, pad_token_id
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.gradients = [torch.empty_like(parameter) for parameter in self.parameters]
         self.forget()
@@ -66,9 +71,11 @@ class Graphs:
         # Tables of positions are replaced by longer ones, while graphs look into these.
         self.tables: list[Tensor] = []
 
-    def add(self, batch: Mapping[str, Tensor], num_tokens: int, *, is_whole: bool) -> Tensor:
+    def add(
+        self, batch: Mapping[str, Tensor], num_tokens: int, add_gradients: AddGradients, *, is_whole: bool
+    ) -> Tensor:
         """
-        The loss of a batch, given with padding on the CPU, divided by `num_tokens`; its gradients are added.
+        What `add_gradients` does with a batch, which is given with padding and on the CPU, by a graph where it can.
 
         A batch that `is_whole` is all of a step, whose gradients are used before the next batch.
         """
@@ -80,17 +87,17 @@ class Graphs:
         elif shape in self.graphs and self.graphs[shape] is None:
             others = [other for other in self.graphs.values() if other is not None]
             pool = others[0].graph.pool() if others else None
-            self.graphs[shape] = Graph(self.add_gradients, self.parameters, self.gradients, packed, num_tokens, pool)
+            self.graphs[shape] = Graph(add_gradients, self.parameters, self.gradients, packed, num_tokens, pool)
             self.tables += [part.positions.table for part in (self.model.model.encoder, self.model.model.decoder)]
         graph = self.graphs.get(shape)
         if graph is None:
-            return self.add_gradients(*unflat(flat(packed, num_tokens).cuda(non_blocking=True), packed))
+            return add_gradients(*unflat(flat(packed, num_tokens).cuda(non_blocking=True), packed))
         loss = graph.replay(packed, num_tokens)
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            if parameter.grad is not None:
-                parameter.grad += gradient
-            else:
+            if parameter.grad is None or parameter.grad is gradient:
                 parameter.grad = gradient if is_whole else gradient.clone()
+            else:
+                parameter.grad += gradient
         return loss
 
 

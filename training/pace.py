@@ -108,8 +108,7 @@ def _pace_of_this_process(settings: TrainingSettings, data: PreparedData, accele
     gradients = Gradients(model, accelerator, settings, data, progress, backward=torch.Tensor.backward)
 
     def step(indices: Any) -> None:
-        with accelerator.autocast():
-            gradients.try_to_accumulate(indices, int(data.train_exchanges.target_lengths[indices].sum()), epoch=0)
+        gradients.try_to_accumulate(indices, int(data.train_exchanges.target_lengths[indices].sum()), epoch=0)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -117,7 +116,7 @@ def _pace_of_this_process(settings: TrainingSettings, data: PreparedData, accele
 
     steps = EpochPlans(data.train_exchanges, options).steps(0)[:MEASURED_STEPS]
     # A graph is recorded the second time.
-    tries = 1 if gradients.graphs is None else 2
+    tries = 2 if gradients.uses_graphs() else 1
     seconds = [_seconds_when_warm(functools.partial(step, indices), device, tries) for indices in steps]
     return Pace(sum(seconds) / len(seconds), _evaluation_seconds(model, settings, data, device))
 
@@ -139,12 +138,21 @@ def measure_pace(settings: TrainingSettings, data: PreparedData, accelerator: "A
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+    if devices:
+        # The run begins with all of it.
+        torch.cuda.empty_cache()
     return broadcast_object_list([pace])[0]
 
 
-def try_out(run_step: Callable[[], None], num_steps: int, device: torch.device, *, tries: int = 5) -> dict[str, Any]:
-    """Take a few steps of a run, to estimate its time and memory."""
-    seconds = sorted(_seconds(run_step, device) for _ in range(tries))
+def try_out(
+    rehearse: Callable[[], None], run_step: Callable[[], None], num_steps: int, device: torch.device, *, tries: int = 5
+) -> dict[str, Any]:
+    """Take a few steps of a run, each of them rehearsed, to estimate its time and memory."""
+    seconds = []
+    for _ in range(tries):
+        rehearse()
+        seconds.append(_seconds(run_step, device))
+    seconds.sort()
     memory = peak_memory(device)
     return {
         "estimated_minutes_without_evaluation": round(num_steps * seconds[tries // 2] / 60, 1),
@@ -155,7 +163,8 @@ def try_out(run_step: Callable[[], None], num_steps: int, device: torch.device, 
 def peak_memory(device: torch.device) -> int | None:
     """The most bytes that this process has had on the device so far; None where the system does not say it."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        # Also what graphs keep for themselves.
+        return torch.cuda.max_memory_reserved()
     try:
         import resource
     # Windows has no such module.

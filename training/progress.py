@@ -14,6 +14,8 @@ class Progress:
     """Parts that each process splits its share of a step into."""
     micro_batches_set: int | None = None
     """The setting that they began with, before memory ran out."""
+    without_graphs: bool = False
+    """There was no memory for CUDA graphs."""
     seconds: float = 0.0
     training_seconds: float = 0.0
     """Those seconds without evaluations and checkpoints."""

@@ -29,9 +29,10 @@ from .building import (
     end_dropout,
     make_optimizer,
     new_model,
+    pictures_stand_alone,
     ready_to_train,
 )
-from .gradients import Gradients
+from .gradients import Gradients, is_out_of_memory
 from .output import RunFolder
 from .progress import Progress
 from .reporting import evaluation_figures, evaluation_line, sample_replies
@@ -64,6 +65,7 @@ class Run:
         self.save_steps = settings.run.save_steps or self.eval_steps
 
         model = new_model(settings.model, data.tokenizer, max_new_tokens=settings.tokenizer.max_target_tokens)
+        model.config.pictures_stand_alone = pictures_stand_alone(data.tokenizer, data.train_exchanges)
         ready_to_train(model, accelerator.device, compiled=plan.torch_compile)
         # The model to evaluate and publish: plain, while the model in training may be wrapped, averaged or sharded.
         self.published = copy.deepcopy(model).to(accelerator.device).eval()
@@ -126,8 +128,7 @@ class Run:
         """Take one optimizer step."""
         if self.drops_out and self.progress.step >= self.steps_with_dropout:
             end_dropout(self.unwrapped)
-            if self.gradients.graphs is not None:
-                self.gradients.graphs.forget()
+            self.gradients.forget_graphs()
             self.drops_out = False
         indices = self.plans.step(self.progress.step)
         # Every rank knows all exchanges of the step: counting their tokens needs no communication.
@@ -183,6 +184,12 @@ class Run:
         self.take_step()
         self.read_losses()
 
+    def rehearse(self) -> None:
+        """Take the next step until it is recorded, if it is to be, and stay before it."""
+        for _ in range(2 if self.gradients.uses_graphs() else 0):
+            self.take_step_at_once()
+            self.progress.step -= 1
+
     def pass_time(self, *, training: bool) -> None:
         """Count the seconds since the last call."""
         now = time.perf_counter()
@@ -229,12 +236,7 @@ class Run:
             stopping = self.stop.at_once() if self.accelerator.num_processes == 1 else contextlib.nullcontext()
             try:
                 with stopping:
-                    evaluation, replies = evaluate(
-                        self.published,
-                        self.data.tokenizer,
-                        self.data.eval_exchanges,
-                        max_replies=self.settings.run.max_eval_replies,
-                    )
+                    evaluation, replies = self.evaluated()
             except Interrupted:
                 return
             if is_prose(self.data.training) and self.settings.run.metric_for_best_model in METRICS_WITHOUT_REPLIES:
@@ -244,6 +246,23 @@ class Run:
             folder.publish(self.published, self.data.tokenizer)
         self.progress.evaluated_step = self.progress.step
         self.pass_time(training=False)
+
+    def evaluated(self) -> tuple[Evaluation, list[str]]:
+        """The figures of the published model, and its replies."""
+
+        def attempt() -> tuple[Evaluation, list[str]]:
+            exchanges, most = self.data.eval_exchanges, self.settings.run.max_eval_replies
+            return evaluate(self.published, self.data.tokenizer, exchanges, max_replies=most)
+
+        try:
+            return attempt()
+        except (RuntimeError, MemoryError) as error:
+            if not (self.gradients.uses_graphs() and is_out_of_memory(error)):
+                raise
+        # They keep the memory of a step for themselves.
+        self.gradients.forget_graphs()
+        torch.cuda.empty_cache()
+        return attempt()
 
     def judge(self, evaluation: Evaluation, replies: Sequence[str], folder: RunFolder, bar: Bar) -> None:
         """Log an evaluation, and publish the model if it is the best so far."""

@@ -199,7 +199,7 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     if accelerator.is_main_process:
         announce_run(run, figures, facts, pace)
     if settings.run.dry_run:
-        estimate = try_out(run.take_step_at_once, run.num_steps - run.progress.step, accelerator.device)
+        estimate = try_out(run.rehearse, run.take_step_at_once, run.num_steps - run.progress.step, accelerator.device)
         if accelerator.is_main_process:
             print_dry_run(settings, figures | estimate)
         return 0

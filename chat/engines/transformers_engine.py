@@ -25,7 +25,7 @@ class TransformersEngine:
 
     def __init__(self, model: Any, tokenizer: Any = None):
         self.model = model
-        self.rules = [] if tokenizer is None else one_script(tokenizer)
+        self.rules = [] if tokenizer is None else one_script(model, tokenizer)
 
     @classmethod
     def on(cls, device: str | None, model: Any, tokenizer: Any = None) -> "TransformersEngine":

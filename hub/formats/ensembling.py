@@ -21,7 +21,7 @@ ONLY_TO_TRAIN = frozenset(
     {"dropout", "attention_dropout", "activation_dropout", "initializer_range", "embedding_initializer_range"}
 )
 """Fields of a configuration that only training needs."""
-NO_SHAPE = ONLY_TO_TRAIN | {"max_position_embeddings", "use_cache"}
+NO_SHAPE = ONLY_TO_TRAIN | {"max_position_embeddings", "use_cache", "pictures_stand_alone"}
 """Fields in which members may differ: longer inputs extend the table of positions."""
 PARTS = ("model.encoder", "model.decoder", "model.shared", "lm_head")
 """Where an ensemble has its members' weights."""

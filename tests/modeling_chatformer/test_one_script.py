@@ -1,14 +1,15 @@
 """A reply is a picture or words, never both."""
 
+import copy
 import re
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from chatformer.chat.engines import TransformersEngine
 from chatformer.one_script import one_script
-from chatformer.pictures import PICTURE
+from chatformer.pictures import PICTURE, stand_alone
 from chatformer.pipeline_chatformer import Seq2SeqChatPipeline
 
 
@@ -39,6 +40,7 @@ def test_a_reply_goes_on_as_it_has_begun(artist):
     model, tokenizer = artist
     sources = [tokenizer("red")["input_ids"]] * 400
     kinds = []
+    # One that knows no tokenizer has no rules.
     for engine in (TransformersEngine(model), TransformersEngine(model, tokenizer)):
         engine.set_seed(0)
         replies = engine.generate(sources, model.generation_config)
@@ -64,16 +66,17 @@ def test_the_pipeline_keeps_to_it_beside_other_rules(artist):
 
 
 def test_what_is_given_as_a_beginning_may_have_both(artist):
-    _, tokenizer = artist
-    (rule,) = one_script(tokenizer)
+    model, tokenizer = artist
+    (rule,) = one_script(model, tokenizer)
     vocabulary = tokenizer.get_vocab()
     kinds = (str.isalpha, PICTURE.search, re.compile("<0x..>").fullmatch)
     word, letter, byte = (next(number for token, number in vocabulary.items() if kind(token)) for kind in kinds)
     end = tokenizer.eos_token_id
     start = tokenizer.bos_token_id
     # Room for three tokens more than the tokenizer has.
+    unknown = len(tokenizer) + 1
     scores = rule(
-        torch.tensor([[start, start], [start, byte], [start, word], [start, letter], [word, letter]]),
+        torch.tensor([[start, unknown], [start, byte], [start, word], [start, letter], [word, letter]]),
         torch.zeros(5, len(tokenizer) + 3),
     )
     allowed = scores == 0
@@ -82,5 +85,14 @@ def test_what_is_given_as_a_beginning_may_have_both(artist):
     assert allowed[:, [byte, end, -1]].all()
 
 
-def test_without_pictures_there_is_no_rule(tokenizer):
-    assert not one_script(tokenizer)
+def test_replies_that_have_both_are_learnt_as_they_are(artist, trained):
+    model, tokenizer = artist
+    assert model.config.pictures_stand_alone
+    assert not AutoConfig.from_pretrained(trained).pictures_stand_alone
+    letters = "\U00100000\U000f0000"
+    assert stand_alone(["red", letters, f" {letters}{letters}"]) and not stand_alone(["red", "blue"])
+    assert not stand_alone([letters, f"Here you are: {letters}"])
+    mixing = copy.copy(model)
+    mixing.config = copy.copy(model.config)
+    mixing.config.pictures_stand_alone = False
+    assert not one_script(mixing, tokenizer)

@@ -8,6 +8,7 @@ from chatformer.loss import IGNORED
 from chatformer.storage.reading import read_json_lines
 from chatformer.training import gradients
 from chatformer.training.gradients import training_loss
+from chatformer.training.run import Run
 
 VOCAB_SIZE = 23
 
@@ -202,6 +203,39 @@ def test_out_of_memory_between_micro_batches_counts_none_of_them_twice(
     assert train(flags(tmp_path / "run", **plan, gradient_accumulation_steps=4)) == 0
     assert "Out of memory at step 1: going on with 8 micro-batches" in capsys.readouterr().err
     assert losses_of(tmp_path / "run") == pytest.approx(losses, rel=2e-5)
+
+
+def test_where_memory_runs_out_graphs_are_given_up_first(plan, losses, flags, train, tmp_path, monkeypatch, capsys):
+    used = []
+
+    class NoMemory:
+        def __init__(self, fails):
+            self.fails = fails
+
+        def add(self, batch, num_tokens, add_gradients, *, is_whole):
+            used.append(is_whole)
+            # As a driver says it, which is not torch's error, and after some gradients have been added.
+            if len(used) >= self.fails:
+                raise RuntimeError("CUDA error: out of memory")
+            return run.gradients._add_gradients(batch, num_tokens)
+
+    def go(its_run, folder):
+        nonlocal run
+        run = its_run
+        run.gradients.graphs = NoMemory(fails=4)
+        return run_to_its_end(run, folder)
+
+    run, run_to_its_end = None, Run.go
+    monkeypatch.setattr(Run, "go", go)
+    assert train(flags(tmp_path / "run", **plan, gradient_accumulation_steps=2)) == 0
+    assert used == [False] * 4
+    told = capsys.readouterr().err
+    assert "Out of memory at step 2: going on without CUDA graphs." in told and "micro-batches a step" not in told
+    assert losses_of(tmp_path / "run") == pytest.approx(losses, rel=2e-5)
+    # What a checkpoint keeps.
+    assert run.progress.without_graphs and not run.gradients.uses_graphs()
+    run.gradients.graphs = NoMemory(fails=0)
+    assert not run.gradients.uses_graphs()
 
 
 def test_too_little_memory_for_one_exchange_is_told(plan, flags, train, tmp_path, monkeypatch, capsys):

@@ -17,7 +17,7 @@ def test_a_trial_without_the_module_resource(monkeypatch):
     assert peak_memory(torch.device("cpu")) > 2**20
     # As on Windows.
     monkeypatch.setitem(sys.modules, "resource", None)
-    estimate = try_out(lambda: None, 10, torch.device("cpu"))
+    estimate = try_out(lambda: None, lambda: None, 10, torch.device("cpu"))
     assert estimate == {"estimated_minutes_without_evaluation": 0.0, "estimated_memory_gib": None}
 
 
