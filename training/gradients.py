@@ -103,15 +103,21 @@ class Gradients:
         if self.plan.torch_compile and accelerator.device.type == "cuda":
             self.overwrite = torch.compile(overwrite_with_gradient, dynamic=True)
         unwrapped = accelerator.unwrap_model(model)
+        # A plain model, by which the pace of a run is measured, synchronizes nothing.
         self.is_wrapped = model is not unwrapped or hasattr(model, "set_requires_gradient_sync")
-        self.graphs: Graphs | None = None
+        self._graphs: Graphs | None = None
         if (
             accelerator.num_processes == 1
             and accelerator.mixed_precision == "bf16"
             and not self.plan.rdrop_alpha
             and is_packable(unwrapped)
         ):
-            self.graphs = Graphs(unwrapped, data.tokenizer.pad_token_id)
+            self._graphs = Graphs(unwrapped, data.tokenizer.pad_token_id)
+
+    @property
+    def graphs(self) -> Graphs | None:
+        """The CUDA graphs that compute the gradients, if they do."""
+        return None if self.progress.without_graphs else self._graphs
 
     def num_parts(self) -> int:
         """The number of parts that a step is split into, over all processes and micro-batches."""
@@ -140,21 +146,17 @@ class Gradients:
 
     def try_to_accumulate(self, indices: Any, num_tokens: int, epoch: int) -> torch.Tensor:
         """`accumulate`, but an error if memory runs out even without graphs."""
-        if self.uses_graphs():
+        if self.graphs is not None:
             try:
                 return self._accumulate_once(indices, num_tokens, epoch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             # They keep the memory of a step for themselves. A run that is resumed goes on without them, too.
-            self.progress.without_graphs, self.graphs = True, None
+            self.progress.without_graphs, self._graphs = True, None
             self._drop_gradients()
             print(f"\nOut of memory at step {self.progress.step + 1}: going on without CUDA graphs.", file=sys.stderr)
         return self._accumulate_once(indices, num_tokens, epoch)
-
-    def uses_graphs(self) -> bool:
-        """True if gradients are computed by CUDA graphs."""
-        return self.graphs is not None and not self.progress.without_graphs
 
     def forget_graphs(self) -> None:
         """Give back the memory of the graphs, and record them anew from now on."""
@@ -172,7 +174,7 @@ class Gradients:
             accelerator.sync_gradients = is_last
             with contextlib.nullcontext() if is_last or not self.is_wrapped else accelerator.no_sync(self.model):
                 batch = collate(exchanges, part, self.data.tokenizer.pad_token_id, noise)
-                if self.graphs is not None and self.uses_graphs():
+                if self.graphs is not None:
                     total += self.graphs.add(batch, num_tokens, self._add_packed_gradients, is_whole=len(parts) == 1)
                 else:
                     total += self._add_gradients(on_device(batch, accelerator.device), num_tokens)

@@ -116,7 +116,7 @@ def _pace_of_this_process(settings: TrainingSettings, data: PreparedData, accele
 
     steps = EpochPlans(data.train_exchanges, options).steps(0)[:MEASURED_STEPS]
     # A graph is recorded the second time.
-    tries = 2 if gradients.uses_graphs() else 1
+    tries = 1 if gradients.graphs is None else 2
     seconds = [_seconds_when_warm(functools.partial(step, indices), device, tries) for indices in steps]
     return Pace(sum(seconds) / len(seconds), _evaluation_seconds(model, settings, data, device))
 

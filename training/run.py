@@ -186,7 +186,7 @@ class Run:
 
     def rehearse(self) -> None:
         """Take the next step until it is recorded, if it is to be, and stay before it."""
-        for _ in range(2 if self.gradients.uses_graphs() else 0):
+        for _ in range(0 if self.gradients.graphs is None else 2):
             self.take_step_at_once()
             self.progress.step -= 1
 
@@ -257,7 +257,7 @@ class Run:
         try:
             return attempt()
         except (RuntimeError, MemoryError) as error:
-            if not (self.gradients.uses_graphs() and is_out_of_memory(error)):
+            if self.gradients.graphs is None or not is_out_of_memory(error):
                 raise
         # They keep the memory of a step for themselves.
         self.gradients.forget_graphs()

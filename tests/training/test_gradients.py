@@ -222,7 +222,7 @@ def test_where_memory_runs_out_graphs_are_given_up_first(plan, losses, flags, tr
     def go(its_run, folder):
         nonlocal run
         run = its_run
-        run.gradients.graphs = NoMemory(fails=4)
+        run.gradients._graphs = NoMemory(fails=4)
         return run_to_its_end(run, folder)
 
     run, run_to_its_end = None, Run.go
@@ -233,9 +233,9 @@ def test_where_memory_runs_out_graphs_are_given_up_first(plan, losses, flags, tr
     assert "Out of memory at step 2: going on without CUDA graphs." in told and "micro-batches a step" not in told
     assert losses_of(tmp_path / "run") == pytest.approx(losses, rel=2e-5)
     # What a checkpoint keeps.
-    assert run.progress.without_graphs and not run.gradients.uses_graphs()
-    run.gradients.graphs = NoMemory(fails=0)
-    assert not run.gradients.uses_graphs()
+    assert run.progress.without_graphs
+    run.gradients._graphs = NoMemory(fails=0)
+    assert run.gradients.graphs is None
 
 
 def test_too_little_memory_for_one_exchange_is_told(plan, flags, train, tmp_path, monkeypatch, capsys):
