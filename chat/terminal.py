@@ -43,6 +43,9 @@ def chat(settings: ChatSettings) -> int:
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     # Of a download, of a server and of a system message there is something to say before.
     is_quiet = settings.url is None and settings.system is None and Path(settings.model or "", "config.json").is_file()
+    if is_terminal:
+        # Ctrl-C is ignored in what a script starts in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if is_terminal and is_quiet:
         with LoadedMeanwhile(settings) as loaded:
             return talk(loaded, settings, media_folder(settings))

@@ -8,6 +8,7 @@ import pty
 import random
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -430,8 +431,8 @@ def test_foreign_code_is_neither_run_nor_asked_about(harmful, tmp_path, environm
     process = subprocess.run(
         list(map(str, command)),
         stdin=stdin,
-        # Not even open, where there is no terminal.
-        preexec_fn=None if has_terminal else lambda: os.close(0),
+        # As a script starts it in the background; and not even open, where there is no terminal.
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if has_terminal else lambda: os.close(0),
         capture_output=True,
         text=True,
         env=environment,
