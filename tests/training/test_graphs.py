@@ -38,6 +38,20 @@ def losses_and_gradients(model, add_gradients, batches):
     return losses, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
+def adding_to(packed):
+    """What adds the gradients of a packed batch to a model's."""
+
+    def add_packed(batch, num_tokens):
+        begin_packing(packed, batch)
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = packed(**batch.inputs(), num_items_in_batch=num_tokens, return_logits=False).loss
+        loss.backward()
+        end_packing(packed)
+        return loss.detach()
+
+    return add_packed
+
+
 @pytest.mark.parametrize("longest", [20, 90])
 def test_graphs_add_the_gradients_of_a_padded_model(longest):
     model = make_model(dropout=0.0)
@@ -51,27 +65,23 @@ def test_graphs_add_the_gradients_of_a_padded_model(longest):
         loss.backward()
         return loss.detach()
 
-    def add_packed(batch, num_tokens):
-        begin_packing(packed, batch)
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = packed(**batch.inputs(), num_items_in_batch=num_tokens, return_logits=False).loss
-        loss.backward()
-        end_packing(packed)
-        return loss.detach()
-
     graphs = Graphs(packed, pad_token_id=0)
     # Two shapes, each first without a graph, then recorded, then repeated, and a third that comes once.
     lengths = [[longest, 3, 9], [longest] * 40, [longest - 1, 5, 2]] * 3 + [[longest] * 200]
     batches = [batch_of(each, seed) for seed, each in enumerate(lengths)]
     expected = losses_and_gradients(model, add_padded, batches)
-    found = losses_and_gradients(packed, lambda batch: graphs.add(batch, 50, add_packed, is_whole=False), batches)
+    found = losses_and_gradients(
+        packed, lambda batch: graphs.add(batch, 50, adding_to(packed), is_whole=False), batches
+    )
     assert sum(graph is not None for graph in graphs.graphs.values()) == 2 and len(graphs.graphs) == 3
     assert found[0] == pytest.approx(expected[0], rel=2e-3)
     assert (found[1] - expected[1]).norm() < 0.02 * expected[1].norm()
     # The gradients of one batch alone.
     packed.zero_grad(), model.zero_grad()
     _, expected = losses_and_gradients(model, add_padded, batches[:1])
-    _, found = losses_and_gradients(packed, lambda batch: graphs.add(batch, 50, add_packed, is_whole=True), batches[:1])
+    _, found = losses_and_gradients(
+        packed, lambda batch: graphs.add(batch, 50, adding_to(packed), is_whole=True), batches[:1]
+    )
     assert (found - expected).norm() < 0.02 * expected.norm()
 
 
@@ -79,25 +89,17 @@ def test_a_graph_drops_other_elements_each_time_until_it_is_forgotten():
     packed = make_model(dropout=0.5)
     assert pack_batches(packed)
 
-    def add_packed(batch, num_tokens):
-        begin_packing(packed, batch)
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = packed(**batch.inputs(), num_items_in_batch=num_tokens, return_logits=False).loss
-        loss.backward()
-        end_packing(packed)
-        return loss.detach()
-
     graphs, batch = Graphs(packed, pad_token_id=0), batch_of([9, 4, 7], seed=0)
-    losses = [float(graphs.add(batch, 20, add_packed, is_whole=True)) for _ in range(5)]
+    losses = [float(graphs.add(batch, 20, adding_to(packed), is_whole=True)) for _ in range(5)]
     assert len(set(losses)) == 5
     # The same chance gives the same numbers.
     repeated = []
     for _ in range(2):
         torch.cuda.manual_seed(3)
-        repeated.append(float(graphs.add(batch, 20, add_packed, is_whole=True)))
+        repeated.append(float(graphs.add(batch, 20, adding_to(packed), is_whole=True)))
     assert repeated[0] == repeated[1]
     for module in packed.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     graphs.forget()
-    assert len({float(graphs.add(batch, 20, add_packed, is_whole=True)) for _ in range(4)}) == 1
+    assert len({float(graphs.add(batch, 20, adding_to(packed), is_whole=True)) for _ in range(4)}) == 1
