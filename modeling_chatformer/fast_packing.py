@@ -1,6 +1,6 @@
 """
-Layers that compute no padding, for training and scoring on CPUs. Except for rounding, they compute the same. The part
-of it that says where the tokens are, `Packing`, also serves GPUs.
+Layers that compute no padding, for training and scoring on CPUs. Except for rounding, they compute the same.
+fast_gpu_training.py has those for GPUs.
 
 A batch of sequences of different lengths is filled up with padding. Only attention needs it so: everything else treats
 each token alone, and takes the real tokens of all sequences in one row. Letters after a tensor's name are its axes: B
