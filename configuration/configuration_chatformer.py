@@ -82,6 +82,16 @@ class ChatformerConfig(Seq2SeqConfig):
     summary_size: int | None = None
     max_position_embeddings: int = 1024
 
+    def get_text_config(self, decoder=None, encoder=None):
+        """
+        This configuration, or for an end of another depth a copy whose `num_hidden_layers` is that end's.
+
+        transformers would copy it in any case, three times for each reply.
+        """
+        if self.encoder_layers == self.decoder_layers:
+            return self
+        return super().get_text_config(decoder=decoder, encoder=encoder)
+
     def set_open_widths(self):
         """`d_ff` as the paper has it; only now, because d_model may have come under its other name, hidden_size."""
         if self.d_ff is None and isinstance(self.d_model, int):

@@ -30,7 +30,8 @@ class EnsembleConfig(ChatformerConfig):
 
     def get_text_config(self, decoder=None, encoder=None):
         """As transformers has it; the decoder, for which caches are made, is one member with the layers of all."""
-        config = super().get_text_config(decoder=decoder, encoder=encoder)
+        # A copy in any case, unlike a Transformer's.
+        config = super(ChatformerConfig, self).get_text_config(decoder=decoder, encoder=encoder)
         if decoder and not encoder:
             config.num_hidden_layers *= self.num_members
             # What transformers asks for is asked again.

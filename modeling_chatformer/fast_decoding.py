@@ -1,11 +1,15 @@
 """
-The decoder for one new token on a CPU, without modules.
+The decoder for one new token of each reply on a CPU, without modules.
 
 Decoding one token on a CPU spends most of its time in module overhead. This file is the same arithmetic without it. It
 is used only if every module is plain: in eval mode, on a CPU, without hooks, adapters or quantized weights.
 
-Letters after a tensor's name are its axes: B batch, S source tokens, D d_model, V vocabulary, K keys, C channels of one
-head, N batch times heads.
+The beams of a question share its source, and one pool of keys and values, where a mask tells a beam's own tokens from
+the others'. So nothing is copied when a beam goes on with what another one has said.
+
+Letters after a tensor's name are its axes: Q questions, W beams of each (the width of the search; 1 without beams), R
+rows, one for each beam of each question, S source tokens, T target tokens so far, K keys, D d_model, V vocabulary, H
+heads, C channels of one head, N questions times heads.
 """
 
 from collections.abc import Callable
@@ -13,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import EncoderDecoderCache
 
 from .attention import CrossAttention, MaskedSelfAttention
 from .decoder import Decoder, DecoderLayer
 from .embedding import ScaledEmbedding, SinusoidalPositions
-from .fast_products import HAS_ONEDNN, onednn_product
+from .fast_products import HAS_ONEDNN, onednn_product, packed_weight
 from .feed_forward import FeedForward
 from .layer_stack import LayerStack
 from .sparse_attention import MaskedSparseAttention, pattern_of
@@ -34,6 +38,15 @@ PLAIN_MODULES = frozenset(
 LEAST_ONEDNN_WORK = 2**20
 """Multiplications of a product from which on oneDNN is faster than torch's own choice for any shape."""
 
+LEAST_PACKED_WEIGHT = 2**20
+"""Elements of a weight from which on oneDNN's own layout makes products of several rows faster."""
+
+LEAST_PACKED_ROWS = 32
+"""Rows from which on that is so for any weight."""
+
+FIRST_CAPACITY = 32
+"""Tokens that the pools have room for at first; they grow to twice as many."""
+
 
 def is_inference(model: Any) -> bool:
     """True if neither dropout nor gradients nor other precisions are asked for, and nothing is being compiled."""
@@ -47,18 +60,16 @@ def has_more(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
-def is_plain(model: Any, decoder: Any, head: nn.Module, cache: EncoderDecoderCache) -> bool:
+def is_plain(model: Any, decoder: Any, head: nn.Module) -> bool:
     """True if this decoder and output layer of a model compute what `NextToken` does, and nothing else."""
-    caches = cache.self_attention_cache, cache.cross_attention_cache
     if (
-        any(each.offloading or {type(layer) for layer in each.layers} != {DynamicLayer} for each in caches)
-        or decoder.config._attn_implementation not in ("eager", "sdpa")
+        decoder.config._attn_implementation not in ("eager", "sdpa")
         or decoder.config.output_attentions
         or decoder.config.output_hidden_states
         or nn.modules.module._has_any_global_hook()
         # A compiled or wrapped model, such as accelerate's for mixed precision.
         or model._compiled_call_impl is not None
-        or "forward" in model.__dict__
+        or has_more(model)
     ):
         return False
     plain_classes = {*PLAIN_MODULES, model.plain_model_class, type(decoder.layers[0].feed_forward.activation)}
@@ -73,88 +84,214 @@ def is_plain(model: Any, decoder: Any, head: nn.Module, cache: EncoderDecoderCac
 
 
 class NextToken:
-    """The decoder and the output layer for one new token of each reply, with their weights at hand."""
+    """The decoder and the output layer for one new token of each row, with their weights at hand."""
 
     def __init__(
-        self,
-        decoder: Any,
-        head: Any,
-        cache: EncoderDecoderCache,
-        memory_BSD: Tensor,
-        memory_mask_B11S: Tensor | None,
+        self, decoder: Any, head: Any, memory_QSD: Tensor, memory_mask_Q11S: Tensor | None, num_beams: int = 1
     ):
-        """Project the source's keys and values into `cache`, unless it has them."""
+        """Project the source's keys and values."""
         self.embedding, self.scale = decoder.embedding.weight, decoder.embedding.embed_scale
         self.positions = decoder.positions
-        self.layers = [NextTokenLayer(layer, len(memory_BSD)) for layer in decoder.layers]
-        self.output = product_with(head, len(memory_BSD))
-        self.no_mask = self.memory_mask = decoder.embedding.weight.new_zeros(1)
-        mask = memory_mask_B11S
-        if mask is not None and mask.dtype == torch.bool:
-            mask = self.no_mask.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(self.no_mask.dtype).min)
-        if mask is not None:
-            self.memory_mask = mask.expand(-1, decoder.config.num_heads, -1, -1).flatten(0, 1)
-        for layer in decoder.layers:
-            layer.cross_attention.keys_and_values(memory_BSD, cache)
+        self.num_heads, self.num_beams, self.num_tokens = decoder.config.num_heads, num_beams, 0
+        num_rows = len(memory_QSD) * num_beams
+        with torch.inference_mode():
+            self.layers = [NextTokenLayer(layer, memory_QSD, num_beams) for layer in decoder.layers]
+            self.output = product_with(head, num_rows)
+            self.no_mask = self.memory_mask_N1S = self.embedding.new_zeros(1)
+            if memory_mask_Q11S is not None:
+                mask = memory_mask_Q11S
+                if mask.dtype == torch.bool:
+                    mask = self.no_mask.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(self.no_mask.dtype).min)
+                self.memory_mask_N1S = mask.expand(-1, self.num_heads, -1, -1).flatten(0, 1)
+            # Added to the scores: a beam does not see what others have said, and of the newest tokens its own alone.
+            self.newest_WW = self.no_mask.new_full((num_beams, num_beams), float("-inf")).fill_diagonal_(0)
+            self.others_QWTW = self.no_mask.new_zeros(len(memory_QSD), num_beams, 0, num_beams)
 
-    def __call__(self, input_ids_B1: Tensor, cache: EncoderDecoderCache) -> Tensor:
-        """Return the logits after `input_ids_B1`, (B, 1, V), and add these tokens to the cache."""
-        own_layers: Any = cache.self_attention_cache.layers
-        memory_layers = cache.cross_attention_cache.layers
-        position = own_layers[0].get_seq_length()
-        position_D = self.positions.extended_to(position + 1)[position]
-        x_BD = torch.add(position_D, torch.embedding(self.embedding, input_ids_B1.squeeze(1)), alpha=self.scale)
-        for layer, own, memory in zip(self.layers, own_layers, memory_layers, strict=True):
-            x_BD = layer(x_BD, own, self.no_mask, memory, self.memory_mask)
-        return self.output(x_BD).unsqueeze(1)
+    @torch.inference_mode()
+    def __call__(self, ids_R: Tensor) -> Tensor:
+        """Read the newest token of each row; return the logits after it, (R, V)."""
+        return self.output(self._read(ids_R))
+
+    @torch.inference_mode()
+    def read(self, ids_R: Tensor) -> None:
+        """Read a token of each row whose next one is known."""
+        self._read(ids_R)
+
+    def _read(self, ids_R: Tensor) -> Tensor:
+        position_D = self.positions.extended_to(self.num_tokens + 1)[self.num_tokens]
+        x_RD = torch.add(position_D, torch.embedding(self.embedding, ids_R), alpha=self.scale)
+        others_QWTW = self._others() if self.num_beams > 1 else None
+        for layer in self.layers:
+            x_RD = layer(x_RD, others_QWTW, self.no_mask, self.memory_mask_N1S)
+        self.num_tokens += 1
+        return x_RD
+
+    def _others(self) -> Tensor:
+        """What each beam does not see of the pool, for the token that is being read, (Q, W, T, W)."""
+        if self.num_tokens == self.others_QWTW.shape[2]:
+            self.others_QWTW = with_more_room(self.others_QWTW)
+        self.others_QWTW[:, :, self.num_tokens] = self.newest_WW
+        return self.others_QWTW[:, :, : self.num_tokens + 1]
+
+    @torch.inference_mode()
+    def follow(self, rows_R: Tensor) -> None:
+        """Each beam goes on with what another of the same question has said."""
+        self.others_QWTW = self.others_QWTW.flatten(0, 1).index_select(0, rows_R).view_as(self.others_QWTW)
+
+    @torch.inference_mode()
+    def keep(self, questions: Tensor) -> None:
+        """Go on with these questions alone."""
+        self.others_QWTW = self.others_QWTW.index_select(0, questions)
+        if self.memory_mask_N1S is not self.no_mask:
+            self.memory_mask_N1S = chosen(self.memory_mask_N1S, questions, self.num_heads)
+        for layer in self.layers:
+            layer.keep(questions)
+
+    def write(self, cache: EncoderDecoderCache) -> None:
+        """Add the keys and values of all rows and of their sources to an empty cache."""
+        num_questions = len(self.others_QWTW)
+        speaker_QWT = torch.zeros(num_questions, self.num_beams, self.num_tokens, dtype=torch.long)
+        if self.num_beams > 1:
+            # The one token of each place that is not hidden.
+            speaker_QWT = self.others_QWTW[:, :, : self.num_tokens].argmax(-1)
+        for index, layer in enumerate(self.layers):
+            (keys, values), (memory_keys, memory_values) = layer.keys_and_values(speaker_QWT)
+            cache.self_attention_cache.update(keys, values, index)
+            cache.cross_attention_cache.update(memory_keys, memory_values, index)
+            cache.is_updated[index] = True
 
 
 class NextTokenLayer:
-    """A layer of the decoder, for one new token of each reply."""
+    """A layer of the decoder, for one new token of each row."""
 
-    def __init__(self, layer: DecoderLayer, num_rows: int):
+    def __init__(self, layer: DecoderLayer, memory_QSD: Tensor, num_beams: int):
         own, cross, feed_forward = layer.self_attention, layer.cross_attention, layer.feed_forward
+        num_questions, num_rows = len(memory_QSD), len(memory_QSD) * num_beams
+        self.num_beams, self.num_heads = num_beams, own.num_heads
         self.own_products = [product_with(each, num_rows) for each in (own.query, own.key, own.value, own.output)]
         self.cross_products = [product_with(each, num_rows) for each in (cross.query, cross.output)]
         self.inner, self.outer = (product_with(each, num_rows) for each in (feed_forward.inner, feed_forward.output))
-        self.activation = feed_forward.activation
+        self.activation = feed_forward.activation.forward
         self.norms = [
             (norm.normalized_shape, norm.weight, norm.bias, norm.eps)
             for norm in (layer.self_attention_norm, layer.cross_attention_norm, layer.feed_forward_norm)
         ]
         self.scaling = own.scaling
         self.pattern = pattern_of(own.config, own.layer_index, is_causal=True)
-        self.shape_BH1C = -1, own.num_heads, 1, own.config.d_model // own.num_heads
+        self.num_channels = own.config.d_model // own.num_heads
+        memory_XD = memory_QSD.flatten(0, 1)
+        keys_NSC, self.memory_values_NSC = (
+            cross.split_heads(product_with(linear, len(memory_XD))(memory_XD).view_as(memory_QSD)).flatten(0, 1)
+            for linear in (cross.key, cross.value)
+        )
+        self.memory_keys_NCS = keys_NSC.transpose(1, 2)
+        empty_QHTWC = memory_QSD.new_empty(num_questions, self.num_heads, 0, num_beams, self.num_channels)
+        self._use(empty_QHTWC, empty_QHTWC)
+        self.num_tokens = 0
 
-    def __call__(
-        self, x_BD: Tensor, own_cache: Any, own_mask: Tensor, memory_cache: Any, memory_mask: Tensor
-    ) -> Tensor:
+    def _use(self, keys_QHTWC: Tensor, values_QHTWC: Tensor) -> None:
+        """Keep the tokens' keys and values in these two pools, which have room for T tokens."""
+        self.pools = keys_QHTWC, values_QHTWC
+        self.slots = keys_QHTWC.unbind(2), values_QHTWC.unbind(2)
+        self.keys_NCK = keys_QHTWC.flatten(0, 1).flatten(1, 2).transpose(1, 2)
+        self.values_NKC = values_QHTWC.flatten(0, 1).flatten(1, 2)
+
+    def __call__(self, x_RD: Tensor, others_QWTW: Tensor | None, no_mask: Tensor, memory_mask_N1S: Tensor) -> Tensor:
         query, key, value, output = self.own_products
-        keys_BHKC, values_BHKC = own_cache.update(key(x_BD).view(self.shape_BH1C), value(x_BD).view(self.shape_BH1C))
-        # It makes each operation cheaper, and what it computes unfit for gradients: the cache is a caller's to use.
-        with torch.inference_mode():
-            if self.pattern is not None:
-                keys_BHKC, values_BHKC = self.pattern.seen_by_last(keys_BHKC), self.pattern.seen_by_last(values_BHKC)
-            attended_BD = attend(query(x_BD), keys_BHKC, values_BHKC, own_mask, self.scaling)
-            x_BD = torch.layer_norm(x_BD + output(attended_BD), *self.norms[0])
-            query, output = self.cross_products
-            attended_BD = attend(query(x_BD), memory_cache.keys, memory_cache.values, memory_mask, self.scaling)
-            x_BD = torch.layer_norm(x_BD + output(attended_BD), *self.norms[1])
-            return torch.layer_norm(x_BD + self.outer(self.activation(self.inner(x_BD))), *self.norms[2])
+        if self.num_tokens == len(self.slots[0]):
+            self._use(*map(with_more_room, self.pools))
+        self.slots[0][self.num_tokens].copy_(self.by_head(key(x_RD)))
+        self.slots[1][self.num_tokens].copy_(self.by_head(value(x_RD)))
+        self.num_tokens += 1
+        attended_RD = self.attend(query(x_RD), *self.seen(others_QWTW, no_mask))
+        x_RD = torch.layer_norm(x_RD + output(attended_RD), *self.norms[0])
+        query, output = self.cross_products
+        attended_RD = self.attend(query(x_RD), self.memory_keys_NCS, self.memory_values_NSC, memory_mask_N1S)
+        x_RD = torch.layer_norm(x_RD + output(attended_RD), *self.norms[1])
+        return torch.layer_norm(x_RD + self.outer(self.activation(self.inner(x_RD))), *self.norms[2])
+
+    def by_head(self, x_RD: Tensor) -> Tensor:
+        """(R, D) to (Q, H, W, C)."""
+        x_QWHC = x_RD.view(-1, self.num_beams, self.num_heads, self.num_channels)
+        return x_QWHC.transpose(1, 2)
+
+    def seen(self, others_QWTW: Tensor | None, no_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The keys, (N, C, K), and values, (N, K, C), that the newest token looks at, and what each beam ignores."""
+        num_seen = self.num_tokens * self.num_beams
+        if self.pattern is None:
+            keys_NCK, values_NKC = self.keys_NCK.narrow(2, 0, num_seen), self.values_NKC.narrow(1, 0, num_seen)
+        else:
+            keys_QHTX, values_QHTX = (
+                self.pattern.seen_by_last(pool.narrow(2, 0, self.num_tokens).flatten(3)) for pool in self.pools
+            )
+            shape_NKC = len(self.keys_NCK), -1, self.num_channels
+            keys_NCK, values_NKC = keys_QHTX.reshape(shape_NKC).transpose(1, 2), values_QHTX.reshape(shape_NKC)
+            if others_QWTW is not None:
+                others_QWTW = self.pattern.seen_by_last(others_QWTW)
+        if others_QWTW is None:
+            return keys_NCK, values_NKC, no_mask
+        others_QWK = others_QWTW.flatten(2)
+        if len(others_QWK) > 1:
+            others_QWK = others_QWK.repeat_interleave(self.num_heads, 0)
+        return keys_NCK, values_NKC, others_QWK
+
+    def attend(self, query_RD: Tensor, keys_NCK: Tensor, values_NKC: Tensor, mask_NWK: Tensor) -> Tensor:
+        """Equation 1 for one query of each head and row, (R, D), with `mask_NWK` added to the scores."""
+        if self.num_beams == 1:
+            query_NWC = query_RD.view(-1, 1, self.num_channels)
+        else:
+            query_NWC = self.by_head(query_RD).flatten(0, 1)
+        weights_NWK = torch.baddbmm(mask_NWK, query_NWC, keys_NCK, alpha=self.scaling).softmax(-1)
+        attended_NWC = torch.bmm(weights_NWK, values_NKC)
+        if self.num_beams == 1:
+            return attended_NWC.view_as(query_RD)
+        return attended_NWC.unflatten(0, (-1, self.num_heads)).transpose(1, 2).reshape(query_RD.shape)
+
+    def keep(self, questions: Tensor) -> None:
+        """Go on with these questions alone."""
+        self._use(*(pool_QHTWC.index_select(0, questions) for pool_QHTWC in self.pools))
+        self.memory_keys_NCS = chosen(self.memory_keys_NCS, questions, self.num_heads)
+        self.memory_values_NSC = chosen(self.memory_values_NSC, questions, self.num_heads)
+
+    def keys_and_values(self, speaker_QWT: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """
+        The keys and values of the tokens, (R, H, T, C), and of the sources, (R, H, S, C).
+
+        speaker_QWT: which beam has said the tokens that a beam has.
+        """
+        question_Q11 = torch.arange(len(speaker_QWT))[:, None, None]
+        token_T = torch.arange(speaker_QWT.shape[2])
+        own = [
+            pool_QHTWC.permute(0, 2, 3, 1, 4)[question_Q11, token_T, speaker_QWT].transpose(2, 3).flatten(0, 1)
+            for pool_QHTWC in self.pools
+        ]
+        memory = [
+            x_NSC.unflatten(0, (-1, self.num_heads)).repeat_interleave(self.num_beams, 0)
+            for x_NSC in (self.memory_keys_NCS.transpose(1, 2), self.memory_values_NSC)
+        ]
+        return own, memory
 
 
-def attend(query_BD: Tensor, keys_BHKC: Tensor, values_BHKC: Tensor, mask_N1K: Tensor, scaling: float) -> Tensor:
-    """Equation 1 for one query of each head, (B, D), with `mask_N1K` added to the scores."""
-    keys_NKC, values_NKC = keys_BHKC.flatten(0, 1), values_BHKC.flatten(0, 1)
-    query_N1C = query_BD.view(keys_NKC.shape[0], 1, -1)
-    weights_N1K = torch.baddbmm(mask_N1K, query_N1C, keys_NKC.transpose(1, 2), alpha=scaling).softmax(-1)
-    return torch.bmm(weights_N1K, values_NKC).view_as(query_BD)
+def with_more_room(pool: Tensor) -> Tensor:
+    """The pool of tokens, whose third axis they are, with room for at least twice as many."""
+    shape = list(pool.shape)
+    shape[2] = max(FIRST_CAPACITY, 2 * shape[2])
+    larger = pool.new_empty(shape)
+    larger[:, :, : pool.shape[2]] = pool
+    return larger
+
+
+def chosen(x_NXX: Tensor, questions: Tensor, num_heads: int) -> Tensor:
+    """The heads of some questions."""
+    return x_NXX.unflatten(0, (-1, num_heads)).index_select(0, questions).flatten(0, 1)
 
 
 def product_with(linear: nn.Linear, num_rows: int) -> Callable[[Tensor], Tensor]:
-    """The layer as a function of (B, D), by the library that is faster for `num_rows` rows."""
+    """The layer as a function of (R, D), by the library that is faster for `num_rows` rows."""
     weight, bias = linear.weight, linear.bias
     if weight.dtype == torch.float32 and num_rows * weight.numel() >= LEAST_ONEDNN_WORK and HAS_ONEDNN:
+        if num_rows >= LEAST_PACKED_ROWS or (num_rows > 1 and weight.numel() >= LEAST_PACKED_WEIGHT):
+            weight = packed_weight(linear)
         return lambda x: onednn_product(x, weight, bias)
     transposed = weight.t()
     if bias is None:

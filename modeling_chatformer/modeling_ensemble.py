@@ -24,10 +24,10 @@ from .embedding import ScaledEmbedding
 from .encoder import Encoder
 from .fast_decoding import NextToken, has_more, is_plain
 from .fast_loss import fused_loss
+from .fast_search import NextToken as AnyNextToken
 from .generation import ChatformerGenerationMixin
 from .pretrained import ChatformerPreTrainedModel, check_shows_attentions
 from .seq2seq import EncoderDecoderMixin
-from .seq2seq import NextToken as AnyNextToken
 
 if TYPE_CHECKING:
     # save_pretrained copies what is imported here: the folder's own pipeline.
@@ -197,14 +197,37 @@ class EnsembleModel(EncoderDecoderMixin, EnsemblePreTrainedModel):
 
 
 class EnsembleNextToken:
-    """The members' decoders for one new token of each reply, without modules."""
+    """The members' decoders for one new token of each row, without modules."""
 
-    def __init__(self, members: Sequence[NextToken], caches: Sequence[EncoderDecoderCache]):
-        self.members = list(zip(members, caches, strict=True))
+    def __init__(self, members: Sequence[NextToken], num_layers: int):
+        """num_layers: that each member has."""
+        self.members, self.num_layers = members, num_layers
 
-    def __call__(self, input_ids_B1: Tensor, cache: EncoderDecoderCache) -> Tensor:
-        """Return the logits after `input_ids_B1`, (B, 1, V), and add these tokens to the members' parts of a cache."""
-        return mean([member(input_ids_B1, own) for member, own in self.members])
+    def __call__(self, ids_R: Tensor) -> Tensor:
+        """Read the newest token of each row; return the logits after it, (R, V)."""
+        return mean([member(ids_R) for member in self.members])
+
+    def read(self, ids_R: Tensor) -> None:
+        """Read a token of each row whose next one is known."""
+        for member in self.members:
+            member.read(ids_R)
+
+    def follow(self, rows_R: Tensor) -> None:
+        """Each beam goes on with what another of the same question has said."""
+        for member in self.members:
+            member.follow(rows_R)
+
+    def keep(self, questions: Tensor) -> None:
+        """Go on with these questions alone."""
+        for member in self.members:
+            member.keep(questions)
+
+    def write(self, cache: EncoderDecoderCache) -> None:
+        """Add the keys and values of all rows and of their sources to an empty cache."""
+        caches = caches_of_members(cache, len(self.members), self.num_layers)
+        for member, own in zip(self.members, caches, strict=True):
+            member.write(own)
+        mark_as_read(cache)
 
 
 class EnsembleForConditionalGeneration(ChatformerGenerationMixin, EnsemblePreTrainedModel):
@@ -222,24 +245,20 @@ class EnsembleForConditionalGeneration(ChatformerGenerationMixin, EnsemblePreTra
         self.post_init()
 
     def fast_next_token(
-        self, cache: EncoderDecoderCache, memory_BSD: Tensor, memory_mask_B11S: Tensor | None
+        self, memory_QSD: Tensor, memory_mask_Q11S: Tensor | None, num_beams: int
     ) -> AnyNextToken | None:
-        decoder, head, num_members = self.model.decoder, self.lm_head, self.config.num_members
+        decoder, head = self.model.decoder, self.lm_head
         if type(decoder) is not EnsembleDecoder or type(head) is not EnsembleHead:
             return None
         if has_more(decoder) or has_more(head):
             return None
-        heads: Any = head.members
-        caches = caches_of_members(cache, num_members, self.config.decoder_layers)
-        memories = split(memory_BSD, num_members)
-        members = list(zip(decoder.members, heads, caches, memories, strict=True))
-        if not all(is_plain(self, decoder, head, own) for decoder, head, own, _ in members):
+        members = list(zip(decoder.members, head.members, split(memory_QSD, self.config.num_members), strict=True))
+        if not all(is_plain(self, decoder, head) for decoder, head, _ in members):
             return None
-        next_tokens = [
-            NextToken(decoder, head, own, memory, memory_mask_B11S) for decoder, head, own, memory in members
-        ]
-        mark_as_read(cache)
-        return EnsembleNextToken(next_tokens, caches)
+        return EnsembleNextToken(
+            [NextToken(decoder, head, memory, memory_mask_Q11S, num_beams) for decoder, head, memory in members],
+            self.config.decoder_layers,
+        )
 
 
 def embedding(member: int, prefix: str) -> str:

@@ -5,7 +5,6 @@ Each architecture supplies an encoder and a decoder. Letters after a tensor's na
 tokens, T target tokens, V vocabulary.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,9 +15,6 @@ from transformers.utils import can_return_tuple
 
 from .fast_loss import fused_loss
 from .loss import IGNORED
-
-NextToken = Callable[[Tensor, EncoderDecoderCache], Tensor]
-"""From the newest token of each reply and the cache of those before it to the logits, (B, 1, V)."""
 
 
 class EncoderDecoderMixin:
@@ -149,7 +145,6 @@ class ConditionalGenerationMixin(GenerationMixin):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_logits: bool = True,
-        next_token: NextToken | None = None,
         # With `label_smoothing`. The stock Trainer takes every parameter with "label" in its name for labels, and
         # would evaluate no loss if one of them is missing.
         **loss_options: Any,
@@ -163,11 +158,6 @@ class ConditionalGenerationMixin(GenerationMixin):
         `return_logits`, its `logits`, (B, T, V), are left out: they are the largest tensor, and the loss needs only a
         chunk of them at a time.
         """
-        if next_token is not None:
-            assert decoder_input_ids is not None and past_key_values is not None
-            # `prepare_inputs_for_generation` hands it along; it computes the same logits, faster.
-            logits_B1V = next_token(decoder_input_ids, past_key_values)
-            return Seq2SeqLMOutput(logits=logits_B1V, past_key_values=past_key_values)
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
             if decoder_input_ids is None and decoder_inputs_embeds is None:

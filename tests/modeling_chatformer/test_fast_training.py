@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache, EncoderDecoderCache
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.attention import eager_attention
@@ -219,21 +218,11 @@ def test_a_sped_up_model_still_decodes_without_modules():
     model = ChatformerForConditionalGeneration(config).eval()
     speed_up(model)
     assert {type(module) for module in model.modules()} >= {CheapDropout, *([OneDnnLinear] if HAS_ONEDNN else [])}
-    assert is_plain(
-        model,
-        model.model.decoder,
-        model.lm_head,
-        EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
-    )
+    assert is_plain(model, model.model.decoder, model.lm_head)
 
     class NoisyDropout(CheapDropout):
         def forward(self, x):
             return x + 1
 
     model.model.decoder.dropout.__class__ = NoisyDropout
-    assert not is_plain(
-        model,
-        model.model.decoder,
-        model.lm_head,
-        EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
-    )
+    assert not is_plain(model, model.model.decoder, model.lm_head)

@@ -1,0 +1,192 @@
+"""The searches around the decoder without modules find what transformers' own find, and keep what they keep."""
+
+import pytest
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from chatformer.fast_decoding import NextToken
+from chatformer.generation import ChatformerGenerationMixin
+
+SOURCES = torch.tensor(
+    [[5, 9, 8, 7, 12, 1, 1], [6, 4, 1, 1, 1, 1, 1], [1, 1, 10, 11, 12, 13, 3], [4, 1, 1, 1, 1, 1, 1]]
+)
+MASK = (SOURCES != 1).long()
+SEARCHES = {
+    "greedy": {},
+    "sampling": {"do_sample": True, "num_return_sequences": 3},
+    "beams": {"num_beams": 4},
+    "several of the beams": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.4},
+    "no length penalty": {"num_beams": 3, "length_penalty": 0.0},
+    "early stopping": {"num_beams": 4, "early_stopping": True},
+    "patient": {"num_beams": 4, "early_stopping": "never", "length_penalty": 2.0},
+    "many beams": {"num_beams": 9, "num_return_sequences": 9},
+    "beam sampling": {"num_beams": 3, "num_return_sequences": 3, "do_sample": True, "temperature": 2.0},
+    "a penalty": {"repetition_penalty": 1.7},
+    "beams with a penalty": {"num_beams": 4, "repetition_penalty": 1.7, "min_new_tokens": 3},
+}
+ENDS = {"an end": 2, "several ends": [2, 12, 7], "no end": None}
+
+
+@pytest.fixture
+def by_transformers(monkeypatch):
+    """Return a function that has transformers' searches and the modules generate."""
+
+    def generate(model, *arguments, **options):
+        with monkeypatch.context() as patched:
+            patched.setattr(ChatformerGenerationMixin, "_fast_next_token_for", lambda *_: None)
+            torch.manual_seed(0)
+            return model.generate(*arguments, **options)
+
+    return generate
+
+
+def by_us(model, *arguments, **options):
+    torch.manual_seed(0)
+    return model.generate(*arguments, **options)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The numbers of questions that have been kept, whenever others left."""
+    kept, keep = [], NextToken.keep
+
+    def note(self, questions):
+        kept.append(len(questions))
+        keep(self, questions)
+
+    monkeypatch.setattr(NextToken, "keep", note)
+    return kept
+
+
+@pytest.mark.parametrize("ends", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("options", SEARCHES.values(), ids=SEARCHES)
+def test_replies_are_the_same(copying_model, by_transformers, options, ends):
+    for rows in ([0, 1, 2, 3], [2]):
+        asked = {"attention_mask": MASK[rows], "max_new_tokens": 12, "eos_token_id": ends, **options}
+        found = by_us(copying_model, SOURCES[rows], **asked)
+        expected = by_transformers(copying_model, SOURCES[rows], **asked)
+        assert torch.equal(found, expected)
+        assert not found.is_inference()
+
+
+@pytest.mark.parametrize("ends", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("options", SEARCHES.values(), ids=SEARCHES)
+def test_what_is_returned_with_them_is_the_same(copying_model, by_transformers, options, ends):
+    options = {"attention_mask": MASK, "max_new_tokens": 12, "eos_token_id": ends, **options}
+    options |= {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    found, expected = by_us(copying_model, SOURCES, **options), by_transformers(copying_model, SOURCES, **options)
+    assert type(found) is type(expected) and found.keys() == expected.keys()
+    assert torch.equal(found.sequences, expected.sequences)
+    for name in ("scores", "logits"):
+        torch.testing.assert_close(torch.stack(found[name]), torch.stack(expected[name]), rtol=1e-4, atol=1e-4)
+        assert not any(each.is_inference() for each in found[name])
+    if "num_beams" in options:
+        torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found.beam_indices, expected.beam_indices)
+        assert found.beam_indices.dtype == expected.beam_indices.dtype
+    ours, theirs = found.past_key_values, expected.past_key_values
+    assert ours.is_updated == theirs.is_updated
+    # Which beams of those that cannot go on are the last ones is left to chance.
+    for part in ("self_attention_cache", "cross_attention_cache"):
+        for layer, wanted in zip(getattr(ours, part).layers, getattr(theirs, part).layers, strict=True):
+            for name in ("keys", "values"):
+                if "num_beams" not in options or part == "cross_attention_cache":
+                    torch.testing.assert_close(getattr(layer, name), getattr(wanted, name), rtol=1e-4, atol=1e-4)
+                assert getattr(layer, name).shape == getattr(wanted, name).shape
+                assert not getattr(layer, name).is_inference()
+
+
+def test_without_scores_there_are_none(copying_model, by_transformers):
+    options = {"attention_mask": MASK, "return_dict_in_generate": True}
+    for num_beams in (1, 2):
+        found = by_us(copying_model, SOURCES, num_beams=num_beams, **options)
+        expected = by_transformers(copying_model, SOURCES, num_beams=num_beams, **options)
+        assert found.keys() == expected.keys()
+
+
+def test_what_was_generated_can_be_gone_on_with_and_learnt_from(copying_model):
+    found = by_us(copying_model, SOURCES, attention_mask=MASK, return_dict_in_generate=True, max_new_tokens=4)
+    cache = found.past_key_values
+    outputs = copying_model(
+        decoder_input_ids=found.sequences[:, -1:],
+        encoder_outputs=copying_model.get_encoder()(SOURCES, MASK),
+        attention_mask=MASK,
+        past_key_values=cache,
+    )
+    expected = copying_model(SOURCES, MASK, decoder_input_ids=found.sequences).logits[:, -1:]
+    torch.testing.assert_close(outputs.logits, expected, rtol=1e-4, atol=1e-4)
+    outputs.logits.square().sum().backward()
+    copying_model.zero_grad()
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_a_forced_prefix_is_read_first(copying_model, by_transformers, options):
+    options = {
+        "decoder_input_ids": torch.tensor([[copying_model.config.decoder_start_token_id, 9, 8]] * 4),
+        "attention_mask": MASK,
+        **options,
+    }
+    found = by_us(copying_model, SOURCES, max_new_tokens=8, **options)
+    assert torch.equal(found, by_transformers(copying_model, SOURCES, max_new_tokens=8, **options))
+    assert (found[:, :3] == options["decoder_input_ids"][:1]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_questions_that_are_answered_leave(copying_model, by_transformers, kept, options):
+    options = {"attention_mask": MASK, "max_new_tokens": 12, **options}
+    expected = by_transformers(copying_model, SOURCES, **options)
+    assert not kept
+    assert torch.equal(by_us(copying_model, SOURCES, **options), expected)
+    assert kept and kept == sorted(kept, reverse=True) and kept[-1] < len(SOURCES)
+    # What they are numbered by stays as it is.
+    for more in ({"do_sample": True}, {"repetition_penalty": 1.1}, {"return_dict_in_generate": True}):
+        kept.clear()
+        by_us(copying_model, SOURCES, **options, **more)
+        assert not kept
+
+
+class Notes:
+    """What it is called with."""
+
+    def __init__(self):
+        self.seen = []
+
+    def note(self, input_ids, scores):
+        self.seen.append((input_ids.tolist(), scores.detach().clone() if torch.is_tensor(scores) else scores))
+
+
+class NotingProcessor(Notes, LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        self.note(input_ids, scores)
+        # It may change what it gets.
+        scores[:, 9] = -float("inf")
+        return scores
+
+
+class NotingCriteria(Notes, StoppingCriteria):
+    """Ends a row after the token 11, and all after ten tokens."""
+
+    def __call__(self, input_ids, scores, **_):
+        self.note(input_ids, scores)
+        return (input_ids[:, -1] == 11) | (input_ids.shape[1] >= 10)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("kind", ["processor", "criteria"])
+def test_what_a_caller_adds_sees_the_same(copying_model, by_transformers, kind, options):
+    notes, replies = [], []
+    for generate in (by_us, by_transformers):
+        each = NotingProcessor() if kind == "processor" else NotingCriteria()
+        more = (
+            {"logits_processor": LogitsProcessorList([each])}
+            if kind == "processor"
+            else {"stopping_criteria": StoppingCriteriaList([each])}
+        )
+        replies.append(generate(copying_model, SOURCES, attention_mask=MASK, max_new_tokens=12, **options, **more))
+        notes.append(each.seen)
+    assert torch.equal(*replies)
+    assert len(notes[0]) == len(notes[1]) > 3
+    for (ids, scores), (expected_ids, expected_scores) in zip(*notes, strict=True):
+        assert ids == expected_ids
+        if kind == "processor":
+            torch.testing.assert_close(scores, expected_scores, rtol=1e-4, atol=1e-4)
