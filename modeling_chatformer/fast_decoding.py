@@ -56,8 +56,9 @@ def is_inference(model: Any) -> bool:
 
 
 def has_more(module: nn.Module) -> bool:
-    """True if a module does more than its class says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+    """True if a module does more than its class says; hooks that matter to training alone have `only_trains`."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return "forward" in module.__dict__ or not all(getattr(hook, "only_trains", False) for hook in hooks)
 
 
 def is_plain(model: Any, decoder: Any, head: nn.Module) -> bool:

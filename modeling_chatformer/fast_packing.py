@@ -222,6 +222,10 @@ def show_padding(_: Any, arguments: tuple[Any, ...], options: dict[str, Any]) ->
     return arguments, options
 
 
+# The decoder without modules may do without it.
+show_padding.only_trains = True  # type: ignore[attr-defined]
+
+
 def tokens_of(labels_BT: Tensor) -> Tensor:
     """Which labels are tokens, and not padding: behind the last one that counts, nothing has an effect."""
     return (labels_BT != IGNORED).flip(1).cumsum(1).flip(1) > 0

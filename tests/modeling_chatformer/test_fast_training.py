@@ -218,7 +218,7 @@ def test_a_sped_up_model_still_decodes_without_modules():
     model = ChatformerForConditionalGeneration(config).eval()
     speed_up(model)
     assert {type(module) for module in model.modules()} >= {CheapDropout, *([OneDnnLinear] if HAS_ONEDNN else [])}
-    assert is_plain(model, model.model.decoder, model.lm_head)
+    assert is_plain(model, model.model.decoder, model.lm_head) and model._forward_pre_hooks
 
     class NoisyDropout(CheapDropout):
         def forward(self, x):
