@@ -21,6 +21,8 @@ NEITHER = re.compile(r"[\s▁]*|<0x[0-9A-F]{2}>")
 class OneScript(LogitsProcessor):
     """Lets a reply that has begun with words, or as a picture, go on only as it has begun."""
 
+    is_row_by_row = True
+
     def __init__(self, is_picture_V: Tensor, is_word_V: Tensor):
         self.is_picture_V, self.is_word_V = is_picture_V, is_word_V
 

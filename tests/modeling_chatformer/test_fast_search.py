@@ -131,7 +131,11 @@ def test_a_forced_prefix_is_read_first(copying_model, by_transformers, options):
     assert (found[:, :3] == options["decoder_input_ids"][:1]).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_beams": 3}, {"repetition_penalty": 1.2}, {"num_beams": 3, "no_repeat_ngram_size": 4}],
+    ids=["greedy", "beams", "greedy with a penalty", "beams with a rule"],
+)
 def test_questions_that_are_answered_leave(copying_model, by_transformers, kept, options):
     options = {"attention_mask": MASK, "max_new_tokens": 12, **options}
     expected = by_transformers(copying_model, SOURCES, **options)
@@ -139,7 +143,7 @@ def test_questions_that_are_answered_leave(copying_model, by_transformers, kept,
     assert torch.equal(by_us(copying_model, SOURCES, **options), expected)
     assert kept and kept == sorted(kept, reverse=True) and kept[-1] < len(SOURCES)
     # What they are numbered by stays as it is.
-    for more in ({"do_sample": True}, {"repetition_penalty": 1.1}, {"return_dict_in_generate": True}):
+    for more in ({"do_sample": True}, {"encoder_repetition_penalty": 1.1}, {"return_dict_in_generate": True}):
         kept.clear()
         by_us(copying_model, SOURCES, **options, **more)
         assert not kept
