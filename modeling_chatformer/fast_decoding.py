@@ -108,18 +108,23 @@ class NextToken:
             self.newest_WW = self.no_mask.new_full((num_beams, num_beams), float("-inf")).fill_diagonal_(0)
             self.others_QWTW = self.no_mask.new_zeros(len(memory_QSD), num_beams, 0, num_beams)
 
-    @torch.inference_mode()
     def __call__(self, ids_R: Tensor) -> Tensor:
         """Read the newest token of each row; return the logits after it, (R, V)."""
-        return self.output(self._read(ids_R))
+        position_D = self._next_position()
+        with torch.inference_mode():
+            return self.output(self._read(ids_R, position_D))
 
-    @torch.inference_mode()
     def read(self, ids_R: Tensor) -> None:
         """Read a token of each row whose next one is known."""
-        self._read(ids_R)
+        position_D = self._next_position()
+        with torch.inference_mode():
+            self._read(ids_R, position_D)
 
-    def _read(self, ids_R: Tensor) -> Tensor:
-        position_D = self.positions.extended_to(self.num_tokens + 1)[self.num_tokens]
+    def _next_position(self) -> Tensor:
+        # The table, which may grow here, is the model's: what inference mode makes cannot be learnt with.
+        return self.positions.extended_to(self.num_tokens + 1)[self.num_tokens]
+
+    def _read(self, ids_R: Tensor, position_D: Tensor) -> Tensor:
         x_RD = torch.add(position_D, torch.embedding(self.embedding, ids_R), alpha=self.scale)
         others_QWTW = self._others() if self.num_beams > 1 else None
         for layer in self.layers:

@@ -71,6 +71,8 @@ def test_it_gives_what_the_modules_give(make_model, fields, attention, products)
         found = token_by_token(model, mask)
         torch.testing.assert_close(found, at_once(model, mask), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, at_once(model), atol=1e-2)
+    # The table that has grown can be learnt with.
+    assert not model.model.decoder.positions.table.is_inference()
 
 
 @pytest.mark.parametrize("fields", [{}, {"self_attention": "fixed", "stride": 3}], ids=["full", "fixed"])
@@ -249,6 +251,11 @@ def with_its_own_forward_wrapped(model):
     model.forward = lambda *arguments, **inputs: plain(*arguments, **inputs)
 
 
+def with_its_own_inputs(model):
+    plain = model.prepare_inputs_for_generation
+    model.prepare_inputs_for_generation = lambda *arguments, **inputs: plain(*arguments, **inputs)
+
+
 def with_its_own_forward_compiled(model):
     model.compile(backend="eager")
 
@@ -258,7 +265,7 @@ def with_its_own_forward_compiled(model):
     [
         *(with_hook, with_hook_before, with_its_own_hook, with_other_forward, with_other_layer, with_other_output),
         *(with_other_model, of_another_class, with_inputs_of_another_class, with_a_sublayer_in_training),
-        *(with_its_own_forward_wrapped, with_its_own_forward_compiled),
+        *(with_its_own_forward_wrapped, with_its_own_inputs, with_its_own_forward_compiled),
     ],
 )
 @pytest.mark.parametrize("num_beams", [1, 2])

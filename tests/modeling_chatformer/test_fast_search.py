@@ -17,7 +17,7 @@ SEARCHES = {
     "beams": {"num_beams": 4},
     "several of the beams": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.4},
     "no length penalty": {"num_beams": 3, "length_penalty": 0.0},
-    "early stopping": {"num_beams": 4, "early_stopping": True},
+    "early stopping": {"num_beams": 4, "num_return_sequences": 4, "early_stopping": True, "length_penalty": 3.0},
     "patient": {"num_beams": 4, "early_stopping": "never", "length_penalty": 2.0},
     "many beams": {"num_beams": 9, "num_return_sequences": 9},
     "beam sampling": {"num_beams": 3, "num_return_sequences": 3, "do_sample": True, "temperature": 2.0},
