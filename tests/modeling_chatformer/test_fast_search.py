@@ -2,9 +2,16 @@
 
 import pytest
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from chatformer.fast_decoding import NextToken
+from chatformer.fast_search import Candidate, Question
 from chatformer.generation import ChatformerGenerationMixin
 
 SOURCES = torch.tensor(
@@ -147,6 +154,18 @@ def test_questions_that_are_answered_leave(copying_model, by_transformers, kept,
         kept.clear()
         by_us(copying_model, SOURCES, **options, **more)
         assert not kept
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_with_early_stopping_a_question_is_answered_by_as_many_as_there_are_beams(early_stopping):
+    config = GenerationConfig(num_beams=2, length_penalty=1.0, early_stopping=early_stopping)
+    question = Question(0, [None, None])
+    likely, likelier = [Candidate(-2.0, 0, 7, True), Candidate(-2.5, 1, 7, True)], Candidate(-1.0, 0, 9, True)
+    going = [Candidate(-0.5, 0, 5, False), Candidate(-0.6, 1, 5, False)]
+    question.go_on([*likely, *going], 1, 9, config)
+    assert question.is_answered(config) == early_stopping
+    question.go_on([likelier, *going], 2, 9, config)
+    assert [said.token for _, said in question.ended] == ([7, 7] if early_stopping else [9, 7])
 
 
 class Notes:
