@@ -4,8 +4,8 @@ The decoder for one new token of each reply on a CPU, without modules.
 Decoding one token on a CPU spends most of its time in module overhead. This file is the same arithmetic without it. It
 is used only if every module is plain: in eval mode, on a CPU, without hooks, adapters or quantized weights.
 
-The beams of a question share its source, and one pool of keys and values, where a mask tells a beam's own tokens from
-the others'. So nothing is copied when a beam goes on with what another one has said.
+The beams of a question share its source, and one pool of keys and values, where a mask hides from a beam what others
+have said. So no keys and values are copied when a beam goes on with what another one has said.
 
 Letters after a tensor's name are its axes: Q questions, W beams of each (the width of the search; 1 without beams), R
 rows, one for each beam of each question, S source tokens, T target tokens so far, K keys, D d_model, V vocabulary, H
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import EncoderDecoderCache
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from .attention import CrossAttention, MaskedSelfAttention
 from .decoder import Decoder, DecoderLayer
@@ -92,7 +92,7 @@ class NextToken:
     ):
         """Project the source's keys and values."""
         self.embedding, self.scale = decoder.embedding.weight, decoder.embedding.embed_scale
-        self.positions = decoder.positions
+        self.decoder, self.memory_QSD, self.memory_mask_Q11S = decoder, memory_QSD, memory_mask_Q11S
         self.num_heads, self.num_beams, self.num_tokens = decoder.config.num_heads, num_beams, 0
         num_rows = len(memory_QSD) * num_beams
         with torch.inference_mode():
@@ -106,7 +106,7 @@ class NextToken:
                 self.memory_mask_N1S = mask.expand(-1, self.num_heads, -1, -1).flatten(0, 1)
             # Added to the scores: a beam does not see what others have said, and of the newest tokens its own alone.
             self.newest_WW = self.no_mask.new_full((num_beams, num_beams), float("-inf")).fill_diagonal_(0)
-            self.others_QWTW = self.no_mask.new_zeros(len(memory_QSD), num_beams, 0, num_beams)
+            self.hidden_QWTW = self.no_mask.new_zeros(len(memory_QSD), num_beams, 0, num_beams)
 
     def __call__(self, ids_R: Tensor) -> Tensor:
         """Read the newest token of each row; return the logits after it, (R, V)."""
@@ -114,40 +114,56 @@ class NextToken:
         with torch.inference_mode():
             return self.output(self._read(ids_R, position_D))
 
-    def read(self, ids_R: Tensor) -> None:
-        """Read a token of each row whose next one is known."""
-        position_D = self._next_position()
+    def read(self, ids_RT: Tensor) -> None:
+        """
+        Read the first tokens of each row, which are the same for all beams of a question.
+
+        All at once, which the modules do best.
+        """
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.decoder(
+            ids_RT[:: self.num_beams],
+            encoder_hidden_states=self.memory_QSD,
+            encoder_attention_mask=self.memory_mask_Q11S,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        self.num_tokens = ids_RT.shape[1]
         with torch.inference_mode():
-            self._read(ids_R, position_D)
+            own_layers: Any = cache.self_attention_cache.layers
+            for layer, read in zip(self.layers, own_layers, strict=True):
+                layer.begin_with(read.keys, read.values)
+            # Each beam has them in its own places.
+            self.hidden_QWTW = self.newest_WW[:, None].repeat(len(self.memory_QSD), 1, self.num_tokens, 1)
 
     def _next_position(self) -> Tensor:
         # The table, which may grow here, is the model's: what inference mode makes cannot be learnt with.
-        return self.positions.extended_to(self.num_tokens + 1)[self.num_tokens]
+        return self.decoder.positions.extended_to(self.num_tokens + 1)[self.num_tokens]
 
     def _read(self, ids_R: Tensor, position_D: Tensor) -> Tensor:
         x_RD = torch.add(position_D, torch.embedding(self.embedding, ids_R), alpha=self.scale)
-        others_QWTW = self._others() if self.num_beams > 1 else None
+        hidden_QWTW = self._hidden() if self.num_beams > 1 else None
         for layer in self.layers:
-            x_RD = layer(x_RD, others_QWTW, self.no_mask, self.memory_mask_N1S)
+            x_RD = layer(x_RD, hidden_QWTW, self.no_mask, self.memory_mask_N1S)
         self.num_tokens += 1
         return x_RD
 
-    def _others(self) -> Tensor:
+    def _hidden(self) -> Tensor:
         """What each beam does not see of the pool, for the token that is being read, (Q, W, T, W)."""
-        if self.num_tokens == self.others_QWTW.shape[2]:
-            self.others_QWTW = with_more_room(self.others_QWTW)
-        self.others_QWTW[:, :, self.num_tokens] = self.newest_WW
-        return self.others_QWTW[:, :, : self.num_tokens + 1]
+        if self.num_tokens == self.hidden_QWTW.shape[2]:
+            self.hidden_QWTW = with_more_room(self.hidden_QWTW)
+        self.hidden_QWTW[:, :, self.num_tokens] = self.newest_WW
+        return self.hidden_QWTW[:, :, : self.num_tokens + 1]
 
     @torch.inference_mode()
     def follow(self, rows_R: Tensor) -> None:
         """Each beam goes on with what another of the same question has said."""
-        self.others_QWTW = self.others_QWTW.flatten(0, 1).index_select(0, rows_R).view_as(self.others_QWTW)
+        self.hidden_QWTW = self.hidden_QWTW.flatten(0, 1).index_select(0, rows_R).view_as(self.hidden_QWTW)
 
     @torch.inference_mode()
     def keep(self, questions: Tensor) -> None:
         """Go on with these questions alone."""
-        self.others_QWTW = self.others_QWTW.index_select(0, questions)
+        self.hidden_QWTW = self.hidden_QWTW.index_select(0, questions)
         if self.memory_mask_N1S is not self.no_mask:
             self.memory_mask_N1S = chosen(self.memory_mask_N1S, questions, self.num_heads)
         for layer in self.layers:
@@ -155,11 +171,11 @@ class NextToken:
 
     def write(self, cache: EncoderDecoderCache) -> None:
         """Add the keys and values of all rows and of their sources to an empty cache."""
-        num_questions = len(self.others_QWTW)
-        speaker_QWT = torch.zeros(num_questions, self.num_beams, self.num_tokens, dtype=torch.long)
+        num_questions = len(self.hidden_QWTW)
+        speaker_QWT = torch.zeros(num_questions, self.num_beams, self.num_tokens, dtype=torch.long, device="cpu")
         if self.num_beams > 1:
             # The one token of each place that is not hidden.
-            speaker_QWT = self.others_QWTW[:, :, : self.num_tokens].argmax(-1)
+            speaker_QWT = self.hidden_QWTW[:, :, : self.num_tokens].argmax(-1)
         for index, layer in enumerate(self.layers):
             (keys, values), (memory_keys, memory_values) = layer.keys_and_values(speaker_QWT)
             cache.self_attention_cache.update(keys, values, index)
@@ -182,7 +198,7 @@ class NextTokenLayer:
             (norm.normalized_shape, norm.weight, norm.bias, norm.eps)
             for norm in (layer.self_attention_norm, layer.cross_attention_norm, layer.feed_forward_norm)
         ]
-        self.scaling = own.scaling
+        self.own_scaling, self.cross_scaling = own.scaling, cross.scaling
         self.pattern = pattern_of(own.config, own.layer_index, is_causal=True)
         self.num_channels = own.config.d_model // own.num_heads
         memory_XD = memory_QSD.flatten(0, 1)
@@ -202,26 +218,33 @@ class NextTokenLayer:
         self.keys_NCK = keys_QHTWC.flatten(0, 1).flatten(1, 2).transpose(1, 2)
         self.values_NKC = values_QHTWC.flatten(0, 1).flatten(1, 2)
 
-    def __call__(self, x_RD: Tensor, others_QWTW: Tensor | None, no_mask: Tensor, memory_mask_N1S: Tensor) -> Tensor:
+    def __call__(self, x_RD: Tensor, hidden_QWTW: Tensor | None, no_mask: Tensor, memory_mask_N1S: Tensor) -> Tensor:
         query, key, value, output = self.own_products
         if self.num_tokens == len(self.slots[0]):
             self._use(*map(with_more_room, self.pools))
         self.slots[0][self.num_tokens].copy_(self.by_head(key(x_RD)))
         self.slots[1][self.num_tokens].copy_(self.by_head(value(x_RD)))
         self.num_tokens += 1
-        attended_RD = self.attend(query(x_RD), *self.seen(others_QWTW, no_mask))
+        attended_RD = self.attend(query(x_RD), *self.seen(hidden_QWTW, no_mask), self.own_scaling)
         x_RD = torch.layer_norm(x_RD + output(attended_RD), *self.norms[0])
         query, output = self.cross_products
-        attended_RD = self.attend(query(x_RD), self.memory_keys_NCS, self.memory_values_NSC, memory_mask_N1S)
+        attended_RD = self.attend(
+            query(x_RD), self.memory_keys_NCS, self.memory_values_NSC, memory_mask_N1S, self.cross_scaling
+        )
         x_RD = torch.layer_norm(x_RD + output(attended_RD), *self.norms[1])
         return torch.layer_norm(x_RD + self.outer(self.activation(self.inner(x_RD))), *self.norms[2])
+
+    def begin_with(self, keys_QHTC: Tensor, values_QHTC: Tensor) -> None:
+        """Take the keys and values of the first tokens, which all beams have said."""
+        self._use(*(x.unsqueeze(3).repeat(1, 1, 1, self.num_beams, 1) for x in (keys_QHTC, values_QHTC)))
+        self.num_tokens = keys_QHTC.shape[2]
 
     def by_head(self, x_RD: Tensor) -> Tensor:
         """(R, D) to (Q, H, W, C)."""
         x_QWHC = x_RD.view(-1, self.num_beams, self.num_heads, self.num_channels)
         return x_QWHC.transpose(1, 2)
 
-    def seen(self, others_QWTW: Tensor | None, no_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def seen(self, hidden_QWTW: Tensor | None, no_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The keys, (N, C, K), and values, (N, K, C), that the newest token looks at, and what each beam ignores."""
         num_seen = self.num_tokens * self.num_beams
         if self.pattern is None:
@@ -232,22 +255,24 @@ class NextTokenLayer:
             )
             shape_NKC = len(self.keys_NCK), -1, self.num_channels
             keys_NCK, values_NKC = keys_QHTX.reshape(shape_NKC).transpose(1, 2), values_QHTX.reshape(shape_NKC)
-            if others_QWTW is not None:
-                others_QWTW = self.pattern.seen_by_last(others_QWTW)
-        if others_QWTW is None:
+            if hidden_QWTW is not None:
+                hidden_QWTW = self.pattern.seen_by_last(hidden_QWTW)
+        if hidden_QWTW is None:
             return keys_NCK, values_NKC, no_mask
-        others_QWK = others_QWTW.flatten(2)
-        if len(others_QWK) > 1:
-            others_QWK = others_QWK.repeat_interleave(self.num_heads, 0)
-        return keys_NCK, values_NKC, others_QWK
+        hidden_QWK = hidden_QWTW.flatten(2)
+        if len(hidden_QWK) > 1:
+            hidden_QWK = hidden_QWK.repeat_interleave(self.num_heads, 0)
+        return keys_NCK, values_NKC, hidden_QWK
 
-    def attend(self, query_RD: Tensor, keys_NCK: Tensor, values_NKC: Tensor, mask_NWK: Tensor) -> Tensor:
+    def attend(
+        self, query_RD: Tensor, keys_NCK: Tensor, values_NKC: Tensor, mask_NWK: Tensor, scaling: float
+    ) -> Tensor:
         """Equation 1 for one query of each head and row, (R, D), with `mask_NWK` added to the scores."""
         if self.num_beams == 1:
             query_NWC = query_RD.view(-1, 1, self.num_channels)
         else:
             query_NWC = self.by_head(query_RD).flatten(0, 1)
-        weights_NWK = torch.baddbmm(mask_NWK, query_NWC, keys_NCK, alpha=self.scaling).softmax(-1)
+        weights_NWK = torch.baddbmm(mask_NWK, query_NWC, keys_NCK, alpha=scaling).softmax(-1)
         attended_NWC = torch.bmm(weights_NWK, values_NKC)
         if self.num_beams == 1:
             return attended_NWC.view_as(query_RD)
@@ -265,8 +290,8 @@ class NextTokenLayer:
 
         speaker_QWT: which beam has said the tokens that a beam has.
         """
-        question_Q11 = torch.arange(len(speaker_QWT))[:, None, None]
-        token_T = torch.arange(speaker_QWT.shape[2])
+        question_Q11 = torch.arange(len(speaker_QWT), device="cpu")[:, None, None]
+        token_T = torch.arange(speaker_QWT.shape[2], device="cpu")
         own = [
             pool_QHTWC.permute(0, 2, 3, 1, 4)[question_Q11, token_T, speaker_QWT].transpose(2, 3).flatten(0, 1)
             for pool_QHTWC in self.pools

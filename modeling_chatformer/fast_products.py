@@ -49,7 +49,8 @@ class PackedWeight(NamedTuple):
     @classmethod
     def of(cls, weight_NK: Tensor) -> "PackedWeight":
         # It has no structure that a change of the weight could have too.
-        probe_1K = torch.randn(1, weight_NK.shape[1], generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator("cpu").manual_seed(0)
+        probe_1K = torch.randn(1, weight_NK.shape[1], generator=generator, dtype=weight_NK.dtype, device="cpu")
         packed = torch.ops.mkldnn._reorder_linear_weight(weight_NK, ROWS_OF_ITS_LAYOUT)
         return cls(packed, probe_1K, onednn_product(probe_1K, weight_NK))
 
@@ -57,10 +58,11 @@ class PackedWeight(NamedTuple):
         """
         True unless a product with the weight shows that it has changed.
 
-        A change that no product shows, since it is less than rounding, would not show in others either. torch itself
-        does not count all changes: those of `weight.data` are not.
+        torch does not count all changes: not those of `weight.data`. What may go unseen here is a change of a few
+        elements alone that is as small as rounding.
         """
-        return torch.equal(onednn_product(self.probe_1K, weight_NK), self.product_1N)
+        shape = self.product_1N.shape[1], self.probe_1K.shape[1]
+        return weight_NK.shape == shape and torch.equal(onednn_product(self.probe_1K, weight_NK), self.product_1N)
 
 
 PACKED_WEIGHTS: WeakKeyDictionary[nn.Linear, PackedWeight] = WeakKeyDictionary()
@@ -74,6 +76,6 @@ def packed_weight(linear: nn.Linear) -> Tensor:
     """
     weight_NK = linear.weight.detach()
     packed = PACKED_WEIGHTS.get(linear)
-    if packed is None or packed.product_1N.shape[1] != len(weight_NK) or not packed.is_of(weight_NK):
+    if packed is None or not packed.is_of(weight_NK):
         PACKED_WEIGHTS[linear] = packed = PackedWeight.of(weight_NK)
     return packed.weight

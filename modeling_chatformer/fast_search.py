@@ -1,8 +1,8 @@
 """
 Greedy search, sampling and beam search around a decoder without modules, with the results of transformers' own.
 
-For each token, `generate()` asks and keeps what only some models, options and devices need. Here that is settled once,
-what is known of the replies so far is in lists, where a CPU finds it sooner than in tensors, and questions that are
+For each token, `generate()` asks and keeps what only some models, options and devices need. Here that is settled once.
+What is known of the replies so far is in lists, where a CPU finds it sooner than in tensors. And questions that are
 answered leave the batch.
 
 Letters after a tensor's name are its axes: Q questions, W beams of each (the width of the search), R rows, which are
@@ -10,6 +10,7 @@ the beams of each question or, without beams, the questions, K candidates, T tar
 several of these in one.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -40,17 +41,17 @@ ROW_BY_ROW = (
 """Processors for which it does not matter what else is in a batch, as any is that says so by `is_row_by_row`."""
 
 NO_SCORE = -1e9
-"""Added to the score of a beam that is not to go on."""
+"""The score of a beam that is none yet, of a reply that was not found, and what a beam that has ended loses."""
 
 
-class NextToken(Protocol):
-    """The logits after each token of some rows."""
+class TokenByToken(Protocol):
+    """A decoder that reads the replies token by token."""
 
     def __call__(self, ids_R: Tensor) -> Tensor:
         """Read the newest token of each row; return the logits after it, (R, V)."""
 
-    def read(self, ids_R: Tensor) -> None:
-        """Read a token of each row whose next one is known."""
+    def read(self, ids_RT: Tensor) -> None:
+        """Read the first tokens of each row, which are the same for all beams of a question."""
 
     def follow(self, rows_R: Tensor) -> None:
         """Each beam goes on with what another of the same question has said."""
@@ -65,7 +66,14 @@ class NextToken(Protocol):
 class Search:
     """What is the same for all tokens of a generation, and the scores and logits that are asked for."""
 
-    def __init__(self, config: GenerationConfig, logits_processor: Any, stopping_criteria: Any, num_read: int):
+    def __init__(
+        self,
+        config: GenerationConfig,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        num_read: int,
+        streamer: Any = None,
+    ):
         """num_read: the number of tokens that a reply has already."""
         self.processor, self.criteria = logits_processor, stopping_criteria
         self.has_usual_criteria = all(type(each) in (MaxLengthCriteria, EosTokenCriteria) for each in stopping_criteria)
@@ -73,21 +81,21 @@ class Search:
         # Draws depend on the whole batch, and what is a caller's may number its rows.
         self.may_leave = (
             self.has_usual_criteria
-            and not (config.do_sample or config.return_dict_in_generate)
+            and not (config.do_sample or config.return_dict_in_generate or streamer is not None)
             and all(type(each) in ROW_BY_ROW or getattr(each, "is_row_by_row", False) for each in logits_processor)
         )
-        lengths = [each.max_length for each in stopping_criteria if type(each) is MaxLengthCriteria]
-        self.max_length = min([config.max_length, *lengths])
+        self.lengths = [each for each in stopping_criteria if type(each) is MaxLengthCriteria]
+        self.max_length = min((each.max_length for each in self.lengths), default=math.inf)
+        self.num_positions = min((each.max_position_embeddings or math.inf for each in self.lengths), default=math.inf)
         self.most_new = config.max_length - num_read
-        self.ends = [
-            token
-            for each in stopping_criteria
-            if hasattr(each, "eos_token_id")
-            for token in torch.as_tensor(each.eos_token_id).flatten().tolist()
-        ]
+        ends = [each.eos_token_id.tolist() for each in stopping_criteria if type(each) is EosTokenCriteria]
+        self.ends = frozenset(token for each in ends for token in each)
+        self.pads = any(hasattr(each, "eos_token_id") for each in stopping_criteria)
+        own = config.eos_token_id
+        self.own_ends = [] if own is None else torch.as_tensor(own, device="cpu").flatten().tolist()
         self.padding = config.pad_token_id
-        if self.padding is None and self.ends:
-            self.padding = self.ends[0]
+        if self.padding is None and self.own_ends:
+            self.padding = self.own_ends[0]
         self.scores: list[Tensor] | None = None
         self.logits: list[Tensor] | None = None
         if config.return_dict_in_generate:
@@ -111,11 +119,16 @@ class Search:
             return ended
         if length >= self.max_length:
             return [True] * len(newest)
+        if length > self.num_positions:
+            # They warn of it.
+            for each in self.lengths:
+                each(ids_RT.new_empty(1, length), None)
+            self.num_positions = math.inf
         return [token in self.ends for token in newest]
 
     def padding_of_beams(self) -> int:
         """What transformers fills up the replies of a beam search with."""
-        return (self.padding or self.ends[0]) if self.ends else -1
+        return (self.padding or self.own_ends[0]) if self.own_ends else -1
 
     def found(self, sequences: Tensor, **more: Any) -> dict[str, Any]:
         """What the search has found, under the names that transformers' outputs give it."""
@@ -123,17 +136,16 @@ class Search:
         return {"sequences": sequences, "scores": scores, "logits": logits, **more}
 
 
-def read_but_last(next_token: NextToken, ids_RT: Tensor) -> Tensor:
+def read_but_last(next_token: TokenByToken, ids_RT: Tensor) -> Tensor:
     """Read what is known of the replies already, but for the newest tokens, (R,), which are returned."""
-    *known, newest_R = ids_RT.unbind(1)
-    for ids_R in known:
-        next_token.read(ids_R)
-    return newest_R
+    if ids_RT.shape[1] > 1:
+        next_token.read(ids_RT[:, :-1])
+    return ids_RT[:, -1]
 
 
 def likeliest(scores_RV: Tensor) -> Tensor:
     """The token of the highest score, (R,), as `argmax` finds it: torch's takes ten times as long as numpy's."""
-    return torch.from_numpy(scores_RV.numpy().argmax(-1))
+    return torch.from_numpy(scores_RV.float().numpy().argmax(-1))
 
 
 def sampled(scores_RV: Tensor, num_samples: int) -> Tensor:
@@ -144,11 +156,11 @@ def sampled(scores_RV: Tensor, num_samples: int) -> Tensor:
 def filled_up(rows: Sequence[Sequence[int]], filling: Any, **options: Any) -> Tensor:
     """The rows as a tensor, (R, T)."""
     length = max(map(len, rows))
-    return torch.tensor([[*row, *[filling] * (length - len(row))] for row in rows], **options)
+    return torch.tensor([[*row, *[filling] * (length - len(row))] for row in rows], device="cpu", **options)
 
 
 def sample(
-    next_token: NextToken,
+    next_token: TokenByToken,
     ids_RT: Tensor,
     logits_processor: Any,
     stopping_criteria: Any,
@@ -157,7 +169,7 @@ def sample(
 ) -> dict[str, Any]:
     """Go on with `ids_RT` by the likeliest tokens or, with `do_sample`, by draws."""
     config = generation_config
-    search = Search(config, logits_processor, stopping_criteria, ids_RT.shape[1])
+    search = Search(config, logits_processor, stopping_criteria, ids_RT.shape[1], streamer)
     needs_copies = bool(logits_processor or config.return_dict_in_generate)
     replies = ids_RT.tolist()
     batch, is_open = list(replies), [True] * len(replies)
@@ -168,22 +180,22 @@ def sample(
         scores_RV = search.processed(ids_RT, logits_RV, logits_RV)
         ids_R = sampled(scores_RV, 1).squeeze(1) if config.do_sample else likeliest(scores_RV)
         newest = ids_R.tolist()
-        if search.ends and not all(is_open):
+        if search.pads and not all(is_open):
             newest = [token if is_open[row] else search.padding for row, token in enumerate(newest)]
-            ids_R = torch.tensor(newest)
+            ids_R = torch.tensor(newest, device="cpu")
         for reply, token in zip(batch, newest, strict=True):
             reply.append(token)
         if search.needs_ids:
             ids_RT = torch.cat([ids_RT, ids_R[:, None]], -1)
+        ended = search.are_ended(newest, len(batch[0]), ids_RT)
         if streamer is not None:
             streamer.put(ids_R)
-        ended = search.are_ended(newest, len(batch[0]), ids_RT)
         is_open = [is_open[row] and not end for row, end in enumerate(ended)]
         if search.may_leave and 0 < sum(is_open) < MOST_THAT_STAY * len(is_open):
             rows = [row for row, still in enumerate(is_open) if still]
             ids_RT, ids_R = ids_RT[rows], ids_R[rows]
             batch, is_open = [batch[row] for row in rows], [True] * len(rows)
-            next_token.keep(torch.tensor(rows))
+            next_token.keep(torch.tensor(rows, device="cpu"))
     if streamer is not None:
         streamer.end()
     return search.found(filled_up(replies, search.padding))
@@ -243,31 +255,35 @@ class Question:
         the number that a reply may have.
         """
         num_beams, penalty = len(self.beams), config.length_penalty
-        going = [candidate for candidate in candidates if not candidate.is_end]
-        if len(going) < len(candidates):
+        if any(candidate.is_end for candidate in candidates):
             if not self.is_answered(config):
                 # The candidates after as many as there are beams are there to go on only.
                 new = (candidate for candidate in candidates[:num_beams] if candidate.is_end)
-                self.ended += [(candidate.score / num_new**penalty, self.said(candidate)) for candidate in new]
+                scored = ((candidate.score / num_new**penalty, self.said(candidate)) for candidate in new)
+                self.ended += [(score, said) for score, said in scored if score > NO_SCORE]
                 self.ended.sort(key=lambda scored: -scored[0])
                 del self.ended[num_beams:]
-            if len(going) < num_beams:
-                ended = (candidate for candidate in candidates if candidate.is_end)
-                going += [candidate._replace(score=candidate.score + NO_SCORE) for candidate in ended]
-        if config.do_sample:
-            going.sort(key=lambda candidate: -candidate.score)
-        del going[num_beams:]
+            candidates = [
+                candidate._replace(score=candidate.score + NO_SCORE) if candidate.is_end else candidate
+                for candidate in candidates
+            ]
+        going = sorted(candidates, key=lambda candidate: -candidate.score)[:num_beams]
         self.beams = [self.said(candidate) for candidate in going]
-        if self.can_improve and self.is_full():
+        if self.can_improve:
             # As transformers guesses it from the length at which a beam may end.
             is_patient = config.early_stopping == "never" and penalty > 0
             reachable = going[0].score / (most_new if is_patient else num_new) ** penalty
-            self.can_improve = reachable > self.ended[-1][0]
+            self.can_improve = reachable > (self.ended[-1][0] if self.is_full() else NO_SCORE)
         return going
+
+    def best(self, number: int) -> list[tuple[float, list[Said]]]:
+        """The scores and tokens of the best replies, which are empty where there are not enough."""
+        replies = [(score, said.all()) for score, said in self.ended[:number]]
+        return replies + [(NO_SCORE, [])] * (number - len(replies))
 
 
 def beam_search(
-    next_token: NextToken,
+    next_token: TokenByToken,
     ids_RT: Tensor,
     logits_processor: Any,
     stopping_criteria: Any,
@@ -278,11 +294,11 @@ def beam_search(
     search = Search(config, logits_processor, stopping_criteria, ids_RT.shape[1])
     num_beams, prompts, first_length = config.num_beams, ids_RT.tolist(), ids_RT.shape[1]
     # So many that enough go on where others end.
-    num_candidates = max(2, 1 + len(search.ends)) * num_beams
+    num_candidates = max(2, 1 + len(search.own_ends)) * num_beams
     questions = [Question(row, [None] * num_beams) for row in range(0, len(ids_RT), num_beams)]
     batch, num_new = questions, 0
     # At first all beams of a question are the same, and one alone counts.
-    total_R1 = torch.full((len(ids_RT), 1), NO_SCORE)
+    total_R1 = torch.full((len(ids_RT), 1), NO_SCORE, dtype=torch.float32, device="cpu")
     total_R1[::num_beams] = 0
     ids_R = read_but_last(next_token, ids_RT)
     while True:
@@ -300,7 +316,7 @@ def beam_search(
         beam_QK, token_QK = index_QK // vocabulary, index_QK % vocabulary
         candidates_XT = ids_RT
         if not search.has_usual_criteria:
-            rows_QK = beam_QK + torch.arange(0, len(ids_R), num_beams)[:, None]
+            rows_QK = beam_QK + torch.arange(0, len(ids_R), num_beams, device="cpu")[:, None]
             candidates_XT = torch.cat([ids_RT[rows_QK.flatten()], token_QK.view(-1, 1)], -1)
         ended = search.are_ended(token_QK.flatten().tolist(), first_length + num_new, candidates_XT)
         candidates = list(map(Candidate, *(each.flatten().tolist() for each in (total_QK, beam_QK, token_QK)), ended))
@@ -310,12 +326,13 @@ def beam_search(
         ]
         flat = [candidate for row in going for candidate in row]
         first_rows = [row for row in range(0, len(flat), num_beams) for _ in range(num_beams)]
-        rows_R = torch.tensor([row + candidate.beam for row, candidate in zip(first_rows, flat, strict=True)])
+        rows = [row + candidate.beam for row, candidate in zip(first_rows, flat, strict=True)]
+        rows_R = torch.tensor(rows, device="cpu")
         next_token.follow(rows_R)
         if all(ended) or all(question.is_answered(config) for question in batch):
             break
-        ids_R = torch.tensor([candidate.token for candidate in flat])
-        total_R1 = torch.tensor([candidate.score for candidate in flat]).unsqueeze(1)
+        ids_R = torch.tensor([candidate.token for candidate in flat], device="cpu")
+        total_R1 = torch.tensor([[candidate.score] for candidate in flat], dtype=torch.float32, device="cpu")
         if search.needs_ids:
             ids_RT = torch.cat([ids_RT[rows_R], ids_R[:, None]], -1)
         if search.may_leave:
@@ -325,14 +342,15 @@ def beam_search(
                 ids_RT, ids_R, total_R1 = (
                     x_RX.unflatten(0, (-1, num_beams))[open_ones].flatten(0, 1) for x_RX in (ids_RT, ids_R, total_R1)
                 )
-                next_token.keep(torch.tensor(open_ones))
+                next_token.keep(torch.tensor(open_ones, device="cpu"))
     best = [
-        (score, prompt, said.all())
+        (score, prompt, reply)
         for question, prompt in zip(questions, prompts[::num_beams], strict=True)
-        for score, said in question.ended[: config.num_return_sequences]
+        for score, reply in question.best(config.num_return_sequences)
     ]
+    scores = torch.tensor([score for score, *_ in best], dtype=torch.float32, device="cpu")
     return search.found(
         filled_up([[*prompt, *(said.token for said in reply)] for _, prompt, reply in best], search.padding_of_beams()),
-        sequences_scores=torch.tensor([score for score, *_ in best]) if config.output_scores else None,
+        sequences_scores=scores if config.output_scores else None,
         beam_indices=filled_up([[said.row for said in reply] for *_, reply in best], -1, dtype=torch.int32),
     )

@@ -5,6 +5,7 @@ Letters after a tensor's name are its axes: B batch, S source tokens, T target t
 beam of each question.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -15,8 +16,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from .embedding import positions_of
 from .fast_decoding import NextToken, is_inference, is_plain
-from .fast_search import NextToken as AnyNextToken
-from .fast_search import beam_search, sample
+from .fast_search import TokenByToken, beam_search, sample
 from .seq2seq import ConditionalGenerationMixin
 
 
@@ -30,12 +30,18 @@ class MemoryMask(NamedTuple):
 MEMORY_MASKS: WeakKeyDictionary[EncoderDecoderCache, MemoryMask] = WeakKeyDictionary()
 """The mask of the source that each cache belongs to."""
 
-OF_A_SEARCH = frozenset({"logits_processor", "stopping_criteria", "generation_config", "streamer"})
+SEARCH_OPTIONS = frozenset({"logits_processor", "stopping_criteria", "generation_config", "streamer"})
+"""What `generate()` hands to a search that is not for the model's inputs."""
+
 USUAL_INPUTS = frozenset({"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "tokenizer"})
 """What a token needs, as far as the decoder without modules knows it. With any other input the modules run."""
 
-OWN_WAYS = ("forward", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation", "_reorder_cache")
-"""Methods by which a model of another class may change what a token is made of."""
+OVERRIDABLE = (
+    *("forward", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation", "_reorder_cache", "_prefill"),
+    *("_has_unfinished_sequences", "_get_top_k_continuations", "_get_running_beams_for_next_iteration"),
+    *("_update_finished_beams", "_check_early_stop_heuristic", "_beam_search_has_unfinished_sequences"),
+)
+"""Methods that transformers' searches call: a model of another class may change by them what is generated."""
 
 
 def memory_mask_of(
@@ -63,11 +69,17 @@ def layer_mask(model: Any, memory_BSD: Tensor, attention_mask_BS: Tensor | None)
     )
 
 
-def is_new_and_dynamic(cache: Any) -> bool:
+@cache
+def usual_methods() -> dict[str, Any]:
+    """The methods of `OVERRIDABLE` as the models here have them; versions of transformers differ in some."""
+    return {name: getattr(ChatformerGenerationMixin, name, None) for name in OVERRIDABLE}
+
+
+def is_new_and_dynamic(past: Any) -> bool:
     """True for the cache that `generate()` has just made unless it is asked for another one."""
-    if type(cache) is not EncoderDecoderCache or getattr(cache, "_is_user_defined", False):
+    if type(past) is not EncoderDecoderCache or getattr(past, "_is_user_defined", False):
         return False
-    parts = cache.self_attention_cache, cache.cross_attention_cache
+    parts = past.self_attention_cache, past.cross_attention_cache
     return not any(
         part.offloading or part.get_seq_length() or {type(layer) for layer in part.layers} - {DynamicLayer}
         for part in parts
@@ -79,16 +91,16 @@ class ChatformerGenerationMixin(ConditionalGenerationMixin):
 
     def fast_next_token(
         self, memory_QSD: Tensor, memory_mask_Q11S: Tensor | None, num_beams: int
-    ) -> AnyNextToken | None:
+    ) -> TokenByToken | None:
         """The decoder without modules, or None if the model is not plain."""
         decoder, head = self.model.decoder, self.lm_head
         if not is_plain(self, decoder, head):
             return None
         return NextToken(decoder, head, memory_QSD, memory_mask_Q11S, num_beams)
 
-    def _fast_next_token_for(self, ids_RT: Tensor, inputs: dict[str, Any]) -> AnyNextToken | None:
+    def _fast_next_token_for(self, ids_RT: Tensor, inputs: dict[str, Any]) -> TokenByToken | None:
         """The decoder without modules for a generation, or None if it asks for what only the modules give."""
-        unusual = inputs.keys() - OF_A_SEARCH - USUAL_INPUTS
+        unusual = inputs.keys() - SEARCH_OPTIONS - USUAL_INPUTS
         config = inputs["generation_config"]
         if (
             any(inputs[name] is not None and inputs[name] is not False for name in unusual)
@@ -99,8 +111,8 @@ class ChatformerGenerationMixin(ConditionalGenerationMixin):
             or config.low_memory
             or config.prefill_chunk_size is not None
             or not (ids_RT.is_cpu and is_inference(self))
-            or any(getattr(type(self), name) is not getattr(ChatformerGenerationMixin, name) for name in OWN_WAYS)
-            or not vars(self).keys().isdisjoint(OWN_WAYS)
+            or any(getattr(type(self), name, None) is not usual for name, usual in usual_methods().items())
+            or not vars(self).keys().isdisjoint(OVERRIDABLE)
         ):
             return None
         num_beams, mask_RS = config.num_beams, inputs.get("attention_mask")
@@ -113,7 +125,7 @@ class ChatformerGenerationMixin(ConditionalGenerationMixin):
         next_token = self._fast_next_token_for(ids_RT, inputs)
         if next_token is None:
             return stock(ids_RT, **inputs)
-        options = {name: inputs[name] for name in OF_A_SEARCH if name in inputs}
+        options = {name: inputs[name] for name in SEARCH_OPTIONS if name in inputs}
         found = search(next_token, ids_RT, **options)
         if not options["generation_config"].return_dict_in_generate:
             return found["sequences"]
@@ -143,4 +155,4 @@ class ChatformerGenerationMixin(ConditionalGenerationMixin):
             if known is not None:
                 kwargs["attention_mask"] = known.memory_mask_B11S
         inputs: Any = {"input_ids": input_ids, "decoder_attention_mask": decoder_attention_mask, **kwargs}
-        return super().prepare_inputs_for_generation(**inputs)  # type: ignore[misc]
+        return super().prepare_inputs_for_generation(**inputs)

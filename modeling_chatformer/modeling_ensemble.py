@@ -24,7 +24,7 @@ from .embedding import ScaledEmbedding
 from .encoder import Encoder
 from .fast_decoding import NextToken, has_more, is_plain
 from .fast_loss import fused_loss
-from .fast_search import NextToken as AnyNextToken
+from .fast_search import TokenByToken
 from .generation import ChatformerGenerationMixin
 from .pretrained import ChatformerPreTrainedModel, check_shows_attentions
 from .seq2seq import EncoderDecoderMixin
@@ -207,10 +207,10 @@ class EnsembleNextToken:
         """Read the newest token of each row; return the logits after it, (R, V)."""
         return mean([member(ids_R) for member in self.members])
 
-    def read(self, ids_R: Tensor) -> None:
-        """Read a token of each row whose next one is known."""
+    def read(self, ids_RT: Tensor) -> None:
+        """Read the first tokens of each row, which are the same for all beams of a question."""
         for member in self.members:
-            member.read(ids_R)
+            member.read(ids_RT)
 
     def follow(self, rows_R: Tensor) -> None:
         """Each beam goes on with what another of the same question has said."""
@@ -246,7 +246,7 @@ class EnsembleForConditionalGeneration(ChatformerGenerationMixin, EnsemblePreTra
 
     def fast_next_token(
         self, memory_QSD: Tensor, memory_mask_Q11S: Tensor | None, num_beams: int
-    ) -> AnyNextToken | None:
+    ) -> TokenByToken | None:
         decoder, head = self.model.decoder, self.lm_head
         if type(decoder) is not EnsembleDecoder or type(head) is not EnsembleHead:
             return None

@@ -208,6 +208,13 @@ class ConditionalGenerationMixin(GenerationMixin):
             encoder_attentions=outputs.encoder_attentions,
         )
 
+    def prepare_inputs_for_generation(self, *arguments: Any, **inputs: Any) -> dict[str, Any]:
+        """The inputs of `forward`: transformers hands on the tokenizer, too, which `stop_strings` needs."""
+        for name in ("tokenizer", "assistant_tokenizer"):
+            inputs.pop(name, None)
+        prepared: dict[str, Any] = super().prepare_inputs_for_generation(*arguments, **inputs)  # type: ignore[misc]
+        return prepared
+
     def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: Any) -> EncoderDecoderCache:
         """Each beam continues the one that it came from. All beams of a reply share its source, which stays."""
         past_key_values.self_attention_cache.reorder_cache(beam_idx)

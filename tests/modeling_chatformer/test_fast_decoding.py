@@ -1,5 +1,7 @@
 """The decoder without modules gives what the modules give, and is not used for what it does not know."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ import chatformer.fast_decoding
 import chatformer.fast_products
 from chatformer import ChatformerForConditionalGeneration, ChatformerModel
 from chatformer.fast_decoding import NextToken
-from chatformer.generation import is_new_and_dynamic, layer_mask
+from chatformer.generation import OVERRIDABLE, is_new_and_dynamic, layer_mask
 
 SOURCES = torch.tensor([[5, 9, 8, 7, 2, 1, 1], [6, 2, 1, 1, 1, 1, 1], [1, 1, 30, 31, 32, 33, 2]])
 MASK = (SOURCES != 1).long()
@@ -279,6 +281,20 @@ def test_whatever_is_not_plain_runs_itself(make_model, made, change, num_beams):
     assert not made
     is_same = change not in (with_other_forward, with_other_layer, with_other_output, of_another_class)
     assert torch.allclose(found.logits[0], plain.logits[0], atol=1e-2) == is_same
+
+
+@pytest.mark.parametrize("method", OVERRIDABLE)
+def test_a_class_with_a_way_of_its_own_has_it(make_model, made, method):
+    model = make_model()
+    usual = getattr(type(model), method)
+    is_static = isinstance(inspect.getattr_static(type(model), method), staticmethod)
+
+    def own(*arguments, **options):
+        return usual(*arguments, **options)
+
+    model.__class__ = type("Other", (type(model),), {method: staticmethod(own) if is_static else own})
+    replies_of(model, num_beams=2)
+    assert not made
 
 
 def test_hooks_of_all_modules_are_called(make_model, made):

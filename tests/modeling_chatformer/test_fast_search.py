@@ -6,11 +6,14 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MaxLengthCriteria,
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from chatformer.fast_decoding import NextToken
+from chatformer.fast_products import PACKED_WEIGHTS
 from chatformer.fast_search import Candidate, Question
 from chatformer.generation import ChatformerGenerationMixin
 
@@ -124,6 +127,81 @@ def test_what_was_generated_can_be_gone_on_with_and_learnt_from(copying_model):
     torch.testing.assert_close(outputs.logits, expected, rtol=1e-4, atol=1e-4)
     outputs.logits.square().sum().backward()
     copying_model.zero_grad()
+
+
+TREES = [
+    {(1,): [5, 6, 7], (1, 5): [9], (1, 5, 9): [2], (1, 6): [2], (1, 7): [8], (1, 7, 8): [10], (1, 7, 8, 10): [11]},
+    {(1,): [5]},
+    {(1,): [5, 6], (1, 5): [2, 7], (1, 6): [2, 8, 9], (1, 6, 8): [11, 12], (1, 6, 8, 11): [13]},
+]
+
+
+@pytest.mark.parametrize("tree", TREES, ids=["three ways", "one", "forks"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({}, {"num_beams": 3, "do_sample": True}, {"num_beams": 3, "length_penalty": -3.0}),
+        *({"num_beams": 3, "early_stopping": stops, "num_return_sequences": 2} for stops in (True, False, "never")),
+    ],
+    ids=["greedy", "beam sampling", "for short ones", "early stopping", "beams", "patient"],
+)
+def test_few_tokens_that_are_allowed(copying_model, by_transformers, tree, options):
+    options = {"prefix_allowed_tokens_fn": lambda _, ids: tree.get(tuple(ids.tolist()), [2]), **options}
+    options = {"attention_mask": MASK, "max_new_tokens": 8, **options}
+    found, expected = by_us(copying_model, SOURCES, **options), by_transformers(copying_model, SOURCES, **options)
+    # Which of the beams that are none follow the real ones is left to chance.
+    best = slice(None, None, options.get("num_return_sequences", 1))
+    assert torch.equal(found[best], expected[best])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_the_default_precision_does_not_matter(copying_model, monkeypatch, dtype, options):
+    # With weights that are packed, where oneDNN is at hand.
+    monkeypatch.setattr("chatformer.fast_decoding.LEAST_ONEDNN_WORK", 0)
+    monkeypatch.setattr("chatformer.fast_decoding.LEAST_PACKED_ROWS", 1)
+    options = {"attention_mask": MASK, "output_scores": True, "return_dict_in_generate": True, **options}
+    expected = by_us(copying_model, SOURCES, **options)
+    PACKED_WEIGHTS.clear()
+    torch.set_default_dtype(dtype)
+    try:
+        found = by_us(copying_model, SOURCES, **options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.sequences, expected.sequences)
+    if "num_beams" in options:
+        torch.testing.assert_close(found.sequences_scores, expected.sequences_scores)
+
+
+def test_a_longer_limit_of_a_caller_counts(copying_model, by_transformers):
+    more = {"stopping_criteria": StoppingCriteriaList([MaxLengthCriteria(20)]), "eos_token_id": None}
+    for options in ({"max_length": 5}, {"max_length": 30}):
+        found = by_us(copying_model, SOURCES, attention_mask=MASK, **options, **more)
+        assert torch.equal(found, by_transformers(copying_model, SOURCES, attention_mask=MASK, **options, **more))
+
+
+def test_a_streamer_gets_all_rows(copying_model):
+    class Sizes(BaseStreamer):
+        def __init__(self):
+            self.sizes = []
+
+        def put(self, value):
+            self.sizes.append(len(value))
+
+        def end(self):
+            self.sizes.append("end")
+
+    streamer = Sizes()
+    found = by_us(copying_model, SOURCES, attention_mask=MASK, max_new_tokens=12, streamer=streamer)
+    assert streamer.sizes == [len(SOURCES)] * found.shape[1] + ["end"]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_processors_may_give_other_precisions(copying_model, options):
+    options = {"attention_mask": MASK, **options}
+    rounded = LogitsProcessorList([lambda ids, scores: scores.bfloat16()])
+    found = by_us(copying_model, SOURCES, logits_processor=rounded, **options)
+    assert torch.equal(found, by_us(copying_model, SOURCES, **options))
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])

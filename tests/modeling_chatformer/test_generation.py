@@ -277,6 +277,14 @@ def test_streamers_give_the_reply(copying_model, words, capsys, options):
     assert capsys.readouterr().out == reply + "\n"
 
 
+@pytest.mark.parametrize("use_cache", [True, False], ids=["the fast decoder", "the modules"])
+def test_a_reply_ends_with_a_stop_string(copying_model, words, use_cache):
+    source = torch.tensor([[5, 9, 7, 8]])
+    options = {"stop_strings": ["word7"], "tokenizer": words, "use_cache": use_cache}
+    # The model repeats its source.
+    assert copying_model.generate(source, **options)[0, 1:].tolist() == [5, 9, 7]
+
+
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beam search"])
 def test_the_source_may_come_as_vectors_or_encoded(copying_model, options):
     ids, mask = padded(ROWS, "left")
