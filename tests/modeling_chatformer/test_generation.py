@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.torch_version import TorchVersion
 from transformers import (
     CompileConfig,
@@ -278,10 +278,13 @@ def test_streamers_give_the_reply(copying_model, words, capsys, options):
 
 
 @pytest.mark.parametrize("use_cache", [True, False], ids=["the fast decoder", "the modules"])
-def test_a_reply_ends_with_a_stop_string(copying_model, words, use_cache):
-    source = torch.tensor([[5, 9, 7, 8]])
-    options = {"stop_strings": ["word7"], "tokenizer": words, "use_cache": use_cache}
+def test_a_reply_ends_with_a_stop_string(copying_model, use_cache):
+    letters = Tokenizer(models.WordLevel({chr(ord("a") + number): number for number in range(20)}, unk_token="a"))
+    letters.pre_tokenizer, letters.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters)
     # The model repeats its source.
+    source = torch.tensor([[5, 9, 7, 8]])
+    options = {"stop_strings": ["jh"], "tokenizer": tokenizer, "use_cache": use_cache}
     assert copying_model.generate(source, **options)[0, 1:].tolist() == [5, 9, 7]
 
 
