@@ -17,7 +17,8 @@ Chatformer: the Transformer of "Attention Is All You Need", trained on your conv
     fast_packing               layers for the real tokens of a batch alone
     fast_loss                  the loss in chunks, with its gradient, and R-Drop
     fast_decoding              the decoder for one new token, without modules
-    fast_search                greedy search, sampling and beams around it
+    fast_search                greedy search and sampling around it
+    fast_beam_search           beam search around it
     seq2seq                    what all architectures share: output layer, loss, `generate()`
     generation                 what `generate()` asks of the Transformer
     pictures                   a picture as text, a letter for each pixel

@@ -15,8 +15,9 @@ from transformers.generation import GenerateBeamEncoderDecoderOutput, GenerateEn
 from transformers.masking_utils import create_bidirectional_mask
 
 from .embedding import positions_of
+from .fast_beam_search import beam_search
 from .fast_decoding import NextToken, is_inference, is_plain
-from .fast_search import TokenByToken, beam_search, sample
+from .fast_search import TokenByToken, sample
 from .seq2seq import ConditionalGenerationMixin
 
 

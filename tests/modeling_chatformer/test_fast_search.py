@@ -12,9 +12,9 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from chatformer.fast_beam_search import Candidate, Question
 from chatformer.fast_decoding import NextToken
 from chatformer.fast_products import PACKED_WEIGHTS
-from chatformer.fast_search import Candidate, Question
 from chatformer.generation import ChatformerGenerationMixin
 
 SOURCES = torch.tensor(
