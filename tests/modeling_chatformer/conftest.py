@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
+from chatformer.fast_decoding import NextToken
 
 # The models here are small, and threads would only contend.
 torch.set_num_threads(1)
@@ -25,6 +26,19 @@ def make_model():
         return model
 
     return make
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The decoders without modules that `generate()` has made: one for each generation and, in ensembles, member."""
+    made, make = [], NextToken.__init__
+
+    def init(self, *arguments):
+        made.append(self)
+        make(self, *arguments)
+
+    monkeypatch.setattr(NextToken, "__init__", init)
+    return made
 
 
 @pytest.fixture(scope="session")

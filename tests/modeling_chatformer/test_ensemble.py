@@ -5,7 +5,6 @@ import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from chatformer import EnsembleConfig, EnsembleForConditionalGeneration
-from chatformer.fast_decoding import NextToken
 
 MEMBERS, LAYERS = 3, 2
 SOURCE = torch.tensor([[5, 9, 3, 7]])
@@ -20,19 +19,6 @@ def model():
         for parameter in model.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
     return model
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """The decoders without modules that were made, one for each member and source."""
-    made, make = [], NextToken.__init__
-
-    def init(self, *arguments):
-        made.append(self)
-        make(self, *arguments)
-
-    monkeypatch.setattr(NextToken, "__init__", init)
-    return made
 
 
 @pytest.mark.parametrize("num_beams", [1, 4])

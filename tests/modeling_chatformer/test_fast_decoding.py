@@ -11,7 +11,6 @@ from transformers.cache_utils import DynamicLayer
 import chatformer.fast_decoding
 import chatformer.fast_products
 from chatformer import ChatformerForConditionalGeneration, ChatformerModel
-from chatformer.fast_decoding import NextToken
 from chatformer.generation import OVERRIDABLE, is_new_and_dynamic, layer_mask
 
 SOURCES = torch.tensor([[5, 9, 8, 7, 2, 1, 1], [6, 2, 1, 1, 1, 1, 1], [1, 1, 30, 31, 32, 33, 2]])
@@ -165,19 +164,6 @@ def test_other_caches_are_the_modules(make_model):
     used.self_attention_cache.update(torch.zeros(1, 4, 2, 16), torch.zeros(1, 4, 2, 16), 0)
     assert is_new_and_dynamic(new_cache(model))
     assert not any(map(is_new_and_dynamic, (offloaded, other, given, used, None)))
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """The decoders without modules that `generate()` has made."""
-    made, make = [], NextToken.__init__
-
-    def init(self, *arguments):
-        made.append(self)
-        make(self, *arguments)
-
-    monkeypatch.setattr(NextToken, "__init__", init)
-    return made
 
 
 def replies_of(model, **options):
