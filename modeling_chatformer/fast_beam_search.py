@@ -170,5 +170,5 @@ def beam_search(
     return search.found(
         filled_up([[*prompt, *(said.token for said in reply)] for _, prompt, reply in best], search.padding_of_beams()),
         sequences_scores=scores if config.output_scores else None,
-        beam_indices=filled_up([[said.row for said in reply] for *_, reply in best], -1, dtype=torch.int32),
+        beam_indices=filled_up([[said.row for said in reply] for *_, reply in best], -1).int(),
     )

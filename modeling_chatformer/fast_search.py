@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.generation import (
@@ -148,10 +149,10 @@ def sampled(scores_RV: Tensor, num_samples: int) -> Tensor:
     return torch.multinomial(scores_RV.softmax(-1), num_samples=num_samples)
 
 
-def filled_up(rows: Sequence[Sequence[int]], filling: Any, **options: Any) -> Tensor:
+def filled_up(rows: Sequence[Sequence[int]], filling: int) -> Tensor:
     """The rows as a tensor, (R, T)."""
-    length = max(map(len, rows))
-    return torch.tensor([[*row, *[filling] * (length - len(row))] for row in rows], device="cpu", **options)
+    rows_T = [torch.tensor(row, dtype=torch.long, device="cpu") for row in rows]
+    return pad_sequence(rows_T, batch_first=True, padding_value=filling)
 
 
 def sample(
@@ -193,4 +194,5 @@ def sample(
             next_token.keep(torch.tensor(rows, device="cpu"))
     if streamer is not None:
         streamer.end()
-    return search.found(filled_up(replies, search.padding))
+    # Without a padding all replies end together.
+    return search.found(filled_up(replies, search.padding or 0))

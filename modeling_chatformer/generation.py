@@ -5,7 +5,7 @@ Letters after a tensor's name are its axes: B batch, S source tokens, T target t
 beam of each question.
 """
 
-from functools import cache
+import functools
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -70,7 +70,7 @@ def layer_mask(model: Any, memory_BSD: Tensor, attention_mask_BS: Tensor | None)
     )
 
 
-@cache
+@functools.cache
 def usual_methods() -> dict[str, Any]:
     """The methods of `OVERRIDABLE` as the models here have them; versions of transformers differ in some."""
     return {name: getattr(ChatformerGenerationMixin, name, None) for name in OVERRIDABLE}
