@@ -124,8 +124,8 @@ def beam_search(
         scores_RV = search.processed(ids_RT, logits_RV.log_softmax(-1), logits_RV)
         num_new, vocabulary = num_new + 1, scores_RV.shape[1]
         # Large tensors cost a CPU more than their arithmetic.
-        is_ours = not (search.processor or config.return_dict_in_generate)
-        total_QX = (scores_RV.add_(total_R1) if is_ours else scores_RV + total_R1).reshape(len(batch), -1)
+        total_RV = scores_RV + total_R1 if search.shares_scores else scores_RV.add_(total_R1)
+        total_QX = total_RV.reshape(len(batch), -1)
         if config.do_sample:
             index_QK = sampled(total_QX, num_candidates)
             total_QK = total_QX.gather(1, index_QK)
@@ -142,15 +142,14 @@ def beam_search(
             question.go_on(candidates[place : place + num_candidates], num_new, search.most_new, config)
             for question, place in zip(batch, range(0, len(candidates), num_candidates), strict=True)
         ]
-        flat = [candidate for row in going for candidate in row]
-        first_rows = [row for row in range(0, len(flat), num_beams) for _ in range(num_beams)]
-        rows = [row + candidate.beam for row, candidate in zip(first_rows, flat, strict=True)]
+        rows = [place * num_beams + each.beam for place, beams in enumerate(going) for each in beams]
         rows_R = torch.tensor(rows, device="cpu")
         next_token.follow(rows_R)
         if all(ended) or all(question.is_answered(config) for question in batch):
             break
-        ids_R = torch.tensor([candidate.token for candidate in flat], device="cpu")
-        total_R1 = torch.tensor([[candidate.score] for candidate in flat], dtype=torch.float32, device="cpu")
+        ids_R = torch.tensor([each.token for beams in going for each in beams], device="cpu")
+        totals = [[each.score] for beams in going for each in beams]
+        total_R1 = torch.tensor(totals, dtype=torch.float32, device="cpu")
         if search.needs_ids:
             ids_RT = torch.cat([ids_RT[rows_R], ids_R[:, None]], -1)
         if search.may_leave:

@@ -144,7 +144,7 @@ class NextToken:
         x_RD = torch.add(position_D, torch.embedding(self.embedding, ids_R), alpha=self.scale)
         hidden_QWTW = self._hidden() if self.num_beams > 1 else None
         for layer in self.layers:
-            x_RD = layer(x_RD, hidden_QWTW, self.no_mask, self.memory_mask_N1S)
+            x_RD = layer(x_RD, self.num_tokens, hidden_QWTW, self.no_mask, self.memory_mask_N1S)
         self.num_tokens += 1
         return x_RD
 
@@ -209,7 +209,6 @@ class NextTokenLayer:
         self.memory_keys_NCS = keys_NSC.transpose(1, 2)
         empty_QHTWC = memory_QSD.new_empty(num_questions, self.num_heads, 0, num_beams, self.num_channels)
         self._use(empty_QHTWC, empty_QHTWC)
-        self.num_tokens = 0
 
     def _use(self, keys_QHTWC: Tensor, values_QHTWC: Tensor) -> None:
         """Keep the tokens' keys and values in these two pools, which have room for T tokens."""
@@ -218,14 +217,16 @@ class NextTokenLayer:
         self.keys_NCK = keys_QHTWC.flatten(0, 1).flatten(1, 2).transpose(1, 2)
         self.values_NKC = values_QHTWC.flatten(0, 1).flatten(1, 2)
 
-    def __call__(self, x_RD: Tensor, hidden_QWTW: Tensor | None, no_mask: Tensor, memory_mask_N1S: Tensor) -> Tensor:
+    def __call__(
+        self, x_RD: Tensor, place: int, hidden_QWTW: Tensor | None, no_mask: Tensor, memory_mask_N1S: Tensor
+    ) -> Tensor:
+        """Read the tokens of a place, the number of those before them."""
         query, key, value, output = self.own_products
-        if self.num_tokens == len(self.slots[0]):
+        if place == len(self.slots[0]):
             self._use(*map(with_more_room, self.pools))
-        self.slots[0][self.num_tokens].copy_(self.by_head(key(x_RD)))
-        self.slots[1][self.num_tokens].copy_(self.by_head(value(x_RD)))
-        self.num_tokens += 1
-        attended_RD = self.attend(query(x_RD), *self.seen(hidden_QWTW, no_mask), self.own_scaling)
+        self.slots[0][place].copy_(self.by_head(key(x_RD)))
+        self.slots[1][place].copy_(self.by_head(value(x_RD)))
+        attended_RD = self.attend(query(x_RD), *self.seen(place + 1, hidden_QWTW, no_mask), self.own_scaling)
         x_RD = torch.layer_norm(x_RD + output(attended_RD), *self.norms[0])
         query, output = self.cross_products
         attended_RD = self.attend(
@@ -237,21 +238,20 @@ class NextTokenLayer:
     def begin_with(self, keys_QHTC: Tensor, values_QHTC: Tensor) -> None:
         """Take the keys and values of the first tokens, which all beams have said."""
         self._use(*(x.unsqueeze(3).repeat(1, 1, 1, self.num_beams, 1) for x in (keys_QHTC, values_QHTC)))
-        self.num_tokens = keys_QHTC.shape[2]
 
     def by_head(self, x_RD: Tensor) -> Tensor:
         """(R, D) to (Q, H, W, C)."""
         x_QWHC = x_RD.view(-1, self.num_beams, self.num_heads, self.num_channels)
         return x_QWHC.transpose(1, 2)
 
-    def seen(self, hidden_QWTW: Tensor | None, no_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def seen(self, num_tokens: int, hidden_QWTW: Tensor | None, no_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The keys, (N, C, K), and values, (N, K, C), that the newest token looks at, and what each beam ignores."""
-        num_seen = self.num_tokens * self.num_beams
+        num_seen = num_tokens * self.num_beams
         if self.pattern is None:
             keys_NCK, values_NKC = self.keys_NCK.narrow(2, 0, num_seen), self.values_NKC.narrow(1, 0, num_seen)
         else:
             keys_QHTX, values_QHTX = (
-                self.pattern.seen_by_last(pool.narrow(2, 0, self.num_tokens).flatten(3)) for pool in self.pools
+                self.pattern.seen_by_last(pool.narrow(2, 0, num_tokens).flatten(3)) for pool in self.pools
             )
             shape_NKC = len(self.keys_NCK), -1, self.num_channels
             keys_NCK, values_NKC = keys_QHTX.reshape(shape_NKC).transpose(1, 2), values_QHTX.reshape(shape_NKC)

@@ -74,6 +74,8 @@ class Search:
         self.processor, self.criteria = logits_processor, stopping_criteria
         self.has_usual_criteria = all(type(each) in (MaxLengthCriteria, EosTokenCriteria) for each in stopping_criteria)
         self.needs_ids = bool(logits_processor) or not self.has_usual_criteria
+        # Whoever gets scores may change them or keep them.
+        self.shares_scores = bool(logits_processor or config.return_dict_in_generate)
         # Draws depend on the whole batch, and what is a caller's may number its rows.
         self.may_leave = (
             self.has_usual_criteria
@@ -166,13 +168,11 @@ def sample(
     """Go on with `ids_RT` by the likeliest tokens or, with `do_sample`, by draws."""
     config = generation_config
     search = Search(config, logits_processor, stopping_criteria, ids_RT.shape[1], streamer)
-    needs_copies = bool(logits_processor or config.return_dict_in_generate)
     replies = ids_RT.tolist()
     batch, is_open = list(replies), [True] * len(replies)
     ids_R = read_but_last(next_token, ids_RT)
     while any(is_open):
-        # Whoever gets the logits may change them.
-        logits_RV = next_token(ids_R).to(torch.float32, copy=needs_copies)
+        logits_RV = next_token(ids_R).to(torch.float32, copy=search.shares_scores)
         scores_RV = search.processed(ids_RT, logits_RV, logits_RV)
         ids_R = sampled(scores_RV, 1).squeeze(1) if config.do_sample else likeliest(scores_RV)
         newest = ids_R.tolist()
