@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from .attention import CrossAttention, MaskedSelfAttention
+from .attention import CrossAttention, MaskedSelfAttention, eager_attention
 from .decoder import Decoder, DecoderLayer
 from .embedding import ScaledEmbedding, SinusoidalPositions
 from .fast_products import HAS_ONEDNN, onednn_product, packed_weight
@@ -33,7 +33,8 @@ PLAIN_MODULES = frozenset(
         *(ScaledEmbedding, SinusoidalPositions, nn.Linear, nn.LayerNorm, nn.Dropout, LayerStack),
     }
 )
-"""Modules whose arithmetic this file knows. A class that replaces one of these names it as its `evaluates_as`."""
+"""Modules whose arithmetic this file knows. What replaces one of these, or `eager_attention`, names it as its
+`evaluates_as`."""
 
 LEAST_ONEDNN_WORK = 2**20
 """Multiplications of a product from which on oneDNN is faster than torch's own choice for any shape."""
@@ -58,7 +59,13 @@ def is_inference(model: Any) -> bool:
 def has_more(module: nn.Module) -> bool:
     """True if a module does more than its class says; hooks that matter to training alone have `only_trains`."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return "forward" in module.__dict__ or not all(getattr(hook, "only_trains", False) for hook in hooks)
+    attend = module.__dict__.get("eager_attention", eager_attention)
+    return (
+        "forward" in module.__dict__
+        or type(module).__call__ is not nn.Module.__call__
+        or getattr(attend, "evaluates_as", attend) is not eager_attention
+        or not all(getattr(hook, "only_trains", False) for hook in hooks)
+    )
 
 
 def is_plain(model: Any, decoder: Any, head: nn.Module) -> bool:

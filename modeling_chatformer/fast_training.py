@@ -138,6 +138,10 @@ def packed_attention(
     return attend(query, key, value, mask)
 
 
+# The decoder without modules may do without it.
+packed_attention.evaluates_as = eager_attention  # type: ignore[attr-defined]
+
+
 def cheap_attention(
     module: nn.Module,
     query_BHQC: Tensor,

@@ -186,6 +186,13 @@ class OtherForward(ChatformerForConditionalGeneration):
         return outputs
 
 
+class OtherCall(ChatformerForConditionalGeneration):
+    def __call__(self, *arguments, **inputs):
+        outputs = super().__call__(*arguments, **inputs)
+        outputs.logits = -outputs.logits
+        return outputs
+
+
 class OtherInputs(ChatformerForConditionalGeneration):
     def prepare_inputs_for_generation(self, *arguments, **inputs):
         return super().prepare_inputs_for_generation(*arguments, **inputs)
@@ -225,6 +232,16 @@ def of_another_class(model):
     model.__class__ = OtherForward
 
 
+def with_another_call(model):
+    model.__class__ = OtherCall
+
+
+def with_another_attention(model):
+    layer = model.model.decoder.layers[0].cross_attention
+    plain = layer.eager_attention
+    layer.eager_attention = lambda module, query, *inputs, **options: plain(module, -9 * query, *inputs, **options)
+
+
 def with_inputs_of_another_class(model):
     model.__class__ = OtherInputs
 
@@ -253,19 +270,22 @@ def with_its_own_forward_compiled(model):
     [
         *(with_hook, with_hook_before, with_its_own_hook, with_other_forward, with_other_layer, with_other_output),
         *(with_other_model, of_another_class, with_inputs_of_another_class, with_a_sublayer_in_training),
+        *(with_another_call, with_another_attention),
         *(with_its_own_forward_wrapped, with_its_own_inputs, with_its_own_forward_compiled),
     ],
 )
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_whatever_is_not_plain_runs_itself(make_model, made, change, num_beams):
     model, options = make_model(), {"num_beams": num_beams, "output_logits": True, "return_dict_in_generate": True}
+    model.set_attn_implementation("eager")
     plain = replies_of(model, **options)
     assert made
     made.clear()
     change(model)
     found = replies_of(model, **options)
     assert not made
-    is_same = change not in (with_other_forward, with_other_layer, with_other_output, of_another_class)
+    has_other_logits = (with_other_forward, with_other_layer, with_other_output, of_another_class)
+    is_same = change not in (*has_other_logits, with_another_call, with_another_attention)
     assert torch.allclose(found.logits[0], plain.logits[0], atol=1e-2) == is_same
 
 
