@@ -25,6 +25,7 @@ PIXELS_AROUND_MASK = 130
 """For the title above a mask and the names of its columns below."""
 LINE_OF_CHIPS = 40
 """The width of a line of tokens, in letters; a phone is a little wider."""
+GRID = "rgba(136, 136, 136, 0.25)"
 CHIP_COLOURS = ("#dbeafe", "#dcfce7", "#fef3c7", "#fce7f3", "#ede9fe", "#cffafe")
 
 
@@ -84,7 +85,7 @@ def attention(weights: Attention, words: Words, *, layer: int, head: int) -> Fig
             zmax=1,
             xgap=1,
             ygap=1,
-            colorbar={"title": words["weight"], "thickness": 10},
+            colorbar={"title": {"text": words["weight"], "side": "right"}, "thickness": 10},
         )
     )
 
@@ -259,4 +260,5 @@ def training(log: Sequence[Mapping[str, Any]], words: Words) -> Figure:
             )
     figure.update_layout(new_figure(width=None, height=520, legend={"orientation": "h"}).layout)
     figure.update_xaxes(title=words["step"], row=2, col=1)
-    return figure
+    # On a light and on a dark page, and behind the curves on both.
+    return figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID).update_yaxes(gridcolor=GRID, zerolinecolor=GRID)

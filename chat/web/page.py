@@ -83,6 +83,8 @@ class Page:
             inputs, outputs = [messages, *controls], [textbox, shown, messages, seen]
             # A model computes one reply at a time.
             turn_taking: Any = {"concurrency_id": "reply", "concurrency_limit": 1, "show_progress": "hidden"}
+            # Where nobody sees it: Gradio covers what an event that failed writes to.
+            turn_taking["show_progress_on"] = messages
             replies: list[Any] = [
                 textbox.submit(self.say, [textbox, *inputs], outputs, api_name="chat", **turn_taking),
                 shown.example_select(self.say_example, inputs, outputs, api_visibility="private", **turn_taking),
@@ -194,9 +196,9 @@ class Page:
         try:
             question = turn("user", text)
         except NotText as error:
-            raise gr.Error(str(error)) from error
+            raise refusal(str(error)) from error
         if not question["content"]:
-            raise gr.Error(words_for(request.headers)["empty"])
+            raise refusal(words_for(request.headers)["empty"])
         if messages and messages[-1]["role"] == "user":
             # It was stopped before its reply began, and so is no part of the conversation.
             messages = messages[:-1]
@@ -256,7 +258,7 @@ class Page:
             box = gr.update(value=question["content"], submit_btn=True, stop_btn=False)
             yield box, as_shown(before), before, gr.skip()
             if isinstance(error, ChatError):
-                raise gr.Error(str(error)) from error
+                raise refusal(str(error)) from error
             raise
 
     def look(
@@ -324,6 +326,11 @@ def as_shown(messages: Sequence[Message], *, is_growing: bool = False) -> list[M
         {**said, "content": as_html(said["content"], is_growing=is_growing and said is messages[-1]) or "…"}
         for said in messages
     ]
+
+
+def refusal(reason: str) -> gr.Error:
+    """What the page says of a message that gets no reply; the terminal of the server need not hear of it."""
+    return gr.Error(reason, print_exception=False)
 
 
 def up_to_question(messages: list[Message]) -> list[Message]:
