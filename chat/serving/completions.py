@@ -29,7 +29,7 @@ class GrowingReply:
 
     @property
     def finish_reason(self) -> FinishReason:
-        ended = self.is_stopped or (self.row.tokens and self.row.tokens[-1] == self.row.end_token)
+        ended = self.is_stopped or not self.row.tokens or self.row.tokens[-1] == self.row.end_token
         return "stop" if ended else "length"
 
     def new_text(self) -> str:

@@ -92,6 +92,7 @@ REFUSALS = {
     "content": 'must be a string, or a list of parts {"type": "text", "text": ...}: the model reads text alone',
     "tool_calls": "must be empty: the model calls no tools",
     "audio": "must be left out of a message, since the model reads text alone, and have the format wav in a request",
+    "stop": "must be a text or a list of at most four, none of them empty",
     "role": "must be system, developer, user or assistant: the model calls no tools",
 }
 """Why a field, of a request or of one of its messages, must be as it must."""

@@ -12,7 +12,7 @@ from starlette.types import Scope
 from chatformer.chat.chatbot import Chatbot
 from chatformer.chat.playing import can_play
 from chatformer.configuration.replies import ReplySettings, ServeSettings
-from chatformer.conversation import encode_conversation, turn
+from chatformer.conversation import NotText, encode_conversation, turn
 from chatformer.pictures import can_draw
 
 from .batches import Batches, QueueFull
@@ -119,7 +119,15 @@ class Service:
         return completion
 
     async def _encoded(self, messages: list[Message]) -> list[int]:
-        conversation = [turn(role_of(message), text_of(message)) for message in messages]
+        conversation = []
+        for number, message in enumerate(messages):
+            content = f"messages[{number}].content"
+            try:
+                conversation.append(turn(role_of(message), text_of(message)))
+            except NotText as error:
+                raise ApiError(400, f"{content}: {error}.", param=content, code="invalid_value") from None
+        if not conversation[-1]["content"]:
+            raise ApiError(400, f"{content} has no text to reply to.", param=content, code="invalid_value")
         if conversation[0]["role"] != "system":
             conversation.insert(0, turn("system", self.settings.system or ""))
         if not conversation[0]["content"]:

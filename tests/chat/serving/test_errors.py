@@ -46,6 +46,8 @@ def test_messages_that_are_no_text_are_refused_by_name(server, message, param):
         ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
         ({"stop": ""}, "stop"),
         ({"stop": list("abcde")}, "stop"),
+        ({"messages": [*QUESTION, {"role": "user", "content": ""}]}, "messages[1].content"),
+        ({"messages": [{"role": "user", "content": "\0\u200b "}]}, "messages[0].content"),
         ({"seed": 2**63}, "seed"),
         ({"stream": "maybe"}, "stream"),
     ],
@@ -57,6 +59,20 @@ def test_what_is_no_request_is_refused_by_the_name_of_the_field(server, changes,
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
     assert param in error["message"] or error["message"].startswith("The last message")
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_half_a_surrogate_pair_is_refused(server, role):
+    # As clients write it that cut a string within an emoji.
+    messages = [{"role": role, "content": "\ud83d"}, *QUESTION]
+    answer = post_json(server, json.dumps({"model": "bot", "messages": messages}).encode())
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "messages[0].content")
+    assert error["message"] == "messages[0].content: The text has half a surrogate pair (U+D83D)."
+
+
+def test_a_list_of_too_many_stops_is_not_said_to_be_no_text(server):
+    assert "a list of at most four" in server.ask(stop=list("abcde")).json()["error"]["message"]
 
 
 def test_errors_have_one_shape_whatever_their_cause(server):
