@@ -67,7 +67,7 @@ class CTranslate2Engine:
             self._in_tokens(sources),
             beam_size=search.num_beams,
             length_penalty=1.0 if search.length_penalty is None else search.length_penalty,
-            repetition_penalty=search.repetition_penalty or self.own_search.repetition_penalty or 1.0,
+            repetition_penalty=self._repetition_penalty(search),
             no_repeat_ngram_size=search.no_repeat_ngram_size or 0,
             max_decoding_length=search.max_new_tokens or self.max_new_tokens,
             min_decoding_length=0,
@@ -76,6 +76,16 @@ class CTranslate2Engine:
             **options,
         )
         return [[self.rows[token] for token in result.hypotheses[0]] for result in results]
+
+    def _repetition_penalty(self, search: GenerationConfig) -> float:
+        """
+        The one that is asked for, or else the model's own, but not with beams.
+
+        CTranslate2 applies it to logits, where transformers' beams have it on their logarithms of probabilities, and so
+        spoils replies that are right.
+        """
+        own = self.own_search.repetition_penalty if search.num_beams == 1 else None
+        return search.repetition_penalty or own or 1.0
 
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
         # CTranslate2 appends the end token itself.

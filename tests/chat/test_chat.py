@@ -397,7 +397,7 @@ def test_ctranslate2_gives_the_same_replies_token_by_token(chatbot, trained, tmp
         reply = other.reply(messages, GREEDY, pieces.append)
         assert reply == "".join(pieces) == chatbot.reply(messages, GREEDY)
         assert len(pieces) > 1
-    for settings in (ReplySettings(num_beams=3), ReplySettings(no_repeat_ngram_size=1)):
+    for settings in (ReplySettings(num_beams=3, repetition_penalty=1.0), ReplySettings(no_repeat_ngram_size=1)):
         assert other.reply(messages, settings) == chatbot.reply(messages, settings)
     for name, engine in ((trained, "ctranslate2"), (folder, "transformers")):
         with pytest.raises(ModelNotFound, match="CTranslate2"):

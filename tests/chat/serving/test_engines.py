@@ -1,5 +1,6 @@
 import pytest
 
+from chatformer.chat.chatbot import Chatbot
 from chatformer.configuration.replies import ReplySettings
 from chatformer.conversation import encode_conversation
 
@@ -41,6 +42,26 @@ def test_true_ends_a_row_and_no_other(bot, sources):
 def test_beams_give_replies_without_padding(bot, sources):
     for reply in bot.engine.generate(sources, ReplySettings(num_beams=3).search()):
         assert reply.index(bot.tokenizer.eos_token_id) == len(reply) - 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "used"),
+    [({}, 1.3), ({"num_beams": 2}, 1.0), ({"num_beams": 2, "repetition_penalty": 1.2}, 1.2)],
+    ids=["greedy", "beams", "asked for"],
+)
+def test_beams_of_ctranslate2_have_no_repetition_penalty_of_the_models_own(exported, monkeypatch, settings, used):
+    bot = Chatbot.from_pretrained(str(exported), engine="ctranslate2", device="cpu")
+    bot.engine.own_search.repetition_penalty = 1.3
+    given, translator = [], bot.engine.translator
+
+    class Noting:
+        def translate_batch(self, *arguments, **options):
+            given.append(options["repetition_penalty"])
+            return translator.translate_batch(*arguments, **options)
+
+    monkeypatch.setattr(bot.engine, "translator", Noting())
+    assert bot.reply([{"role": "user", "content": TEXTS[0]}], ReplySettings(**settings))
+    assert given == [used]
 
 
 def test_no_two_rows_are_mixed(varied_chatbot):
