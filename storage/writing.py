@@ -6,6 +6,7 @@ any moment leaves the old content or the new one.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -28,6 +29,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         return
     # A link stays a link: the file behind it is replaced.
     path = path.resolve()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such folder", str(path.parent))
     partial = temporary_name(path)
     try:
         yield partial

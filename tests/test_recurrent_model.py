@@ -174,3 +174,19 @@ def test_numbers_that_would_fill_the_memory_are_refused(folder, tmp_path, capsys
     (copy / "config.json").write_text(json.dumps(content | {"d_model": 10**9}), "utf-8")
     assert main(["evaluate", str(copy)]) == 2
     assert "d_model must be at most 65536, but it is 1000000000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["attention"], ["attention", "--attention", "cross"], ["mask"]], ids=" ".join)
+def test_a_picture_that_it_does_not_have_is_refused_in_a_sentence_that_helps(
+    folder, architecture, arguments, tmp_path, capsys
+):
+    picture, *options = arguments
+    file = tmp_path / "picture.png"
+    status = main(["plot", picture, str(folder), *options, "--text", "따라 해 2 4", "--output-file", str(file)])
+    error = capsys.readouterr().err
+    if architecture == "bahdanau" and picture == "attention":
+        # The default is the attention that it has.
+        assert status == 0 and file.exists()
+        return
+    assert status == 2 and not file.exists()
+    assert ("has no masks to show" if picture == "mask" else "recurrent model, without attention") in error

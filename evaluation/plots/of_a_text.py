@@ -44,10 +44,13 @@ def picture_of_text(settings: PlotSettings) -> "Figure":
         return steps(inside.steps)
     needed: AttentionName = "decoder" if settings.picture == "mask" else settings.attention
     if needed not in inside.attentions:
-        raise SettingsError(
-            f"{settings.model} is a recurrent model, whose only attention is that of the decoder to the encoder: give "
-            "--attention cross."
-        )
+        if settings.picture == "mask":
+            problem = "which has no masks to show: it reads token after token."
+        elif inside.attentions:
+            problem = "whose only attention is that of the decoder to the encoder: give --attention cross."
+        else:
+            problem = "without attention."
+        raise SettingsError(f"{settings.model} is a recurrent model, {problem}")
     if settings.picture == "mask":
         return masks(inside.source, inside.attentions["decoder"].keys, model.config)
     weights = inside.attentions[settings.attention]
