@@ -35,7 +35,7 @@ RECURRENT_SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "big": {"d_model": 1000, "d_embedding": 620, "dropout": 0.3},
     }
 )
-"""The same names for the recurrent architectures; big has the widths of Bahdanau et al. (Section 4.2)."""
+"""The same names for the recurrent architectures; big has the widths of Bahdanau et al. (Appendix A.2.3)."""
 
 ARCHITECTURES: Mapping[str, tuple[type[ChatformerConfig] | type[BahdanauConfig], Mapping[str, Any]]] = MappingProxyType(
     {
