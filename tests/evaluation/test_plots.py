@@ -53,6 +53,18 @@ def test_a_reply_is_drawn_with_its_tokens_its_steps_and_its_beams():
     assert {"␣안녕\n-1.00", "<|end|>\n-2.00\n#1"} <= set(texts_of(plots.beams(tree)))
 
 
+def test_no_name_or_title_is_cut_off_at_the_edge(tmp_path):
+    names = ["<|start|>", *(f"␣token{number}" for number in range(8))]
+    tokens = [Token(number, name, False) for number, name in enumerate(names)]
+    config = ChatformerConfig(vocab_size=40, d_model=32, num_heads=4, self_attention="fixed", stride=5)
+    figure = plots.masks(tokens, tokens, config)
+    drawing.save(figure, tmp_path / "masks.png")
+    width, height = figure.bbox.size
+    for axes in figure.axes:
+        box = axes.get_tightbbox()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+
+
 def test_masks_hide_the_padding_and_what_comes_later():
     encoder, decoder, cross = (
         axes.images[0].get_array() for axes in plots.masks(TOKENS, TOKENS[:2], ChatformerConfig()).axes
