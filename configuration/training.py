@@ -279,6 +279,8 @@ def check_settings(settings: TrainingSettings) -> None:
         raise SettingsError(
             f"--torch-compile compiles the Transformer's layers; --architecture {architecture} has none. Leave it out."
         )
+    if not data.data and run.resume and run.output_dir is not None:
+        raise SettingsError(f"There is nothing to resume: {run.output_dir} has no run of a training.")
     if not data.data:
         raise SettingsError("There is no data to train on: name it with --data, or take a --recipe that has its own.")
     if run.output_dir is None and run.resume and not run.verify_resume:

@@ -88,7 +88,10 @@ def prepare_data(
             for side in (loaded, loaded_validation)
         )
         if not len(train_exchanges):
-            raise DataError(f"No reply is at most --max-target-tokens ({limits[1]}) long: nothing is left to train on.")
+            limit = f"no reply is at most --max-target-tokens ({limits[1]}) long"
+            if settings.tokenizer.too_long == "drop":
+                limit += f", or no input of one at most --max-source-tokens ({limits[0]})"
+            raise DataError(f"Nothing is left to train on: {limit}.")
         if fraction:
             # Behind other training conversations only: validation data must not be seen. Of their turns, as many are
             # kept as there is room for.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelerate.utils import DistributedType, set_seed
+from safetensors import SafetensorError
 
 from chatformer.configuration.declaring import SettingsError
 from chatformer.storage.explaining import first_line
@@ -55,8 +56,8 @@ def save_checkpoint(accelerator: "Accelerator", folder: Path, step: int, *, limi
             replace_folder(partial, checkpoint)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError | RuntimeError):
-            # torch has its own error for a full disk.
+        if isinstance(error, OSError | RuntimeError | SafetensorError):
+            # torch and safetensors have errors of their own for a full disk.
             raise OSError(
                 f"The checkpoint of step {step} could not be written to {folder}: {first_line(error)}. The previous "
                 "checkpoint is kept: free some space, then continue with --resume."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from safetensors import SafetensorError
 
 from chatformer.configuration.declaring import SettingsError
 from chatformer.configuration.recipes import read_recipe, recipe_files
@@ -16,7 +17,7 @@ from chatformer.data.preparation import local_files
 from chatformer.data.prose import is_prose
 from chatformer.evaluation.plots.curves import draw_curves
 from chatformer.storage.environment import environment
-from chatformer.storage.explaining import first_few
+from chatformer.storage.explaining import StorageError, first_few, first_line
 from chatformer.storage.keeping import check_kept, is_same_file
 from chatformer.storage.names import (
     BAD_ROWS_FILES,
@@ -72,6 +73,13 @@ class RunFolder:
         elif settings.run.overwrite_output_dir and (folder.path / SETTINGS_FILE).is_file():
             folder.check_inputs_are_kept(settings)
             folder.check_removable()
+        elif folder.path.exists() and not folder.path.is_dir():
+            raise SettingsError(f"--output-dir {folder.path} is a file; give a folder that is new or empty.")
+        elif folder.is_taken() and settings.run.overwrite_output_dir:
+            raise SettingsError(
+                f"--output-dir {folder.path} is not empty. It holds no run that --overwrite-output-dir may replace: "
+                "choose another folder."
+            )
         elif folder.is_taken():
             raise SettingsError(
                 f"--output-dir {folder.path} is not empty. Choose another folder, continue an earlier run with "
@@ -198,9 +206,13 @@ class RunFolder:
         """Write the model and its tokenizer into the folder, as `from_pretrained` reads them."""
         partial = self.path / PUBLISHING_FOLDER
         shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        flush(partial)
+        try:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            flush(partial)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise StorageError(f"The model could not be written to {self.path}: {first_line(error)}.") from error
         for file in sorted(partial.iterdir()):
             os.replace(file, self.path / file.name)
         partial.rmdir()

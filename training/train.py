@@ -207,11 +207,13 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
     if accelerator.is_main_process:
         folder.begin(settings, figures, description, data.tokenizer, steps_done=run.progress.step)
         start_trackers(accelerator, folder, settings.run.log_with, settings.flat(), steps_done=run.progress.step)
+    had_finished = run.progress.step >= run.num_steps
     finished = run.go(folder)
     if accelerator.is_main_process:
         folder.finish(run.progress, finished=finished)
         print((end_message if finished else stop_message)(folder.path, run.progress), file=sys.stderr)
-        if finished:
+        # The published weights of a run that had finished are in its folder alone, and were judged.
+        if finished and not had_finished:
             show_verdict(run, folder)
         if finished and on_published is not None:
             on_published(folder.path)

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from chatformer.configuration.declaring import SettingsError
 from chatformer.configuration.evaluation import DoctorSettings
@@ -120,7 +121,7 @@ def load_model(name: str, settings: DoctorSettings) -> tuple[Any, Any, list[str]
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         return model.to(device).eval(), tokenizer, sorted(report["missing_keys"])
     # After the first line, transformers gives advice that is not about this command.
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SettingsError(f"{name} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
 
 

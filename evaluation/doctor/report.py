@@ -35,6 +35,9 @@ def show(diagnosis: Diagnosis) -> None:
     for title, findings in diagnosis.sections.items():
         console.print(f"\n{title}", style="bold")
         grid = Table.grid(padding=(0, 1))
+        grid.add_column()
+        # Otherwise rich replaces a wide letter at the end of a line.
+        grid.add_column(overflow="fold")
         for severity, (mark, color) in MARKS.items():
             for finding in findings:
                 if finding.severity == severity:

@@ -7,7 +7,7 @@ SIZE = Check(
     bad=Above(hint=100, problem=1000),
     good="The size fits the data",
     title="The model is large for its data",
-    what_to_do="Use a smaller --size (tiny, mini), more data, --dropout 0.3 or --rdrop-alpha 1.",
+    what_to_do="Use more data, a smaller --size unless it is tiny, --dropout 0.3 or --rdrop-alpha 1.",
 )
 """Measures parameters per token of the replies."""
 
@@ -36,8 +36,9 @@ VOCABULARY_SIZE = Check(
 def check_vocabulary_size(vocab_size: int, num_target_tokens: int) -> list[Finding]:
     """Whether the tokens of a vocabulary are too rare in the replies to be learnt."""
     ratio = num_target_tokens / vocab_size
+    smaller = max(1000, round(num_target_tokens / 10, -3))
     return VOCABULARY_SIZE.findings(
         ratio,
         f"{vocab_size:,} tokens; each occurs about {ratio:.1f} times in the replies.",
-        what_to_do=f"Train again with --vocab-size {max(1000, round(num_target_tokens / 10, -3))}.",
+        what_to_do=f"Train again with --vocab-size {smaller}." if smaller < vocab_size else "Use more data.",
     )

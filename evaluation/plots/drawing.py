@@ -131,7 +131,7 @@ def format_of(picture: Path) -> str:
 
 def save(figure: "Figure", picture: Path) -> None:
     """Write a figure, in the format that the file's name ends with, complete or not at all."""
-    # The room for names depends on the size of the pictures, which depends on the names: the second time both are known.
+    # The room for names depends on the size of the pictures, and that on the names: the second time both are known.
     figure.draw_without_rendering()
     with whole_file(picture) as partial:
         figure.savefig(partial, dpi=DPI, format=format_of(picture))

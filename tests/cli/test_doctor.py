@@ -158,6 +158,13 @@ def test_a_model_that_cannot_be_tried_is_not(doctor, run_folder, conversations_f
         assert word in printed.out
 
 
+def test_weights_that_were_cut_off_are_told_in_one_line(doctor, run_folder, conversations_file):
+    weights = run_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    status, printed = doctor(run_folder, "--data", conversations_file)
+    assert status == 2 and "cannot be loaded as a model" in printed.err and "Traceback" not in printed.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,7 +9,10 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
 
+from chatformer import ChatformerForConditionalGeneration
 from chatformer.training import gradients, verify_resume
 from chatformer.training import run as loop
 from chatformer.training.checkpoints import checkpoints, damage
@@ -178,6 +181,34 @@ def test_a_full_disk_keeps_the_checkpoint_before(whole, plan, flags, train, tmp_
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-5"]
     assert train(["--output-dir", folder, "--resume"]) == 0
     assert_equal_runs(whole, folder)
+
+
+def test_a_disk_that_is_full_for_weights_is_told_in_a_sentence(plan, flags, train, tmp_path, monkeypatch, capsys):
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for place, owner in (
+        ("The checkpoint of step 5", Accelerator),
+        ("The model could not", ChatformerForConditionalGeneration),
+    ):
+        folder = tmp_path / owner.__name__
+
+        def fails(*_arguments, **_options):
+            raise full
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "save_state" if owner is Accelerator else "save_pretrained", fails)
+            assert train(flags(folder, **plan)) == 2
+        told = capsys.readouterr().err
+        assert place in told and "No space left on device" in told and "Traceback" not in told
+        assert not list(folder.glob("*.partial"))
+
+
+def test_a_run_that_had_finished_is_not_judged_again(flags, train, tmp_path, monkeypatch):
+    judged = []
+    monkeypatch.setattr("chatformer.training.train.show_verdict", lambda *_: judged.append(True))
+    folder = tmp_path / "run"
+    assert train(flags(folder, max_steps=4)) == 0
+    assert train(["--output-dir", folder, "--resume"]) == 0
+    assert judged == [True]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_rows(

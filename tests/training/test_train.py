@@ -282,6 +282,7 @@ def test_what_cannot_be_is_told_in_one_line(flags, train, tmp_path, capsys, chan
         ([], "There is no data to train on: name it with --data"),
         (["--data", "a.csv"], "Say where the model is to be written: --output-dir DIR"),
         (["--data", "a.csv", "--output-dir", "nowhere", "--resume"], "There is nothing to resume: nowhere"),
+        (["--output-dir", "nowhere", "--resume"], "There is nothing to resume: nowhere"),
     ],
 )
 def test_what_is_left_out_is_told_in_one_line(train, tmp_path, monkeypatch, capsys, arguments, message):
@@ -291,6 +292,21 @@ def test_what_is_left_out_is_told_in_one_line(train, tmp_path, monkeypatch, caps
     assert captured.err.startswith(f"error: {message}")
     assert captured.err.count("\n") == 1
     assert listed(tmp_path) == []
+
+
+def test_a_folder_that_may_not_be_replaced_is_told_why(flags, train, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.txt").write_text("mine")
+    for name, message in (("file", "is a file"), ("folder", "holds no run that --overwrite-output-dir may replace")):
+        assert train([*flags(tmp_path / name), "--overwrite-output-dir"]) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "folder" / "mine.txt").read_text() == "mine"
+
+
+def test_inputs_that_are_all_too_long_are_named(flags, train, tmp_path, capsys):
+    assert train(flags(tmp_path / "run", too_long="drop", max_source_tokens=1)) == 2
+    assert "no input of one at most --max-source-tokens (1)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("metric", ["score", "chrf", "bleu"])

@@ -11,3 +11,6 @@ def test_a_vocabulary_too_large_for_its_data():
     assert check_vocabulary_size(6000, 77_000)[0].severity == "good"
     finding = check_vocabulary_size(8000, 20_000)[0]
     assert finding.severity == "hint" and "--vocab-size 2000" in finding.what_to_do
+    # A limit above what there is would change nothing.
+    finding = check_vocabulary_size(505, 900)[0]
+    assert finding.severity == "hint" and "--vocab-size" not in finding.what_to_do
