@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
@@ -19,6 +20,7 @@ from accelerate.utils import set_seed
 from chatformer.configuration.declaring import SettingsError, without_effect
 from chatformer.configuration.recipes import parse_settings, read_recipe
 from chatformer.configuration.training import METRICS_BY_PACKAGES, TrainingSettings, check_settings
+from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.data.unread import unread_part
 from chatformer.evaluation.doctor.run_log import RunLog
@@ -69,11 +71,25 @@ def report_unread(data: PreparedData, settings: TrainingSettings, folder: RunFol
                 parts += f" or inputs of more than --max-source-tokens ({limits.max_source_tokens})"
             num_all = exchanges.num_too_long + exchanges.num_alone
             warn(f"of {num_all:,} exchanges to {what}, {exchanges.num_too_long:,} are left out: they have {parts}.")
+        if num_cut := num_cut_questions(exchanges, limits.max_source_tokens):
+            warn(
+                f"of {exchanges.num_alone:,} exchanges to {what}, {num_cut:,} have a question of "
+                f"--max-source-tokens ({limits.max_source_tokens}) or more, of which the beginning is not read."
+            )
     if (unread := unread_part(data.tokenizer, data.validation)) is not None:
         warn(
             f"the validation data has {unread}, which the model will not read: the training data has none, so the "
             "chat template leaves them out."
         )
+
+
+def num_cut_questions(exchanges: EncodedExchanges, max_source_tokens: int) -> int:
+    """About how many sources are a single question that fills all tokens, as one does that was cut."""
+    full = np.flatnonzero(exchanges.source_lengths[: exchanges.num_alone] == max_source_tokens)
+    # A thousand tell it of millions.
+    histories = exchanges.rows.select(full[:1000])["history"]
+    are_single = [sum(message["role"] != "system" for message in history) == 1 for history in histories]
+    return round(len(full) * float(np.mean(are_single))) if are_single else 0
 
 
 def with_plan(

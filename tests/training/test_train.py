@@ -304,6 +304,13 @@ def test_a_folder_that_may_not_be_replaced_is_told_why(flags, train, tmp_path, c
     assert (tmp_path / "folder" / "mine.txt").read_text() == "mine"
 
 
+def test_questions_whose_beginning_is_not_read_are_counted(flags, train, tmp_path, capsys):
+    for limit, is_told in ((4, True), (100, False)):
+        assert train([*flags(None, max_source_tokens=limit), "--dry-run"]) == 0
+        told = capsys.readouterr().err
+        assert (f"have a question of --max-source-tokens ({limit}) or more" in told) == is_told
+
+
 def test_inputs_that_are_all_too_long_are_named(flags, train, tmp_path, capsys):
     assert train(flags(tmp_path / "run", too_long="drop", max_source_tokens=1)) == 2
     assert "no input of one at most --max-source-tokens (1)" in capsys.readouterr().err
