@@ -104,6 +104,8 @@ class ModelFolder:
     def find(cls, name: str, revision: str | None = None, *, with_records: bool = False) -> "ModelFolder":
         """Find a folder, or download a model from the Hub, without its code, and `with_records` of its training."""
         folder, commit = Path(name), None
+        if folder.is_file():
+            raise StorageError(f"{name} is a file. Give the folder of a model: the --output-dir of a training.")
         if not folder.is_dir():
             files = [CONFIG_FILE, GENERATION_FILE, *WEIGHTS_FILES, *TOKENIZER_FILES]
             if with_records:

@@ -58,9 +58,11 @@ def save_checkpoint(accelerator: "Accelerator", folder: Path, step: int, *, limi
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError | RuntimeError | SafetensorError):
             # torch and safetensors have errors of their own for a full disk.
+            what_to_do = "Free some space, then train again."
+            if checkpoints(folder):
+                what_to_do = "The previous checkpoint is kept: free some space, then continue with --resume."
             raise OSError(
-                f"The checkpoint of step {step} could not be written to {folder}: {first_line(error)}. The previous "
-                "checkpoint is kept: free some space, then continue with --resume."
+                f"The checkpoint of step {step} could not be written to {folder}: {first_line(error)}. {what_to_do}"
             ) from error
         raise
     if accelerator.is_main_process:

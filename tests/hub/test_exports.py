@@ -141,6 +141,8 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(saved, make_model, make_ma
     out = tmp_path / "some" / "where" / "out"
     assert "no config.json" in refuse(tmp_path, out, capsys)
     assert "There is no folder" in refuse(tmp_path / "nowhere" / "at" / "all", out, capsys)
+    (tmp_path / "data.csv").write_text("a,b")
+    assert "data.csv is a file. Give the folder of a model" in refuse(tmp_path / "data.csv", out, capsys)
     assert "--quantization int8" in refuse(folder, out, capsys, "--quantization", "int8", target="marian")
     assert "is not empty" in refuse(folder, folder, capsys)
     assert "is a file" in refuse(folder, folder / "config.json", capsys)

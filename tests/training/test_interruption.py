@@ -199,6 +199,8 @@ def test_a_disk_that_is_full_for_weights_is_told_in_a_sentence(plan, flags, trai
             assert train(flags(folder, **plan)) == 2
         told = capsys.readouterr().err
         assert place in told and "No space left on device" in told and "Traceback" not in told
+        # There is no checkpoint yet.
+        assert owner is not Accelerator or "--resume" not in told
         assert not list(folder.glob("*.partial"))
 
 
