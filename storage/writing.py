@@ -83,11 +83,16 @@ def append_json_line(path: Path, content: Any) -> None:
         file.write(json_line(content))
 
 
+def check_no_file(path: Path | str) -> None:
+    """Raise a `StorageError` if there is a file at `path`, the value of --output-dir."""
+    if Path(path).exists() and not Path(path).is_dir():
+        raise StorageError(f"--output-dir {path} is a file; give a folder that is new or empty.")
+
+
 def check_new_or_empty(path: Path | str) -> None:
     """Raise a `StorageError` unless a folder can be written at `path`: the value of --output-dir."""
+    check_no_file(path)
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"--output-dir {path} is a file; give a folder that is new or empty.")
     if folder.is_dir() and any(folder.iterdir()):
         raise StorageError(f"--output-dir {path} is not empty; give a folder that is new or empty.")
 

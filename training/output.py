@@ -32,6 +32,7 @@ from chatformer.storage.names import (
 from chatformer.storage.reading import read_json_lines, read_structure
 from chatformer.storage.writing import (
     append_json_line,
+    check_no_file,
     files_in,
     flush,
     json_line,
@@ -73,18 +74,9 @@ class RunFolder:
         elif settings.run.overwrite_output_dir and (folder.path / SETTINGS_FILE).is_file():
             folder.check_inputs_are_kept(settings)
             folder.check_removable()
-        elif folder.path.exists() and not folder.path.is_dir():
-            raise SettingsError(f"--output-dir {folder.path} is a file; give a folder that is new or empty.")
-        elif folder.is_taken() and settings.run.overwrite_output_dir:
-            raise SettingsError(
-                f"--output-dir {folder.path} is not empty. It holds no run that --overwrite-output-dir may replace: "
-                "choose another folder."
-            )
-        elif folder.is_taken():
-            raise SettingsError(
-                f"--output-dir {folder.path} is not empty. Choose another folder, continue an earlier run with "
-                "--resume, or replace it with --overwrite-output-dir."
-            )
+        else:
+            check_no_file(folder.path)
+            folder.check_not_taken(may_replace_run=settings.run.overwrite_output_dir)
         # All ranks check before any rank writes.
         accelerator.wait_for_everyone()
         return folder
@@ -135,9 +127,17 @@ class RunFolder:
                     "data, or add --resume-changed to continue with the new data."
                 )
 
-    def is_taken(self) -> bool:
-        """True if there is a file or a folder with content at this path."""
-        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+    def check_not_taken(self, *, may_replace_run: bool) -> None:
+        """Raise a `SettingsError` if the folder has content, which a new run must not touch."""
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        what_to_do = (
+            "It holds no run that --overwrite-output-dir may replace: choose another folder."
+            if may_replace_run
+            else "Choose another folder, continue an earlier run with --resume, or replace it with "
+            "--overwrite-output-dir."
+        )
+        raise SettingsError(f"--output-dir {self.path} is not empty. {what_to_do}")
 
     def begin(
         self,
