@@ -19,6 +19,9 @@ from .streaming import Pieces
 # Kana and the characters of Chinese, and their punctuation.
 NO_SPACES = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff01-\uff0f]{2}")
 
+DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0, "length_penalty": 1.0}
+"""What `generate()` takes where a model's own settings leave it open."""
+
 
 class Answer(NamedTuple):
     """A reply, with what the model read and wrote."""
@@ -71,6 +74,16 @@ class Chatbot:
     def reads_history(self) -> bool:
         """True if the model reads what was said before the last question."""
         return reads_history(self.tokenizer)
+
+    def own(self, name: str) -> float:
+        """What a setting of `ReplySettings` is while it is left to the model."""
+        search = self.engine.own_search
+        if name == "temperature" and not search.do_sample:
+            return 0
+        if name == "max_new_tokens":
+            return self.engine.max_new_tokens
+        value = getattr(search, name)
+        return DEFAULTS[name] if value is None else value
 
     def reply(
         self, messages: Sequence[Message], settings: ReplySettings, on_text: Callable[[str], None] | None = None

@@ -10,9 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
-from chatformer.configuration.declaring import without_effect
+from chatformer.configuration.declaring import SettingsError, without_effect
 from chatformer.configuration.replies import ChatSettings, ReplySettings
 from chatformer.conversation import NotText, normalized_text
 from chatformer.storage.printing import plain_console, warn
@@ -30,9 +28,9 @@ if TYPE_CHECKING:
 
 NO_HISTORY = "This model was trained on single questions and does not read what was said before."
 HELP = """/reset            begin a new conversation
-/more             have the last reply go on
+/more             have the last reply go on, which models of prose can
 /settings         show how replies are generated
-/set NAME VALUE   change it, for example: /set temperature 0.7
+/set NAME VALUE   change it, for example: /set temperature 0.7; none is the model's own again
 /help             show this
 /quit             leave (so does Ctrl-D); Ctrl-C stops a reply"""
 
@@ -182,19 +180,18 @@ def run_command(
         console.print("A new conversation begins.", style="dim")
     elif command == "settings":
         for name in dataclasses.asdict(settings.reply):
-            console.print(shown_setting(settings.reply, name), style="dim")
+            console.print(shown_setting(settings.reply, name, conversation), style="dim")
     elif command == "set" and len(rest) != 2:
         console.print("/set takes a name and a value, such as: /set temperature 0.7", style="dim")
     elif command == "set":
+        name, value = rest
         try:
-            reply = tyro.cli(
-                ReplySettings, args=[f"--{rest[0]}", rest[1]], default=settings.reply, prog="/set", add_help=False
-            )
-        except SystemExit:
-            # The parser has printed what is wrong.
+            reply = settings.reply.changed(name, value)
+        except SettingsError as error:
+            console.print(str(error), style="dim")
             return settings
         settings = dataclasses.replace(settings, reply=reply)
-        console.print(shown_setting(reply, rest[0].replace("-", "_")), style="dim")
+        console.print(shown_setting(reply, name.lstrip("-").replace("-", "_"), conversation), style="dim")
         # Of the other flags, the command has said it.
         for sentence in without_effect(ChatSettings(url=settings.url, reply=reply)):
             console.print(sentence, style="dim")
@@ -205,7 +202,12 @@ def run_command(
     return settings
 
 
-def shown_setting(settings: ReplySettings, name: str) -> str:
-    """A line that says what a setting is."""
+def shown_setting(settings: ReplySettings, name: str, conversation: "Conversation") -> str:
+    """A line that says what a setting is, and what the model's own is where it is left to that."""
+    from .chatbot import Chatbot
+
     value = getattr(settings, name)
-    return f"{name} = {'as the model has it' if value is None else value}"
+    if value is None:
+        chatbot = conversation.chatbot
+        value = f"{chatbot.own(name)}, the model's own" if isinstance(chatbot, Chatbot) else "as the server has it"
+    return f"{name} = {value}"

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from chatformer.configuration.declaring import check, did_you_mean, parsed, without_effect
+from chatformer.configuration.command_line import parsed
+from chatformer.configuration.declaring import check, did_you_mean, without_effect
 from chatformer.import_hooks import when_imported
 from chatformer.storage.printing import print_in_any_encoding, warn
 

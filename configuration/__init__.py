@@ -6,6 +6,7 @@ What it is: the configuration of a model, and the settings of every command. In 
     configuration_bahdanau    the configuration of a recurrent model, in its paper's symbols
     configuration_ensemble    the configuration of several Transformers as one model
     declaring                 bounds next to the defaults, their check, the names of flags
+    command_line              from the flags of a command line to its settings
     sizes                     the named sizes
     data                      which conversations are read, and how text becomes tokens
     model                     what is trained

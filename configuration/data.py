@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .declaring import AtLeast, Needs, Share, Without
+from .declaring import AtLeast, Elsewhere, Needs, Seed, Share, Without
 
 OF_DATA = Needs("data", "training_data", "subject")
 """Of settings that say how to read what one of these names."""
@@ -13,7 +13,7 @@ OF_DATA = Needs("data", "training_data", "subject")
 class ReadingSettings:
     """Which conversations are read, and how."""
 
-    data: tuple[str, ...] = ()
+    data: Annotated[tuple[str, ...], Elsewhere("train_file")] = ()
     """The conversations: a CSV, TSV, Excel, JSON, JSON Lines or Parquet file, a .txt with a tab between question and
     answer, a URL, a Hub dataset id, or two text files, line by line question and answer; "starter" is the corpus that
     comes with chatformer, "digits" and "emoji" are pictures to draw, and "tunes" and "essen" melodies to write. A
@@ -56,11 +56,11 @@ class DataSettings(ReadingSettings):
     another; once unless given."""
     data_sha256: str | None = None
     """What the data file's SHA-256 must be; another file is refused."""
-    validation_data: tuple[str, ...] = ()
+    validation_data: Annotated[tuple[str, ...], Elsewhere("validation_file", "val_data")] = ()
     """Conversations to validate on, instead of a fraction of --data."""
     validation_fraction: Annotated[Share, Without("validation_data")] = 0.05
     """Share of the conversations that is kept for validation. Equal questions stay on one side."""
-    split_seed: Annotated[int | None, AtLeast(0), Without("validation_data")] = None
+    split_seed: Annotated[Seed | None, Without("validation_data")] = None
     """Says which conversations are kept for validation; --seed unless given. Models of other seeds and one split can be
     put together by `chatformer ensemble`, since none has learnt what another is judged by."""
     max_train_samples: Annotated[int, AtLeast(1)] | None = None

@@ -5,11 +5,9 @@ What settings are declared with: bounds and conditions next to the defaults, che
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-
-Settings = TypeVar("Settings")
+from typing import Annotated, Any, Literal
 
 
 class SettingsError(ValueError):
@@ -63,6 +61,7 @@ class LessThan(Bound):
 
 
 Share = Annotated[float, AtLeast(0), LessThan(1)]
+Seed = Annotated[int, AtLeast(0), LessThan(2**32, "2^32")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +69,13 @@ class Formerly:
     """An earlier name of a setting, given in the type of its field: its flag is still accepted."""
 
     name: str
+
+
+class Elsewhere:
+    """Names that other tools have for a setting, given in the type of its field: whoever uses one is told ours."""
+
+    def __init__(self, *names: str):
+        self.names = names
 
 
 class Needs:
@@ -107,16 +113,16 @@ def without_effect(settings: Any) -> list[str]:
             if field.name not in known:
                 continue
             name = flag(f"no_{field.name}" if values[field.name] is False else field.name)
-            for needs in _declared(types[field.name], Needs):
+            for needs in declared(types[field.name], Needs):
                 needed = [other for other in needs.names if other in values]
                 if not possible.intersection(needed):
                     sentences.append(f"{name} has no effect without {' or '.join(map(flag, needed))}.")
             sentences += [
                 f"{name} has no effect with {flag(without.name)}."
-                for without in _declared(types[field.name], Without)
+                for without in declared(types[field.name], Without)
                 if without.name in known
             ]
-            for of_hub in _declared(types[field.name], OfHub):
+            for of_hub in declared(types[field.name], OfHub):
                 value = values[of_hub.name]
                 for other in [value] if isinstance(value, str) else value or []:
                     if place := place_outside_the_hub(other):
@@ -172,18 +178,18 @@ def check(settings: Any) -> None:
         if dataclasses.is_dataclass(value):
             check(value)
             continue
-        bounds = list(_declared(types[field.name], Bound))
+        bounds = list(declared(types[field.name], Bound))
         if value is not None and not all(bound.allows(value) for bound in bounds):
             raise SettingsError(f"{flag(field.name)} must be {' and '.join(map(str, bounds))}, but it is {value}.")
 
 
-def _declared(type_: Any, kind: type) -> Iterator[Any]:
+def declared(type_: Any, kind: type) -> Iterator[Any]:
     """Yield what a type is annotated with, if it is of this kind, from any depth of the type."""
     for part in typing.get_args(type_):
         if isinstance(part, kind):
             yield part
         else:
-            yield from _declared(part, kind)
+            yield from declared(part, kind)
 
 
 def flag(name: str) -> str:
@@ -197,31 +203,18 @@ def did_you_mean(name: str, known: Iterable[str], shown_as: str = "{!r}") -> str
     return f" Did you mean {shown_as.format(nearest[0])}?" if nearest else ""
 
 
-def parsed(
-    settings: type[Settings], arguments: Sequence[str], *, program: str, default: Settings | None = None
-) -> Settings:
-    """The settings that a command line gives; what it leaves out is as in `default`, or has its field's default."""
-    # Here, since it takes a tenth of a second, and many users of this file parse nothing.
-    import tyro
-
-    arguments = _with_current_names(settings, arguments)
-    if default is None:
-        return tyro.cli(settings, args=arguments, prog=program)
-    return tyro.cli(settings, args=arguments, prog=program, default=default)
-
-
-def _with_current_names(settings: type, arguments: Sequence[str]) -> list[str]:
-    """A command line with the current flag in place of each former one."""
-    current = {}
-    for name, type_ in typing.get_type_hints(settings, include_extras=True).items():
-        for former in _declared(type_, Formerly):
-            for prefix in ("", "no_"):
-                current[flag(prefix + former.name)] = flag(prefix + name)
-    renamed = []
-    for argument in arguments:
-        name, sign, value = argument.partition("=")
-        renamed.append(current.get(name.replace("_", "-"), name) + sign + value)
-    return renamed
+def from_text(text: str, expected: Any, where: str) -> Any:
+    """What a person typed as the type of its setting; raise a `SettingsError` if it does not fit."""
+    options = typing.get_args(expected) if typing.get_origin(expected) is not Literal else ()
+    if type(None) in options and text.lower() == "none":
+        return None
+    kind = next((kind for kind in (int, float, Path) if kind in (expected, *options)), None)
+    if kind is None:
+        return converted(text, expected, where)
+    try:
+        return kind(text)
+    except ValueError:
+        return converted(text, expected, where)
 
 
 def converted(value: Any, expected: Any, where: str) -> Any:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from .declaring import SettingsError, did_you_mean, flag, parsed
+from .command_line import parsed
+from .declaring import SettingsError, did_you_mean, flag
 from .training import LENGTHS, TrainingSettings
 
 SETTINGS_FILE = "training_settings.yaml"
@@ -81,7 +82,7 @@ def _recipe_text(recipe: str) -> str:
     if recipe in recipe_names():
         return resources.files("chatformer.configuration").joinpath(f"recipes/{recipe}.yaml").read_text("utf-8")
     hint, names = did_you_mean(recipe, recipe_names()), ", ".join(recipe_names())
-    raise SettingsError(f"There is no recipe {recipe!r}; the recipes are {names}, or the path of a .yaml file.{hint}")
+    raise SettingsError(f"There is no recipe {recipe!r}. Give one of {names}, or the path of a .yaml file.{hint}")
 
 
 def parse_settings(arguments: Sequence[str], *, program: str) -> TrainingSettings:

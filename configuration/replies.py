@@ -1,12 +1,27 @@
 """The settings of replies: which model answers, how it searches, the flags of `chat`, `web`, `generate` and `serve`."""
 
+import dataclasses
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from .declaring import AtLeast, AtMost, LessThan, MoreThan, Needs, OfHub, Without, check
+from .declaring import (
+    AtLeast,
+    AtMost,
+    Elsewhere,
+    MoreThan,
+    Needs,
+    OfHub,
+    Seed,
+    SettingsError,
+    Without,
+    check,
+    did_you_mean,
+    from_text,
+)
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -28,14 +43,14 @@ class PretrainedSettings:
 class SearchSettings:
     """How a reply is searched for."""
 
-    num_beams: Annotated[int, AtLeast(1), AtMost(1000), Without("url")] = 1
+    num_beams: Annotated[int, AtLeast(1), AtMost(1000), Without("url"), Elsewhere("beam_size")] = 1
     """Beams of the search; 1 is greedy. More find likelier replies, which a chat then shows at once instead of word by
     word."""
     length_penalty: Annotated[float | None, Needs("num_beams"), Without("url")] = None
     """Exponent of the length that the score of a beam is divided by; the model's own, mostly 1, unless given."""
     no_repeat_ngram_size: Annotated[int, AtLeast(0), Without("url")] = 0
     """No run of so many tokens comes twice in a reply, which ends loops; 0 allows all."""
-    max_new_tokens: Annotated[int, AtLeast(1)] | None = None
+    max_new_tokens: Annotated[int | None, AtLeast(1), Elsewhere("max_length")] = None
     """Longest reply in tokens; the model's own limit unless given."""
 
 
@@ -54,9 +69,15 @@ class ReplySettings(SearchSettings):
     """Above 1, tokens that a reply already has become less likely; the model's own, 1.1 unless it was trained with
     another, unless given."""
 
-    def __post_init__(self) -> None:
-        # At once, since /set changes them in the middle of a chat.
-        check(self)
+    def changed(self, name: str, text: str) -> "ReplySettings":
+        """These settings with one of them as a person typed it; raise a `SettingsError` if it is not possible."""
+        name = name.lstrip("-").replace("-", "_")
+        types = typing.get_type_hints(ReplySettings)
+        if name not in types:
+            raise SettingsError(f"There is no setting {name!r}.{did_you_mean(name, types)} /settings lists them.")
+        settings = dataclasses.replace(self, **{name: from_text(text, types[name], name)})
+        check(settings)
+        return settings
 
     def search(self) -> "GenerationConfig":
         """The search as `generate()` takes it; what is not set here is the model's own choice."""
@@ -95,11 +116,8 @@ class ChatbotSettings(PretrainedSettings):
     """A message that comes before the conversation."""
     device: Annotated[str | None, Without("url")] = None
     """Where to run, such as cpu or cuda; a GPU if there is one unless given."""
-    seed: Annotated[int | None, AtLeast(0), LessThan(2**32, "2^32")] = None
+    seed: Seed | None = None
     """Makes drawing repeatable."""
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,10 @@ from .data import DataSettings, TokenizerSettings
 from .declaring import (
     AtLeast,
     AtMost,
+    Elsewhere,
     MoreThan,
     Needs,
+    Seed,
     SettingsError,
     Share,
     Without,
@@ -82,27 +84,27 @@ class OptimizationSettings:
 
     minutes: Annotated[float, MoreThan(0)] | None = None
     """Plan for so many minutes on this machine, measured on a few steps first, instead of for a number of steps."""
-    num_train_epochs: Annotated[float, MoreThan(0)] | None = None
+    num_train_epochs: Annotated[float | None, MoreThan(0), Elsewhere("epochs", "num_epochs")] = None
     """Passes over the data; planned from the data unless this, --max-steps or --minutes is given."""
     max_steps: Annotated[int, AtLeast(1)] | None = None
     """Optimizer steps in all, in place of --num-train-epochs."""
-    tokens_per_step: Annotated[int, AtLeast(1)] | None = None
+    tokens_per_step: Annotated[int | None, AtLeast(1), Elsewhere("batch_size", "per_device_train_batch_size")] = None
     """Source and target tokens of one optimizer step, over all processes and accumulated micro-batches; more where
     eight exchanges, the fewest that a step has, are longer. Planned from the data unless given."""
     gradient_accumulation_steps: Annotated[int, AtLeast(1)] = 1
     """Micro-batches that a step is split into, to save memory; the result is the same."""
-    learning_rate: Annotated[float, AtLeast(0)] | None = None
+    learning_rate: Annotated[float | None, MoreThan(0), Elsewhere("lr")] = None
     """Peak rate; for the schedule "noam" the factor before the paper's formula, 1 unless given. For the others planned
     from the data unless given."""
     lr_scheduler_type: Literal["noam", "inverse_sqrt", "cosine", "linear", "constant"] = "cosine"
     """How the rate goes after warm-up; "noam" is the paper's Equation 3."""
     warmup_steps: Annotated[int, AtLeast(0)] | None = None
-    """Steps over which the rate rises from zero; a fifth of all, at most 1,000, unless given."""
+    """Steps over which the rate rises from zero; a fifth of all, at most 1000, unless given."""
     adam_beta1: Share = 0.9
     """Adam's decay of the mean gradient (Section 5.3)."""
     adam_beta2: Share = 0.98
     """Adam's decay of the mean squared gradient (Section 5.3)."""
-    adam_epsilon: float = 1e-9
+    adam_epsilon: Annotated[float, MoreThan(0)] = 1e-9
     """Added to Adam's denominator (Section 5.3)."""
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
     """Decoupled decay of the weights, not of biases, norms and embeddings."""
@@ -122,12 +124,12 @@ class OptimizationSettings:
     given, it averages about the last fifth of the steps."""
     average_checkpoints: Annotated[int, AtLeast(0)] = 0
     """Evaluate and publish the mean of the weights at this many last checkpoints (Section 6.1); 0 takes the last."""
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    mixed_precision: Annotated[Literal["auto", "no", "bf16", "fp16"], Elsewhere("bf16", "fp16")] = "auto"
     """Precision of the arithmetic; "auto" takes bf16 where the hardware has it."""
     torch_compile: bool = False
     """Compile the layers, and on a GPU the loss, with torch.compile, once for batches of all sizes, in about a minute.
     For GPUs: on CPUs it is slower."""
-    seed: int = 42
+    seed: Seed = 42
     """Of the split, the first weights, dropout and the order of the data."""
 
     @property
@@ -140,8 +142,8 @@ class OptimizationSettings:
 class RunSettings:
     """What the run writes and when."""
 
-    output_dir: str | None = None
-    """Folder of the finished model, its log and its checkpoint."""
+    output_dir: Annotated[str | None, Elsewhere("save_dir")] = None
+    """Folder of the finished model, its log and its checkpoint, which every training needs."""
     logging_steps: Annotated[int, AtLeast(1)] = 20
     """Steps between lines of the log."""
     log_with: tuple[Tracker, ...] = ()
@@ -250,7 +252,7 @@ class QuickstartSettings:
 
     output_dir: str = "chatformer-quickstart"
     """Folder of the model. One that is trained already is only talked to, and an interrupted training goes on."""
-    max_steps: int | None = None
+    max_steps: Annotated[int, AtLeast(1)] | None = None
     """Steps of training; as the recipe `quickstart` has it unless given."""
 
 

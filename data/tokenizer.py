@@ -38,8 +38,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, has_history: bool 
     num_reserved = len(CONTROL_TOKENS) + NUM_BYTES
     if vocab_size <= 2 * num_reserved:
         raise ValueError(
-            f"vocab_size ({vocab_size}) must be more than {2 * num_reserved}: "
-            f"{len(CONTROL_TOKENS)} control tokens and {NUM_BYTES} bytes come before the text's own tokens."
+            f"vocab_size must be more than {2 * num_reserved}, but it is {vocab_size}: {len(CONTROL_TOKENS)} control "
+            f"tokens and {NUM_BYTES} bytes come first, and the text's own tokens need at least as many places."
         )
     tokenizer = Tokenizer(models.BPE())
     # With a space before it, a word at the beginning of a text is the same token as inside one.

@@ -23,7 +23,9 @@ def check_trackers(names: Sequence[str]) -> None:
     for name in names:
         # A recipe may name anything.
         if name not in typing.get_args(Tracker):
-            raise SettingsError(f"--log-with must be of {', '.join(typing.get_args(Tracker))}, but it is {name!r}.")
+            raise SettingsError(
+                f"--log-with must be one or more of {', '.join(typing.get_args(Tracker))}, but it is {name!r}."
+            )
         if importlib.util.find_spec(name) is None:
             raise SettingsError(f"--log-with {name} needs the package {name}. Run: pip install {name}")
 

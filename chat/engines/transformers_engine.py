@@ -34,6 +34,8 @@ class TransformersEngine:
         for weight in model.parameters():
             weight.data = weight.data.clone()
         with explained(f"--device {device} cannot be used"):
+            if device is not None and torch.device(device).type == "meta":
+                raise ValueError("it holds no numbers")
             return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer)
 
     @torch.inference_mode()

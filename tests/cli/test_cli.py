@@ -60,7 +60,7 @@ def test_the_verb_that_translates_says_so(chatformer):
     [
         (["train", "--recipe", "quickstrat"], "There is no recipe 'quickstrat'"),
         (["train", "--sed", "1"], "--seed INT"),
-        (["chat", ".", "--temprature", "1"], "--temperature {None}|FLOAT"),
+        (["chat", ".", "--temprature", "1"], "--temperature FLOAT"),
         (["chat"], "model"),
         (["quickstart", "--max-step", "1"], "--max-steps"),
     ],

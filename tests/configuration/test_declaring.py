@@ -8,6 +8,7 @@ import pytest
 
 from chatformer.cli.main import VERBS
 from chatformer.configuration import declaring
+from chatformer.configuration.command_line import parsed
 from chatformer.configuration.declaring import (
     AtLeast,
     AtMost,
@@ -23,7 +24,6 @@ from chatformer.configuration.declaring import (
     did_you_mean,
     flag,
     given,
-    parsed,
     without_effect,
 )
 from chatformer.configuration.replies import ChatSettings, ReplySettings
@@ -160,7 +160,7 @@ def test_one_thing_has_one_flag_in_all_commands():
         part.name
         for settings in settings_classes()
         for type_ in typing.get_type_hints(settings, include_extras=True).values()
-        for part in declaring._declared(type_, Formerly)
+        for part in declaring.declared(type_, Formerly)
     }
     assert former == {"repo", "private", "samples"}
     assert names & former == {"repo"}
@@ -218,7 +218,7 @@ def conditions():
         for settings in settings_classes()
         for field in dataclasses.fields(settings)
         for kind in (Needs, Without, OfHub)
-        for condition in declaring._declared(typing.get_type_hints(settings, include_extras=True)[field.name], kind)
+        for condition in declaring.declared(typing.get_type_hints(settings, include_extras=True)[field.name], kind)
     ]
 
 

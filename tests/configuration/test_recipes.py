@@ -189,7 +189,7 @@ def test_a_misspelt_flag_is_refused_with_the_nearest(capsys):
     assert exit_.value.code == 2
     assert captured.out == ""
     assert "--learning-rat" in captured.err and "Perhaps you meant" in captured.err
-    assert "--learning-rate {None}|FLOAT" in captured.err
+    assert "--learning-rate FLOAT" in captured.err
 
 
 @pytest.mark.parametrize("arguments", [["--seed", "x"], ["--lr-scheduler-type", "cosin"], ["--dropout"], ["stray"]])
@@ -207,9 +207,11 @@ def test_every_setting_is_explained_in_the_help(capsys):
     text = re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out)
     for name in TrainingSettings().flat():
         # Deeper in a line it would be another flag's explanation that mentions this one.
-        explained = re.search(rf"^ {{1,2}}--{name.replace('_', '-')}\b(.*?)\(default:", text, re.DOTALL | re.MULTILINE)
+        flag = re.escape(f"--{name.replace('_', '-')}")
+        explained = re.search(rf"^ {{1,2}}{flag}\b(.*?)(?=^ {{1,2}}--|^ *\n|\Z)", text, re.DOTALL | re.MULTILINE)
         assert explained, name
-        assert re.search(r"[a-z]+ .*[a-z\d)]\.\s*$", explained[1], re.DOTALL), name
+        explanation = re.sub(r"\(default:.*?\)", "", explained[1], flags=re.DOTALL)
+        assert re.search(r"[a-z]+ .*[a-z\d)]\.\s*$", explanation, re.DOTALL), name
 
 
 def test_a_resumed_run_has_the_settings_that_it_was_begun_with(tmp_path):

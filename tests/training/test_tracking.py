@@ -21,7 +21,10 @@ def test_a_missing_package_is_an_error_with_its_install_line(train, flags, tmp_p
 def test_a_recipe_cannot_name_an_unknown_tracker(train, flags, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text("log_with: [tensorbord]\n", "utf-8")
     assert train(flags(tmp_path / "run", recipe=tmp_path / "recipe.yaml")) == 2
-    assert "--log-with must be of tensorboard, trackio, wandb, but it is 'tensorbord'." in capsys.readouterr().err
+    assert (
+        "--log-with must be one or more of tensorboard, trackio, wandb, but it is 'tensorbord'."
+        in capsys.readouterr().err
+    )
 
 
 INSTALLED = [name for name in typing.get_args(Tracker) if importlib.util.find_spec(name)]

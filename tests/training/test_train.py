@@ -253,7 +253,7 @@ def test_an_earlier_run_is_begun_anew_only_when_asked(flags, train, tmp_path, ca
         ({"max_target_tokens": 1}, "--max-target-tokens (1)"),
         ({"validation_fraction": 1}, "--validation-fraction must be at least 0 and less than 1, but it is 1.0"),
         ({"logging_steps": 0}, "--logging-steps must be at least 1, but it is 0"),
-        ({"learning_rate": "nan"}, "--learning-rate must be at least 0, but it is nan"),
+        ({"learning_rate": "nan"}, "--learning-rate must be more than 0, but it is nan"),
         ({"num_train_epochs": 0}, "--num-train-epochs must be more than 0"),
         ({"ema_decay": 0.9, "average_checkpoints": 3}, "two ways to average"),
         ({"rdrop_alpha": 1, "dropout_until": 0.5}, "under other dropout, which --dropout-until ends"),
