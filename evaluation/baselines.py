@@ -53,6 +53,12 @@ class Comparison:
     baseline_replies: dict[str, list[str]]
     """The replies of each baseline to the exchanges that the model replied to."""
 
+    @property
+    def has_fewer_replies(self) -> bool:
+        """True if the model replied to some of the exchanges, so that their figures are not those of all."""
+        everything = self.model.get("all")
+        return everything is not None and 0 < everything.num_replies < len(self.groups["all"])
+
 
 def compare(
     exchanges: EncodedExchanges,

@@ -62,7 +62,7 @@ def evaluate(settings: EvaluationSettings) -> None:
     if has_metrics():
         from .metrics import signatures as signatures_of
 
-        signatures = signatures_of(bleu_tokenize=settings.bleu_tokenize)
+        signatures = {} if settings.max_replies == 0 else signatures_of(bleu_tokenize=settings.bleu_tokenize)
     else:
         notes.append("BLEU, chrF and the nearest question are left out: pip install 'chatformer[metrics]' adds them.")
     chatbot = chatbot_of(settings)

@@ -30,6 +30,8 @@ def has_metrics() -> bool:
 class ReplyFigures:
     """The quality of replies, given references; a figure is None if there are no replies or a package is missing."""
 
+    num_replies: int = 0
+    """Number of replies, which may be fewer than the exchanges."""
     bleu: float | None = None
     """BLEU of the replies, 0 to 100 (Papineni et al., 2002), as sacreBLEU computes it."""
     chrf: float | None = None
@@ -100,6 +102,7 @@ def reply_figures(
         return 100 * sum(flags) / len(replies)
 
     return ReplyFigures(
+        num_replies=len(replies),
         **scores,
         exact_match=share(map(str.__eq__, replies, references)),
         distinct_1=distinct(replies, 1),

@@ -31,6 +31,7 @@ ROWS = {
     "bits_per_character": ("bits per character", ".3f"),
     "source_gain": ("  saved by listening", ".3f"),
     "history_gain": ("  saved by remembering", ".3f"),
+    "num_replies": ("replies", "d"),
     "bleu": ("BLEU", ".1f"),
     "chrf": ("chrF", ".1f"),
     "exact_match": ("exact match, %", ".1f"),
@@ -43,7 +44,7 @@ ROWS = {
 }
 """The figures in the order of the table, with their titles and formats."""
 
-FIGURES_BY_TURNS = ("bits_per_character", "history_gain", "chrf", "exact_match")
+FIGURES_BY_TURNS = ("bits_per_character", "history_gain", "num_replies", "chrf", "exact_match")
 """The figures that the table by number of turns shows."""
 
 
@@ -130,7 +131,7 @@ def show(
     console = plain_console()
     console.print(table(model, comparison))
     if by_turns:
-        console.print(table_by_turns(by_turns))
+        console.print(table_by_turns(by_turns, with_num_replies=comparison.has_fewer_replies))
     for media_table in media:
         console.print(media_table)
     if prose is not None:
@@ -167,22 +168,25 @@ def table(model: str, comparison: Comparison) -> Table:
         grid.add_column(name, justify="right", max_width=8)
     counts = [len(comparison.groups[name]) if name in comparison.groups else "" for name in columns]
     grid.add_row("exchanges", *map(str, counts), end_section=True)
+    are_fewer = comparison.has_fewer_replies
     for name, (title, form) in ROWS.items():
-        if name == "bleu":
+        if name == "num_replies":
             grid.add_section()
         values = [getattr(figures, name, None) for figures in columns.values()]
-        if any(value is not None for value in values):
+        if any(value is not None for value in values) and (name != "num_replies" or are_fewer):
             grid.add_row(title, *(figure_in(value, form) for value in values))
     return grid
 
 
-def table_by_turns(by_turns: dict[str, tuple[int, Evaluation]]) -> Table:
+def table_by_turns(by_turns: dict[str, tuple[int, Evaluation]], *, with_num_replies: bool) -> Table:
     grid = Table(title="by number of questions so far", title_justify="left")
     grid.add_column("")
     for length in by_turns:
         grid.add_column(length, justify="right")
     grid.add_row("exchanges", *(str(count) for count, _ in by_turns.values()), end_section=True)
     for name in FIGURES_BY_TURNS:
+        if name == "num_replies" and not with_num_replies:
+            continue
         title, form = ROWS[name]
         grid.add_row(title, *(figure_in(getattr(figures, name), form) for _, figures in by_turns.values()))
     return grid

@@ -40,6 +40,9 @@ METRICS = {
 }
 """The figures by their names in a record, each with its type and its name on the Hub."""
 
+OF_REPLIES = ("bleu", "chrf", "exact_match")
+"""The figures of replies, which may be fewer than the exchanges that the others are of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -53,7 +56,7 @@ class Split:
 SPLITS = (
     Split(name="all", title="All", title_ko="전체"),
     Split(name="seen", title="Answers that are in the training data", title_ko="답이 학습 데이터에 있던 대화"),
-    Split(name="unseen", title="Answers that are not", title_ko="답이 학습 데이터에 없던 대화"),
+    Split(name="unseen", title="Answers that the training data lacks", title_ko="답이 학습 데이터에 없던 대화"),
 )
 """The groups of `chatformer evaluate`."""
 VALIDATION = Split(name="validation", title="Conversations kept out of training", title_ko="학습에서 뺀 대화")
@@ -78,12 +81,24 @@ def evaluation_fits(records: Records, folder: Path) -> bool:
 
 def figures_by_split(records: Records) -> list[tuple[Split, dict[str, float]]]:
     """The figures of each group of conversations, from `chatformer evaluate` or else from the training."""
-    figures = records.evaluation.get("figures", {})
-    groups = [(split, figures[split.name]) for split in SPLITS if figures.get(split.name)]
+    figures, counts = (records.evaluation.get(name, {}) for name in ("figures", "exchanges"))
+    groups = [
+        (split, figures[split.name])
+        for split in SPLITS
+        # A group that is all of them says nothing new.
+        if figures.get(split.name) and (split.name == "all" or counts.get(split.name) != counts.get("all", 0))
+    ]
     best = {name.removeprefix("eval_"): value for name, value in records.record.get("best", {}).items()}
     if not groups and "loss" in best:
         groups = [(HELD_OUT_PROSE if is_of_prose(records) else VALIDATION, best)]
     return [(split, {name: each[name] for name in METRICS if each.get(name) is not None}) for split, each in groups]
+
+
+def fewer_replies(records: Records) -> dict[str, int]:
+    """The number of replies in each group of an evaluation with fewer replies than exchanges, else nothing."""
+    figures, counts = (records.evaluation.get(name, {}) for name in ("figures", "exchanges"))
+    num_replies = {name: each["num_replies"] for name, each in figures.items() if each and "num_replies" in each}
+    return num_replies if any(0 < number < counts.get(name, 0) for name, number in num_replies.items()) else {}
 
 
 def is_of_prose(records: Records) -> bool:
@@ -120,6 +135,7 @@ def readable(value: float) -> str:
 def eval_results(records: Records) -> list[EvalResult]:
     """The figures in the Hub's form, with a split for each group of conversations."""
     name = next(iter(evaluation_data(records) or sources_of(records)), "conversations")
+    num_replies = fewer_replies(records)
     dataset_type = name if HUB_ID.fullmatch(name) else re.sub(r"[^\w.-]+", "-", Path(name).stem)
     return [
         EvalResult(
@@ -129,7 +145,8 @@ def eval_results(records: Records) -> list[EvalResult]:
             dataset_name=f"{name}: {split.title.lower()}",
             dataset_split=split.name,
             metric_type=METRICS[figure][0],
-            metric_name=METRICS[figure][1],
+            metric_name=METRICS[figure][1]
+            + (f", of {num_replies[split.name]} replies" if figure in OF_REPLIES and split.name in num_replies else ""),
             metric_value=round(value, 4) + 0.0,
         )
         for split, figures in figures_by_split(records)
@@ -187,6 +204,8 @@ def write_card(
         evaluation_data=evaluation_data(records),
         is_prose=is_of_prose(records),
         prose_figures=prose_figures(records),
+        num_replies=fewer_replies(records),
+        of_replies=OF_REPLIES,
         num_exchanges=records.evaluation.get("exchanges", {}),
         metric_names={name: label for name, (_, label) in METRICS.items()},
         questions_are_unseen={question for question, _ in samples} <= set(questions_of(records)),

@@ -82,6 +82,7 @@ def test_a_run_is_measured_on_its_own_validation_split(evaluate, trained, record
     assert sum(group["exchanges"] for group in by_turns.values()) == len(report["items"])
     assert len(by_turns) > 1 and "by number of questions so far" in printed.out
     assert f"{by_turns['2']['bits_per_character']:.3f}" in printed.out
+    assert "│ replies" not in printed.out
     # A bar is for terminals.
     assert printed.err == ""
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
@@ -95,6 +96,9 @@ def test_data_of_any_kind_is_measured_and_what_is_missing_is_said(evaluate, with
     status, printed = evaluate(without_run, "--data", ten, "--max-replies", 3)
     assert status == 0, printed.err
     report = read(without_run / "evaluation.json")
+    # Of 3 replies, and losses of more.
+    assert report["figures"]["all"]["num_replies"] == 3 < report["exchanges"]["all"]
+    assert [row.split()[-2] for row in printed.out.splitlines() if row.startswith("│ replies")][:1] == ["3"]
     (note,) = report["notes"]
     assert f"note: {note}" in printed.out and "--training-data" in note
     assert list(report["figures"]) == ["all"] and not report["baselines"]
@@ -191,6 +195,7 @@ def test_data_that_has_changed_is_not_taken_for_the_runs_own(evaluate, flags, tr
     assert status == 2
     assert f"{data} has changed since" in printed.err and printed.err.count("\n") == 1
     status, printed = evaluate(tmp_path / "run", "--data", data, "--max-replies", 0)
+    assert "BLEU" not in printed.out and "│ replies" not in printed.out
     assert status == 0, printed.err
     assert "has changed since" in printed.out
     assert list(read(tmp_path / "run/evaluation.json")["figures"]) == ["all"]

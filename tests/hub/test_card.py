@@ -93,7 +93,33 @@ def test_figures_of_seen_and_unseen_stand_apart(records, hub_server):
     assert not [result for result in results if result.metric_type == "bleu"]
     row = next(line for line in text.splitlines() if line.startswith("| chrF |"))
     assert row == "| chrF | 40.5 | 55.25 | 11.12 |"
-    assert "| | All (30) | Answers that are in the training data (20) | Answers that are not (10) |" in text
+    titles = ["All (30)", "Answers that are in the training data (20)", "Answers that the training data lacks (10)"]
+    assert f"| | {' | '.join(titles)} |" in text
+
+
+def test_a_group_that_is_all_of_them_has_no_column_of_its_own(records):
+    unseen = {"all": FIGURES, "seen": None, "unseen": FIGURES}
+    evaluation = {**EVALUATION, "exchanges": {"all": 30, "seen": 0, "unseen": 30}, "figures": unseen}
+    text = card_of(dataclasses.replace(records, evaluation=evaluation))
+    assert "| | All (30) |\n" in text and "lacks" not in text
+
+
+@pytest.mark.parametrize(("replies", "is_told"), [((30, 20, 10), False), ((12, 8, 4), True)])
+def test_figures_of_fewer_replies_say_so(records, hub_server, replies, is_told):
+    figures = {
+        name: {**each, "num_replies": number}
+        for (name, each), number in zip(EVALUATION["figures"].items(), replies, strict=True)
+    }
+    text = card_of(dataclasses.replace(records, evaluation={**EVALUATION, "figures": figures}))
+    assert hub_server.card_errors(text, "model") == []
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    told = "| Replies, which the figures below are of | 12 | 8 | 4 |"
+    assert (told in lines) is is_told
+    names = {result.metric_type: result.metric_name for result in ModelCard(text).data.eval_results[:4]}
+    assert names["loss"] == "Loss, nats per token"
+    assert names["chrf"] == ("chrF, of 12 replies" if is_told else "chrF")
+    if is_told:
+        assert lines[lines.index(told) + 1].startswith("| chrF |")
 
 
 def test_from_training_by_way_of_evaluation_to_the_card(chatformer, hub, hub_server, trained, conversations, tmp_path):
