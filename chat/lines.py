@@ -17,7 +17,7 @@ from chatformer.pictures import PICTURE
 from chatformer.storage.bars import progress_bar
 from chatformer.storage.keeping import File, check_kept, model_files, standard_input
 from chatformer.storage.printing import plain_console
-from chatformer.storage.writing import whole_file
+from chatformer.storage.writing import check_output_file, whole_file
 
 from .errors import ChatError, InputError
 from .half_blocks import Screen
@@ -39,7 +39,8 @@ LINES_AT_ONCE = 10_000
 def generate(settings: GenerationSettings) -> None:
     """Write one line for each line that is read; a blank line for a blank line."""
     name = str(settings.data or "standard input")
-    check_output_file(settings.output_file)
+    if settings.output_file is not None:
+        check_output_file(settings.output_file)
     check_inputs_are_kept(settings)
     with opened(settings.data) as data:
         # An unreadable line is an error now, not after hours of replies.
@@ -183,14 +184,6 @@ def count_lines(stream: IO[bytes], name: str) -> int | None:
     count = sum(1 for _ in lines_of(stream, name))
     stream.seek(start)
     return count
-
-
-def check_output_file(file: Path | None) -> None:
-    """Raise an `InputError` if no file can be written there."""
-    if file is not None and file.is_dir():
-        raise InputError(f"--output-file {file} is a folder. Give the name of a file.")
-    if file is not None and not file.parent.is_dir():
-        raise InputError(f"there is no folder {file.parent} for --output-file {file}.")
 
 
 def check_inputs_are_kept(settings: GenerationSettings) -> None:

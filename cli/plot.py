@@ -17,8 +17,10 @@ def plot(settings: PlotSettings) -> None:
     # Before seconds are spent on a model.
     from chatformer.evaluation.plots.drawing import check_format, save
     from chatformer.storage.keeping import check_kept, model_files
+    from chatformer.storage.writing import check_output_file
 
     check_format(settings.output_file)
+    check_output_file(settings.output_file)
     if settings.model is not None:
         model = {f"the model in {settings.model}": model_files(settings.model, command="plot")}
         check_kept([settings.output_file], model, flag="--output-file")

@@ -57,6 +57,33 @@ def read_recipe(recipe: str, *, based_on_it: tuple[str, ...] = ()) -> TrainingSe
     return base.changed({**stated, "recipe": recipe}, where=where)
 
 
+def settings_of_run(folder: Path) -> TrainingSettings:
+    """
+    The settings that the run in a folder was begun with.
+
+    Files of data that it names as they were to be found from where it began are named as they are from here.
+    """
+    settings = read_recipe(str(folder / SETTINGS_FILE))
+    began_in = _began_in(folder, settings.run.output_dir)
+    if began_in is None:
+        return settings
+
+    def from_here(name: str) -> str:
+        return str(began_in / name) if not Path(name).exists() and (began_in / name).exists() else name
+
+    data = settings.data
+    found = {name: list(map(from_here, getattr(data, name))) for name in ("data", "validation_data")}
+    return settings.changed({**found, "data_sha256": data.data_sha256}, where=SETTINGS_FILE)
+
+
+def _began_in(folder: Path, output_dir: str | None) -> Path | None:
+    """The folder that a run began in, from where the run's own is now and what it was called; None if that is open."""
+    called, now = Path(output_dir or ".").parts, folder.resolve().parts
+    if Path(*called).is_absolute() or not called or ".." in called or now[-len(called) :] != called:
+        return None
+    return Path(*now[: -len(called)])
+
+
 def recipe_files(recipe: str | None) -> list[Path]:
     """The files that a recipe consists of: its own, and those of the recipes that it is based on."""
     if recipe is None or not _is_file_name(recipe):
@@ -95,10 +122,8 @@ def parse_settings(arguments: Sequence[str], *, program: str) -> TrainingSetting
     default = TrainingSettings()
     if recipe is not None:
         default = read_recipe(recipe)
-    elif "--resume" in arguments and output_dir is not None:
-        begun_with = Path(output_dir) / SETTINGS_FILE
-        if begun_with.is_file():
-            default = read_recipe(str(begun_with))
+    elif "--resume" in arguments and output_dir is not None and (Path(output_dir) / SETTINGS_FILE).is_file():
+        default = settings_of_run(Path(output_dir))
     if (data := _value_of("--data", arguments)) is not None:
         # The flag gives it again; this drops the recipe's checksum, which belongs to the recipe's data.
         default = default.changed({"data": data}, where="--data")

@@ -141,6 +141,8 @@ def local_path(file: str, *, sha256: str | None) -> Path:
 
 
 def _fetched(file: str, *, sha256: str | None) -> Path:
+    if not file:
+        raise DataError("The name of the data is empty. Pass a file, a URL or the id of a dataset on the Hub.")
     if not is_url(file):
         path = Path(file).expanduser()
         _check_file(path)

@@ -21,6 +21,7 @@ from chatformer.data.prose import is_prose
 from chatformer.data.unread import unread_part
 from chatformer.storage.keeping import check_kept, model_files
 from chatformer.storage.names import EVALUATION_BAD_ROWS_FILE, EVALUATION_FILE
+from chatformer.storage.writing import check_output_file
 
 from .baselines import WHAT_TO_DO, better_baselines, compare, sentences_about
 from .by_turns import figures_by_turns
@@ -55,8 +56,7 @@ def evaluate_in_all_processes(settings: EvaluationSettings) -> int:
 def evaluate(settings: EvaluationSettings) -> None:
     """Measure the model, print the figures and write them into a file."""
     output_file = output_file_of(settings)
-    if not output_file.parent.is_dir():
-        raise SettingsError(f"There is no directory {output_file.parent} for --output-file {output_file}.")
+    check_output_file(output_file)
     check_inputs_are_kept(settings, output_file)
     notes, signatures = [], {}
     if has_metrics():

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from chatformer.configuration.declaring import SettingsError
-from chatformer.configuration.recipes import read_recipe
+from chatformer.configuration.recipes import settings_of_run
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.arrow import messages_of
 from chatformer.data.exchanges import content_digest
@@ -16,8 +16,7 @@ from chatformer.storage.reading import read_structure
 
 def run_settings(folder: Path) -> TrainingSettings | None:
     """The settings of the run that trained the model in `folder`; None if the folder does not have them."""
-    file = folder / SETTINGS_FILE
-    return read_recipe(str(file)) if file.is_file() else None
+    return settings_of_run(folder) if (folder / SETTINGS_FILE).is_file() else None
 
 
 def own_files(run: TrainingSettings | None) -> list[Path]:

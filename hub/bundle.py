@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from chatformer.storage.explaining import first_line
+from chatformer.storage.explaining import first_line, models_beside
 from chatformer.storage.model_folder import MODELS, ModelFolder
 from chatformer.storage.names import (
     CARD_FILE,
@@ -103,7 +103,7 @@ def gather(folder: str, questions: Collection[str] = ()) -> Bundle:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise HubError(f"There is no folder {folder}.")
+        raise HubError(f"There is no folder {folder}.{models_beside(folder)}")
     if not (root / CONFIG_FILE).is_file():
         raise HubError(f"The folder {folder} holds no model: it has no {CONFIG_FILE}.")
     names = sorted(entry.name for entry in root.iterdir() if entry.is_file())

@@ -111,7 +111,7 @@ def hub_model(name: str, revision: str | None) -> SpaceModel:
     """A model on the Hub, at the present commit of a revision."""
     from huggingface_hub import HfApi, snapshot_download
 
-    from chatformer.storage.explaining import hub_reason
+    from chatformer.storage.explaining import no_model
     from chatformer.storage.model_folder import ModelFolder
     from chatformer.storage.names import CONFIG_FILE, LOG_FILE, RECORD_FILE, SETTINGS_FILE
     from chatformer.storage.run_folder import Records
@@ -122,9 +122,7 @@ def hub_model(name: str, revision: str | None) -> SpaceModel:
         folder = Path(snapshot_download(name, revision=commit, allow_patterns=files))
     # The name, the network or the Hub may be the reason.
     except Exception as error:
-        raise HubError(
-            f"There is no folder {name}, and the Hub gave no model {name}: {hub_reason(error, name)}"
-        ) from error
+        raise HubError(no_model(error, name)) from error
     if not (folder / CONFIG_FILE).is_file():
         raise HubError(f"{name} holds no model: it has no {CONFIG_FILE}.")
     # Raises an error unless it is a Chatformer.

@@ -2,6 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from chatformer.configuration.declaring import did_you_mean
+
+from .names import CONFIG_FILE
 
 
 class StorageError(ValueError):
@@ -37,6 +42,30 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def no_model(error: BaseException, name: str) -> str:
+    """That neither a folder nor the Hub has a model `name`, and the folders that may have been meant."""
+    # Here, since most readers of this file never ask the Hub.
+    from huggingface_hub.errors import HFValidationError
+
+    if isinstance(error, HFValidationError):
+        on_the_hub = "and no model on the Hub can be called so."
+    else:
+        reason = hub_reason(error, name)
+        on_the_hub = f"and the Hub gave no model {name}: {reason}{'' if reason.endswith('.') else '.'}"
+    return f"There is no folder {name}, {on_the_hub}{models_beside(name)}"
+
+
+def models_beside(name: str) -> str:
+    """A sentence on the nearest of the models beside a folder that there is not, or on some of them, or nothing."""
+    beside = Path(name).parent
+    if not beside.is_dir():
+        return ""
+    models = sorted(folder.name for folder in beside.iterdir() if (folder / CONFIG_FILE).is_file())
+    if nearest := did_you_mean(Path(name).name, models, shown_as=f"{beside}/{{}}"):
+        return nearest.replace(" ./", " ")
+    return f" {beside} has {first_few(models)}." if models and beside.name else ""
 
 
 def hub_reason(error: BaseException, name: str) -> str:

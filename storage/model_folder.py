@@ -5,6 +5,7 @@ The claims are checked before memory is allocated, and an error names the file t
 """
 
 import hashlib
+import os
 import re
 import reprlib
 import sys
@@ -27,7 +28,7 @@ from chatformer import (
 from chatformer.configuration import BahdanauConfig, ChatformerConfig, EnsembleConfig
 from chatformer.conversation import encode_conversation
 
-from .explaining import StorageError, explained, first_few, hub_reason
+from .explaining import StorageError, explained, first_few, no_model
 from .names import (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -104,6 +105,8 @@ class ModelFolder:
     def find(cls, name: str, revision: str | None = None, *, with_records: bool = False) -> "ModelFolder":
         """Find a folder, or download a model from the Hub, without its code, and `with_records` of its training."""
         folder, commit = Path(name), None
+        if not name:
+            raise StorageError("The name of the model is empty. Give its folder, or its id on the Hub.")
         if folder.is_file():
             raise StorageError(f"{name} is a file. Give the folder of a model: the --output-dir of a training.")
         if not folder.is_dir():
@@ -114,9 +117,7 @@ class ModelFolder:
                 folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
             # The name, the network or the Hub may be the reason.
             except Exception as error:
-                raise StorageError(
-                    f"There is no folder {name}, and the Hub gave no model {name}: {hub_reason(error, name)}"
-                ) from error
+                raise StorageError(no_model(error, name)) from error
             commit = folder.name
         model_folder = cls(name, folder, commit)
         if not model_folder.has(CONFIG_FILE):
@@ -136,6 +137,8 @@ class ModelFolder:
         path = self.folder / file
         if path.exists() and not path.is_file():
             raise StorageError(f"{file} of {self.name} must be a file, but it is a folder or a device.")
+        if path.is_file() and not os.access(path, os.R_OK):
+            raise StorageError(f"{file} of {self.name} cannot be read: this user has no permission to read it.")
         if path.is_file() and not file.endswith(".safetensors") and path.stat().st_size > MAX_TEXT_BYTES:
             raise StorageError(
                 f"{file} of {self.name} must have at most {MAX_TEXT_BYTES:,} bytes, but it has {path.stat().st_size:,}."

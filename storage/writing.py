@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,15 +84,32 @@ def append_json_line(path: Path, content: Any) -> None:
         file.write(json_line(content))
 
 
-def check_no_file(path: Path | str) -> None:
-    """Raise a `StorageError` if there is a file at `path`, the value of --output-dir."""
-    if Path(path).exists() and not Path(path).is_dir():
-        raise StorageError(f"--output-dir {path} is a file; give a folder that is new or empty.")
+def check_output_file(path: Path | str) -> None:
+    """Raise a `StorageError` if no file can be written at `path`, the value of --output-file."""
+    file = Path(path)
+    if file.is_dir():
+        raise StorageError(f"--output-file {path} is a folder. Give the name of a file.")
+    # A device or a pipe is written into; any other file is replaced, and a link stays a link, as in `whole_file`.
+    is_replaced = file.is_file() or not file.exists()
+    if is_replaced and not file.resolve().parent.is_dir():
+        raise StorageError(f"There is no folder {file.parent} for --output-file {path}.")
+    if not os.access(file.resolve().parent if is_replaced else file, os.W_OK):
+        raise StorageError(f"--output-file {path} cannot be written: this user may not write there. Give another.")
+
+
+def check_output_folder(path: Path | str) -> None:
+    """Raise a `StorageError` if no folder can be written at `path`, the value of --output-dir."""
+    there = next(each for each in [Path(path), *Path(path).absolute().parents] if each.exists())
+    if not there.is_dir():
+        which = "" if there == Path(path) else f" cannot be made: {there}"
+        raise StorageError(f"--output-dir {path}{which} is a file; give a folder that is new or empty.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(f"--output-dir {path} cannot be written: this user may not write into {there}.")
 
 
 def check_new_or_empty(path: Path | str) -> None:
     """Raise a `StorageError` unless a folder can be written at `path`: the value of --output-dir."""
-    check_no_file(path)
+    check_output_folder(path)
     folder = Path(path)
     if folder.is_dir() and any(folder.iterdir()):
         raise StorageError(f"--output-dir {path} is not empty; give a folder that is new or empty.")
@@ -173,7 +191,11 @@ def remove_together(paths: Sequence[Path], waiting: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or a folder with everything in it, is on the disk."""
+    """Wait until a file, or a folder that was made to be written, with everything in it, is on the disk."""
+    if path.is_dir():
+        for file in path.rglob("*.safetensors"):
+            # Its writer allows only the owner: a server of another user would be told that there is no such file.
+            file.chmod(stat.S_IMODE(path.stat().st_mode) & 0o666)
     for part in [*files_in(path), path] if path.is_dir() else [path]:
         _fsync(part)
 

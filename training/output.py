@@ -10,7 +10,7 @@ import yaml
 from safetensors import SafetensorError
 
 from chatformer.configuration.declaring import SettingsError
-from chatformer.configuration.recipes import read_recipe, recipe_files
+from chatformer.configuration.recipes import recipe_files, settings_of_run
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import content_digest
 from chatformer.data.preparation import local_files
@@ -32,7 +32,7 @@ from chatformer.storage.names import (
 from chatformer.storage.reading import read_json_lines, read_structure
 from chatformer.storage.writing import (
     append_json_line,
-    check_no_file,
+    check_output_folder,
     files_in,
     flush,
     json_line,
@@ -67,7 +67,7 @@ class RunFolder:
         if settings.run.resume:
             if not checkpoints(folder.path):
                 raise SettingsError(f"There is nothing to resume: {folder.path} has no checkpoint.")
-            folder.begun_with = read_recipe(str(folder.path / SETTINGS_FILE))
+            folder.begun_with = settings_of_run(folder.path)
             folder.begun_with_data = read_structure(folder.path / RECORD_FILE).get("data", {})
             check_changes(folder.path, folder.begun_with, settings)
             folder.check_inputs_are_kept(settings)
@@ -75,7 +75,7 @@ class RunFolder:
             folder.check_inputs_are_kept(settings)
             folder.check_removable()
         else:
-            check_no_file(folder.path)
+            check_output_folder(folder.path)
             folder.check_not_taken(may_replace_run=settings.run.overwrite_output_dir)
         # All ranks check before any rank writes.
         accelerator.wait_for_everyone()

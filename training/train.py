@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from chatformer.configuration.declaring import SettingsError, without_effect
-from chatformer.configuration.recipes import parse_settings, read_recipe
+from chatformer.configuration.recipes import parse_settings, settings_of_run
 from chatformer.configuration.training import METRICS_BY_PACKAGES, TrainingSettings, check_settings
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.preparation import PreparedData, prepare_data
@@ -46,8 +46,8 @@ QUESTIONS_OF_A_VERDICT = 50
 
 def as_begun(settings: TrainingSettings) -> TrainingSettings:
     """Settings of a run to resume: what they leave open is as the run began."""
-    file = Path(settings.run.output_dir or ".") / SETTINGS_FILE
-    return settings.filled(read_recipe(str(file))) if file.is_file() else settings
+    folder = Path(settings.run.output_dir or ".")
+    return settings.filled(settings_of_run(folder)) if (folder / SETTINGS_FILE).is_file() else settings
 
 
 def check_metric(name: str | None) -> None:

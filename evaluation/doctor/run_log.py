@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from chatformer.configuration.recipes import read_recipe
+from chatformer.configuration.recipes import settings_of_run
 from chatformer.configuration.training import TrainingSettings
 from chatformer.storage.names import LOG_FILE, SETTINGS_FILE
 from chatformer.storage.reading import read_json_lines
@@ -45,7 +45,7 @@ class RunLog:
         """The log in a run's folder; None if the folder is not a run's."""
         if not (folder / SETTINGS_FILE).is_file() or not (folder / LOG_FILE).is_file():
             return None
-        return cls(read_recipe(str(folder / SETTINGS_FILE)), read_json_lines(folder / LOG_FILE))
+        return cls(settings_of_run(folder), read_json_lines(folder / LOG_FILE))
 
     @cached_property
     def steps(self) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 from chatformer import ChatformerConfig, ChatformerForConditionalGeneration
 from chatformer.embedding import sinusoids
 from chatformer.hub.errors import HubError
-from chatformer.storage.explaining import first_few, first_line, hub_reason
+from chatformer.storage.explaining import first_few, first_line, hub_reason, no_model
 from chatformer.storage.names import CONFIG_FILE, SENTENCEPIECE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
 from chatformer.storage.writing import write_json
 
@@ -149,7 +149,7 @@ def load_config(name: str, revision: str | None) -> Any:
         try:
             validate_repo_id(name)
         except HFValidationError as error:
-            raise HubError(f"There is no folder {name}, and no model on the Hub can be called so.") from error
+            raise HubError(no_model(error, name)) from error
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     # A broken configuration raises all kinds of errors.

@@ -127,7 +127,7 @@ def test_ctranslate2_replies_alike_and_repeats_what_it_draws(trained, lines_file
         (["--data", "good.txt", "--device", "gpu"], "--device gpu cannot be used"),
         (
             ["--data", "good.txt", "--output-file", "missing/replies.txt"],
-            "there is no folder missing",
+            "There is no folder missing",
         ),
         ([], "there is nothing to reply to. Give --data FILE, or lines through a pipe."),
     ],
@@ -151,11 +151,8 @@ def test_what_cannot_be_read_or_written_is_told_and_nothing_is_left(
 
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])
 def test_a_seed_that_cannot_be_is_told_at_once(capsys, seed):
-    with pytest.raises(SystemExit):
-        main(["generate", "nowhere", "--seed", seed])
-    # Without the frame around the message, which wraps it.
-    message = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert f"--seed must be at least 0 and less than 2^32, but it is {seed}." in message
+    assert main(["generate", "nowhere", "--seed", seed]) == 2
+    assert capsys.readouterr().err == f"error: --seed must be at least 0 and less than 2^32, but it is {seed}.\n"
 
 
 def test_lines_at_the_end_are_looked_at_before_the_first_reply(trained, tmp_path, capsys, monkeypatch):

@@ -215,7 +215,7 @@ def test_data_that_has_changed_is_not_taken_for_the_runs_own(evaluate, flags, tr
             "--num-beams must be at least 1 and at most 1000, but it is 0",
         ),
         (["{model}", "--data", "{ten}", "--max-target-tokens", "1"], "Every reference is too long"),
-        (["{model}", "--data", "{ten}", "--output-file", "{empty}/a/b.json"], "There is no directory {empty}/a"),
+        (["{model}", "--data", "{ten}", "--output-file", "{empty}/a/b.json"], "There is no folder {empty}/a"),
         (["{model}", "--data", "{ten}", "--bleu-tokenize", "ja-mecab"], "--bleu-tokenize ja-mecab is not available"),
     ],
 )

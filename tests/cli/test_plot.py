@@ -34,7 +34,7 @@ def test_what_the_paper_describes_needs_no_model(picture, tmp_path):
         (["attention", "MODEL", "--num-beams", "2"], "The picture attention does not depend on --num-beams."),
         (["curves", "MODEL", "--output-file", "a.txt"], "must end with its format, such as .png"),
         (["curves", "EMPTY"], "has no training_log.jsonl with the steps of a training"),
-        (["attention", "MODEL", "--output-file", "missing/a.png"], "No such folder: '"),
+        (["attention", "MODEL", "--output-file", "missing/a.png"], "There is no folder missing for --output-file"),
         (["schedule", "EMPTY"], "has no training_settings.yaml and training_record.json of a training"),
     ],
 )

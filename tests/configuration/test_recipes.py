@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from chatformer.configuration.declaring import SettingsError
-from chatformer.configuration.recipes import parse_settings, read_recipe, recipe_files, recipe_names
+from chatformer.configuration.recipes import parse_settings, read_recipe, recipe_files, recipe_names, settings_of_run
 from chatformer.configuration.training import LENGTHS, TrainingSettings, check_settings
 
 PROGRAM = "chatformer train"
@@ -223,6 +224,31 @@ def test_a_resumed_run_has_the_settings_that_it_was_begun_with(tmp_path):
     # Who names a recipe means that recipe, and who does not resume begins anew.
     assert parsed("--resume", "--output-dir", str(tmp_path), "--recipe", "quickstart")["seed"] == 42
     assert parsed("--output-dir", str(tmp_path))["seed"] == 42
+
+
+def test_the_data_of_a_run_is_found_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "began" / "runs").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "began" / "FAQ.csv").write_text("")
+
+    def names(called, **more):
+        folder = tmp_path / "began" / "runs"
+        stated = {"data": ["FAQ.csv", "user/talks"], "validation_data": ["/FAQ.csv"], "output_dir": called, **more}
+        written(folder / "training_settings.yaml", **stated)
+        found = settings_of_run(Path(os.path.relpath(folder))).data
+        return found.data, found.validation_data, found.data_sha256
+
+    as_stated = (("FAQ.csv", "user/talks"), ("/FAQ.csv",), None)
+    there = (str(tmp_path / "began" / "FAQ.csv"), "user/talks")
+    monkeypatch.chdir(tmp_path / "began")
+    assert names("runs") == names("./runs") == as_stated
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert names("runs") == names("./runs") == (there, ("/FAQ.csv",), None)
+    assert names("runs", data_sha256="0" * 64)[2] == "0" * 64
+    # Nothing is guessed where the folder was called something else.
+    assert names("run") == names(str(tmp_path / "runs")) == names("../runs") == as_stated
+    (tmp_path / "elsewhere" / "FAQ.csv").write_text("")
+    assert names("runs") == as_stated
 
 
 def test_settings_cannot_be_changed_by_accident():

@@ -149,7 +149,7 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(saved, make_model, make_ma
     assert "could not be read" in refuse(folder, out, capsys, "--sentences", str(tmp_path / "none.txt"))
     (tmp_path / "empty.txt").write_text("\n")
     assert "has no sentence" in refuse(folder, out, capsys, "--sentences", str(tmp_path / "empty.txt"))
-    assert "could not be written" in refuse(folder, folder / "config.json" / "below", capsys)
+    assert "config.json is a file" in refuse(folder, folder / "config.json" / "below", capsys)
     make_marian().save_pretrained(tmp_path / "marian")
     assert "chatformer import" in refuse(tmp_path / "marian", out, capsys)
     make_model().save_pretrained(tmp_path / "mute")

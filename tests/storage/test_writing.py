@@ -5,15 +5,19 @@ import json
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from chatformer.storage.explaining import StorageError
 from chatformer.storage.writing import (
     append_json_line,
+    check_output_file,
+    check_output_folder,
     flush,
     replace_folder,
     whole_file,
@@ -166,3 +170,60 @@ def test_a_complete_folder_replaces_an_older_one(tmp_path):
     replace_folder(tmp_path / "partial", tmp_path / "place")
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
     assert content_of(tmp_path / "place") == {"state": "new"}
+
+
+@pytest.fixture
+def may_not_write(monkeypatch):
+    """Return a function that takes the permission to write into a folder, which the root user always has."""
+
+    def take(folder):
+        has_access = os.access
+
+        def access(path, mode):
+            return has_access(path, mode) and not (mode & os.W_OK and str(path) == str(folder))
+
+        monkeypatch.setattr(os, "access", access)
+
+    return take
+
+
+def test_where_no_folder_can_be_written_is_said_before_work_begins(tmp_path, may_not_write):
+    check_output_folder(tmp_path / "new" / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file is a file; give a folder"):
+        check_output_folder(tmp_path / "file")
+    with pytest.raises(StorageError, match=r"run cannot be made: .*/file is a file; give"):
+        check_output_folder(tmp_path / "file" / "new" / "run")
+    may_not_write(tmp_path)
+    for path in (tmp_path, tmp_path / "new" / "run"):
+        with pytest.raises(StorageError, match=rf"{path} cannot be written: this user may not write into {tmp_path}"):
+            check_output_folder(path)
+
+
+def test_where_no_file_can_be_written_is_said_before_work_begins(tmp_path, may_not_write):
+    (tmp_path / "link").symlink_to("there")
+    for path in (tmp_path / "new", tmp_path / "link", os.devnull):
+        check_output_file(path)
+    with pytest.raises(StorageError, match=r"is a folder\. Give the name of a file"):
+        check_output_file(tmp_path)
+    with pytest.raises(StorageError, match=r"There is no folder .*/missing for --output-file"):
+        check_output_file(tmp_path / "missing" / "a.json")
+    may_not_write(tmp_path)
+    with pytest.raises(StorageError, match=r"new cannot be written: this user may not write there"):
+        check_output_file(tmp_path / "new")
+    check_output_file(os.devnull)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
+def test_weights_are_readable_by_whoever_may_read_the_files_beside_them(tmp_path):
+    from safetensors.numpy import save_file
+
+    umask = os.umask(0o027)
+    try:
+        with whole_folder(tmp_path / "model") as folder:
+            save_file({"a": np.zeros(2)}, folder / "model.safetensors")
+            (folder / "config.json").write_text("{}")
+    finally:
+        os.umask(umask)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "model").iterdir()}
+    assert modes == {"model.safetensors": 0o640, "config.json": 0o640}
