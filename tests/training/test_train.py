@@ -249,7 +249,7 @@ def test_an_earlier_run_is_begun_anew_only_when_asked(flags, train, tmp_path, ca
         ({"recipe": "missing.yaml"}, "There is no recipe file missing.yaml"),
         ({"size": "smal"}, "Did you mean 'small'?"),
         ({"num_heads": 7}, "d_model (32) must be a multiple of num_heads (7)"),
-        ({"vocab_size": 300}, "vocab_size (300) must be more than 524"),
+        ({"vocab_size": 300}, "vocab_size must be more than 524, but it is 300"),
         ({"max_target_tokens": 1}, "--max-target-tokens (1)"),
         ({"validation_fraction": 1}, "--validation-fraction must be at least 0 and less than 1, but it is 1.0"),
         ({"logging_steps": 0}, "--logging-steps must be at least 1, but it is 0"),
