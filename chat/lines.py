@@ -15,6 +15,7 @@ from chatformer.configuration.replies import GenerationSettings
 from chatformer.conversation import normalized_text
 from chatformer.pictures import PICTURE
 from chatformer.storage.bars import progress_bar
+from chatformer.storage.explaining import counted
 from chatformer.storage.keeping import File, check_kept, model_files, standard_input
 from chatformer.storage.printing import plain_console
 from chatformer.storage.writing import check_output_file, whole_file
@@ -51,8 +52,8 @@ def generate(settings: GenerationSettings) -> None:
             num_cut = reply_to_lines(chatbot, settings, lines_of(data, name), num_lines, output, judge)
     if num_cut:
         print(
-            f"note: {num_cut} lines are longer than the {chatbot.max_source_tokens} tokens that the model was trained "
-            "on, and were read without their beginning.",
+            f"note: {counted(num_cut, 'line')} of more than the {chatbot.max_source_tokens} tokens that the model was "
+            "trained on had to be read without the beginning.",
             file=sys.stderr,
         )
 

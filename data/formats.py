@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatformer.storage.explaining import counted
+
 from .arrow import CONVERSATIONS_AT_ONCE, are_few, records
 from .columns import PAIR
 from .fetching import local_path, read_bytes, suffix_of
@@ -132,8 +134,8 @@ def parallel_rows(files: Sequence[str], encoding: str | None) -> tuple[list[str]
     questions, answers = sides
     if len(questions) != len(answers):
         raise DataError(
-            f"{files[0]} has {len(questions)} lines and {files[1]} has {len(answers)}. In parallel files line i of "
-            "the second answers line i of the first: fix them so that both have the same number; or pass "
+            f"{files[0]} has {counted(len(questions), 'line')} and {files[1]} has {len(answers)}. In parallel files "
+            "line i of the second answers line i of the first: fix them so that both have the same number; or pass "
             "--data-format prose if they are prose."
         )
     rows = []

@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from chatformer.conversation import Message, turn
+from chatformer.storage.explaining import counted
 
 from .arrow import as_dataset
 from .bad_rows import BadRow, BadRows
@@ -108,11 +109,11 @@ def passages_of(books: Sequence[Book], *, max_rows: int | None, is_given: bool) 
     if not len(dataset) and not bad_rows:
         raise DataError(f"{' and '.join(book.file for book in books)} has no passage of two sentences or more.")
     logger.warning(
-        "%s: read as prose, %s passages of %s chapters%s.%s",
+        "%s: read as prose, %s of %s%s.%s",
         ", ".join(book.file for book in books),
-        f"{len(dataset):,}",
-        f"{len(chapters):,}",
-        f", without {num_repeated:,} lines that are repeated" if num_repeated else "",
+        counted(len(dataset), "passage"),
+        counted(len(chapters), "chapter"),
+        f", without {counted(num_repeated, 'repeated line')}" if num_repeated else "",
         "" if is_given else " Pass --data-format pairs for questions and answers, with a tab between them.",
     )
     return (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatformer.conversation import Message
+from chatformer.storage.explaining import counted
 
 from .arrow import are_few, chosen, messages_of, records
 from .messages import DataError
@@ -80,10 +81,10 @@ def _draw(conversations: "datasets.Dataset", wanted: int, seed: int, share: floa
     # The conversations of an opening are neighbours in `order`.
     starts = np.flatnonzero(is_first)
     if share == 1 and len(starts) < 2:
+        opening = "different chapter" if is_prose(conversations) else "different opening"
         raise DataError(
-            f"{len(conversations)} conversations with {len(starts)} different "
-            f"{'chapters' if is_prose(conversations) else 'openings'} cannot be split. Pass more "
-            "conversations, validation data of their own, or a validation fraction of 0."
+            f"{counted(len(conversations), 'conversation')} with {counted(len(starts), opening)} cannot be split. Pass "
+            "more conversations, validation data of their own, or a validation fraction of 0."
         )
     sizes = np.diff(starts, append=len(order))
     drawn = []

@@ -19,6 +19,7 @@ from chatformer.data.exchanges import EncodedExchanges, encode_exchanges
 from chatformer.data.preparation import local_files, read_conversations
 from chatformer.data.prose import is_prose
 from chatformer.data.unread import unread_part
+from chatformer.storage.explaining import counted
 from chatformer.storage.keeping import check_kept, model_files
 from chatformer.storage.names import EVALUATION_BAD_ROWS_FILE, EVALUATION_FILE
 from chatformer.storage.writing import check_output_file
@@ -80,7 +81,7 @@ def evaluate(settings: EvaluationSettings) -> None:
         notes.append(f"The data has {unread}, which the model's chat template leaves out.")
     exchanges = exchanges_of(conversations, chatbot, settings, run)
     if exchanges.num_too_long:
-        notes.append(f"{exchanges.num_too_long} exchanges are left out, because their reference is too long.")
+        notes.append(f"Left out for a reference that is too long: {counted(exchanges.num_too_long, 'exchange')}.")
     outcome = outcome_of(
         chatbot.engine,
         chatbot.tokenizer,

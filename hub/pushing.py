@@ -109,6 +109,8 @@ class Publication:
 
     def notes(self) -> list[str]:
         """Notes on the card for its author, before it is published."""
+        from chatformer.storage.explaining import counted
+
         from .samples import questions_of
 
         if self.kept_card is not None:
@@ -119,7 +121,7 @@ class Publication:
             "The card names no language: say it with --language.": not self.languages,
             "The card names no licence: say it with --license.": self.license is None,
             (
-                f"The card shows {num_shown} questions of the validation data: --no-hub-samples leaves them out."
+                f"The card shows {counted(num_shown, 'question')} of the validation data: --no-hub-samples leaves none."
             ): num_shown,
         }
         return [note for note, applies in notes.items() if applies]

@@ -23,6 +23,12 @@ def first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def counted(number: int, singular: str) -> str:
+    """So many of something: "1 line", "1,200 lines", "2 replies"."""
+    plural = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
+    return f"{number:,} {singular if number == 1 else plural}"
+
+
 @contextlib.contextmanager
 def explained(problem: str) -> Iterator[None]:
     """Turn any error of a broken file into a `StorageError` that begins with `problem`."""

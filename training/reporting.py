@@ -9,6 +9,7 @@ from typing import Any
 from chatformer.configuration.training import TrainingSettings
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.evaluation.figures import Evaluation
+from chatformer.storage.explaining import counted
 from chatformer.storage.names import (
     CHECKPOINT_PREFIX,
     CURVES_FILE,
@@ -42,8 +43,8 @@ def announcement(
     if settings.model.architecture != "transformer":
         size = f"{settings.model.architecture} {size}" if has_shape_of_size(settings) else settings.model.architecture
     return (
-        f"{facts.exchanges:,} exchanges to learn, {facts.validation_exchanges:,} to validate on: {size} "
-        f"({num_parameters / 1e6:.1f} million parameters), {num_steps:,} steps of "
+        f"{counted(facts.exchanges, 'exchange')} to learn, {facts.validation_exchanges:,} to validate on: {size} "
+        f"({num_parameters / 1e6:.1f} million parameters), {counted(num_steps, 'step')} of "
         f"{settings.optimization.tokens_per_step:,} tokens{time} on {facts.hardware}."
     )
 

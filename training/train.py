@@ -27,6 +27,7 @@ from chatformer.evaluation.doctor.run_log import RunLog
 from chatformer.evaluation.doctor.trial import FEW_QUESTIONS, different_questions
 from chatformer.evaluation.doctor.verdict import verdict
 from chatformer.evaluation.figures import evaluate, has_metrics
+from chatformer.storage.explaining import counted
 from chatformer.storage.names import BAD_ROWS_FILES, SETTINGS_FILE
 from chatformer.storage.printing import print_in_any_encoding, warn
 
@@ -70,11 +71,11 @@ def report_unread(data: PreparedData, settings: TrainingSettings, folder: RunFol
             if limits.too_long == "drop":
                 parts += f" or inputs of more than --max-source-tokens ({limits.max_source_tokens})"
             num_all = exchanges.num_too_long + exchanges.num_alone
-            warn(f"of {num_all:,} exchanges to {what}, {exchanges.num_too_long:,} are left out: they have {parts}.")
+            warn(f"left out of {counted(num_all, 'exchange')} to {what}: {exchanges.num_too_long:,}, with {parts}.")
         if num_cut := num_cut_questions(exchanges, limits.max_source_tokens):
             warn(
-                f"of {exchanges.num_alone:,} exchanges to {what}, {num_cut:,} have a question of "
-                f"--max-source-tokens ({limits.max_source_tokens}) or more, of which the beginning is not read."
+                f"of {counted(exchanges.num_alone, 'exchange')} to {what}, the question of {num_cut:,} has "
+                f"--max-source-tokens ({limits.max_source_tokens}) or more, and its beginning is not read."
             )
     if (unread := unread_part(data.tokenizer, data.validation)) is not None:
         warn(

@@ -12,6 +12,7 @@ from typing import Any
 
 from chatformer.evaluation.shortening import shortened
 from chatformer.pictures import PICTURE
+from chatformer.storage.explaining import counted
 
 from .conversations import Conversations, Exchange
 from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent
@@ -47,15 +48,15 @@ AMOUNT = Check(
     title="There is little to learn from",
     why="A model learns so few by heart, and does not understand new questions; the smallest bots that answer new "
     f"questions have seen about {FEW_EXCHANGES:,} replies.",
-    what_to_do="Collect more, or add another corpus. Until then, use --size tiny, and --dropout 0.3 against learning "
-    "by heart.",
+    what_to_do="Collect more, or add another corpus. Until then, `chatformer train` plans a size and noise that suit "
+    "so little: leave those flags out.",
 )
 
 
 def check_amount(conversations: Conversations) -> list[Finding]:
     """Whether there are enough replies to learn to talk from."""
     count = len(conversations.exchanges)
-    return AMOUNT.findings(count, f"{len(conversations):,} conversations with {count:,} replies.")
+    return AMOUNT.findings(count, f"{counted(len(conversations), 'conversation')} with {counted(count, 'reply')}.")
 
 
 BAD_ROWS = Check(

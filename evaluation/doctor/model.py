@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from chatformer.evaluation.shortening import shortened
+from chatformer.storage.explaining import counted
 
 from .findings import Above, Check, Finding, percent, well
 
@@ -56,7 +57,7 @@ def check_weights(model: Any, missing: Collection[str] = ()) -> list[Finding]:
     findings = [
         *MISSING_WEIGHTS.findings(
             len(missing),
-            f"{len(missing)} weights of the model are not in its files and are random.",
+            f"Not in the model's files, and so random: {counted(len(missing), 'weight')}.",
             examples=sorted(missing),
         ),
         *FINITE_WEIGHTS.findings(

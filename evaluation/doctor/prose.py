@@ -1,5 +1,7 @@
 """What is wrong with prose: whether there is enough of it, and whether a model is validated on what it learnt."""
 
+from chatformer.storage.explaining import counted
+
 from .conversations import Conversations
 from .findings import Above, Below, Check, Finding, percent
 from .text import check_text
@@ -32,7 +34,7 @@ LEAKS = Check(
 def check_prose(conversations: Conversations) -> list[Finding]:
     """Whether there is enough text, and whether it is intact."""
     count = sum(len(exchange.answer) for exchange in conversations.exchanges)
-    statement = f"{len(conversations):,} passages, whose continuations have {count:,} characters."
+    statement = f"{counted(len(conversations), 'passage')}, with {counted(count, 'character')} to continue by."
     return AMOUNT.findings(count, statement) + check_text(conversations)
 
 

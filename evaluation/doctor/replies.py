@@ -101,8 +101,8 @@ COPIES = Check(
     good="It makes replies of its own",
     title="It only repeats what it learnt",
     why="It picks an answer rather than making one.",
-    what_to_do="That may be all you want. If not: more and more varied data, --dropout 0.2, and the checkpoint with "
-    "the best loss instead of the last.",
+    what_to_do="That may be all you want. If not: more and more varied data, more --dropout, up to 0.3, and the "
+    "checkpoint with the best loss instead of the last.",
 )
 
 
@@ -120,8 +120,9 @@ MEMORY = Check(
     good="It has not just learnt by heart",
     title="It has learnt its training by heart",
     why="It overfits: on new questions it is sure of wrong words.",
-    what_to_do="More data helps most. Then --dropout 0.3, --rdrop-alpha 1, fewer epochs or a smaller --size. Look at "
-    "the replies, too: those of small chatbots still improve after the loss has begun to rise.",
+    what_to_do="More data helps most. Then more --dropout, up to 0.3, --rdrop-alpha 1 or a smaller --size; fewer "
+    "epochs only if the validation loss rises at the end. Look at the replies, too: those of small chatbots still "
+    "improve after it has begun to.",
 )
 
 OVERFITTING_NATS, OVERFITTING_TIMES = 1, 1.5

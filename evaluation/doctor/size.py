@@ -7,7 +7,7 @@ SIZE = Check(
     bad=Above(hint=100, problem=1000),
     good="The size fits the data",
     title="The model is large for its data",
-    what_to_do="Use more data, a smaller --size unless it is tiny, --dropout 0.3 or --rdrop-alpha 1.",
+    what_to_do="Use more data, a smaller --size unless it is tiny, more --dropout, up to 0.3, or --rdrop-alpha 1.",
 )
 """Measures parameters per token of the replies."""
 

@@ -30,7 +30,7 @@ COPIES = Check(
     bad=Above(hint=10),
     good="It writes sentences of its own",
     title="It writes what it has read",
-    what_to_do="Add more text, and take fewer steps or --dropout 0.3.",
+    what_to_do="Add more text, and take fewer steps or more --dropout, up to 0.3.",
 )
 """Measures the share of copied runs of words, in percent, above that of real text."""
 
@@ -40,7 +40,7 @@ MEMORY = Check(
     good="It has not just learnt by heart",
     title="It has learnt its book by heart",
     why="It overfits: in other chapters it is sure of wrong words.",
-    what_to_do="More text helps most. Then fewer steps, --dropout 0.3 or a smaller --size.",
+    what_to_do="More text helps most. Then fewer steps, more --dropout, up to 0.3, or a smaller --size.",
 )
 
 

@@ -90,7 +90,7 @@ def test_a_line_that_is_too_long_is_read_without_its_beginning_and_told_of(chatb
     assert main(["generate", str(trained), "--data", str(file), "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     assert captured.out.split("\n") == [*one_by_one(chatbot, ReplySettings(), ["x y " * 200, "hello"]), ""]
-    assert "note: 1 lines are longer than the 40 tokens" in captured.err
+    assert "note: 1 line of more than the 40 tokens" in captured.err
 
 
 def test_what_is_drawn_is_repeated_with_its_seed(trained, lines_file, capsys):

@@ -180,7 +180,7 @@ def test_repeated_lines_and_notices_around_a_book_are_left_out(written, tmp_path
     text = " ".join(text for pair in texts_of(conversations) for text in pair)
     assert text.count("licence") <= 1
     assert "Header" not in text and "X" not in text
-    assert "without 1 lines that are repeated" in caplog.text
+    assert "without 1 repeated line" in caplog.text
 
 
 def test_lines_that_cannot_be_read(written, error_of, tmp_path):

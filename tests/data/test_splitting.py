@@ -84,7 +84,7 @@ def test_fractions():
     training, validation = split_conversations(conversations, validation_fraction=0, seed=0)
     assert (len(training), len(validation)) == (2, 0)
     assert validation.column_names == ["messages"]
-    with pytest.raises(DataError, match="1 different openings"):
+    with pytest.raises(DataError, match="1 different opening cannot"):
         split_conversations(conversations, validation_fraction=0.5, seed=0)
     for fraction in (-0.1, 1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="at least 0 and less than 1"):

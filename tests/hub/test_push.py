@@ -477,7 +477,7 @@ def test_what_people_said_travels_only_where_the_card_shows_it(push, hub, folder
         log.write('{"step": 150, "note": "one\u2028line"}\n{"step": 151, "samples": [{"source": "my own torn secr')
 
     err = push(folder, "--hub-model-id", "shown", "--dry-run")[2]
-    assert "The card shows 6 questions of the validation data: --no-hub-samples leaves them out." in err
+    assert "The card shows 6 questions of the validation data: --no-hub-samples leaves none." in err
     assert push(folder, "--hub-model-id", "shown")[0] == 0
     card = hub.content("models", "alice/shown", "README.md").decode()
     published = hub.content("models", "alice/shown", "training_log.jsonl")

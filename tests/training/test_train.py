@@ -308,7 +308,7 @@ def test_questions_whose_beginning_is_not_read_are_counted(flags, train, tmp_pat
     for limit, is_told in ((4, True), (100, False)):
         assert train([*flags(None, max_source_tokens=limit), "--dry-run"]) == 0
         told = capsys.readouterr().err
-        assert (f"have a question of --max-source-tokens ({limit}) or more" in told) == is_told
+        assert (f"has --max-source-tokens ({limit}) or more, and its beginning is not read" in told) == is_told
 
 
 def test_inputs_that_are_all_too_long_are_named(flags, train, tmp_path, capsys):
@@ -334,7 +334,7 @@ def test_exchanges_that_are_too_long_are_told_of(flags, train, tmp_path, capsys,
     changes = {"max_steps": 5, "max_target_tokens": 16, "max_source_tokens": 6, "too_long": too_long}
     assert train([*flags(tmp_path / "run", data=str(tmp_path / "data.csv"), **changes), "--dry-run"]) == 0
     told = capsys.readouterr().err
-    counts = re.findall(r"warning: of (\d+) exchanges to learn, (\d+) are left out: they have replies of more", told)
+    counts = re.findall(r"warning: left out of (\d+) exchanges to learn: (\d+), with replies of more", told)
     assert len(counts) == 1 and 0 < int(counts[0][1]) < int(counts[0][0])
     assert "--max-target-tokens (16)" in told and ("--max-source-tokens (6)" in told) == (too_long == "drop")
 
