@@ -75,6 +75,11 @@ class Chatbot:
         """True if the model reads what was said before the last question."""
         return reads_history(self.tokenizer)
 
+    def cuts(self, text: str) -> bool:
+        """True if even a question alone is longer than what the model was trained on, so that its beginning is cut."""
+        longest = self.max_source_tokens
+        return longest is not None and len(encode_conversation(self.tokenizer, [turn("user", text)])) > longest
+
     def own(self, name: str) -> float:
         """What a setting of `ReplySettings` is while it is left to the model."""
         search = self.engine.own_search

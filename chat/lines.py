@@ -50,10 +50,15 @@ def generate(settings: GenerationSettings) -> None:
         judge = None if settings.rerank_by is None else judge_of(settings)
         with opened_output(settings.output_file) as output:
             num_cut = reply_to_lines(chatbot, settings, lines_of(data, name), num_lines, output, judge)
+    tell_of_cut(num_cut, chatbot.max_source_tokens)
+
+
+def tell_of_cut(num_cut: int, max_source_tokens: int | None) -> None:
+    """Print a note on so many lines that were too long, if there are any."""
     if num_cut:
         print(
-            f"note: {counted(num_cut, 'line')} of more than the {chatbot.max_source_tokens} tokens that the model was "
-            "trained on had to be read without the beginning.",
+            f"note: {counted(num_cut, 'line')} of more than the {max_source_tokens} tokens that the model was trained "
+            "on had to be read without the beginning.",
             file=sys.stderr,
         )
 

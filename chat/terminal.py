@@ -17,7 +17,7 @@ from chatformer.storage.printing import plain_console, warn
 
 from .errors import ChatError
 from .half_blocks import Screen
-from .lines import lines_of, write_reply
+from .lines import lines_of, tell_of_cut, write_reply
 from .media import MediaFolder
 from .remote import chatbot_of
 
@@ -104,12 +104,16 @@ class LoadedMeanwhile:
 
 def answer_lines(conversation: "Conversation", settings: ReplySettings, media: MediaFolder | None) -> None:
     """Answer each line of standard input with one of standard output, as `write_reply` has it; a blank one with one."""
+    num_cut, longest = 0, None
     for text in lines_of(sys.stdin.buffer, "standard input"):
         reply = conversation.say(text, settings) if text else ""
         write_reply(reply, sys.stdout)
         sys.stdout.flush()
         if media is not None:
             media.save(reply)
+        if (limit := limit_of(conversation, text)) is not None:
+            num_cut, longest = num_cut + 1, limit
+    tell_of_cut(num_cut, longest)
 
 
 def talk(
@@ -163,12 +167,24 @@ def talk(
             else:
                 reply = conversation.say(text, settings.reply, on_text=screen.write)
             screen.end()
+            if not text.startswith("/") and (limit := limit_of(conversation, text)) is not None:
+                console.print(
+                    f"It reads {limit} tokens at a time, and not the beginning of what you said.", style="dim"
+                )
             for path in [] if media is None else media.save(reply):
                 console.print(f"saved as {path}", style="dim")
         except KeyboardInterrupt:
             console.print(" (stopped, and forgotten)", style="dim")
         except ChatError as error:
             console.print(f"\n{error}", style="dim")
+
+
+def limit_of(conversation: "Conversation", text: str) -> int | None:
+    """The number of tokens that a model reads if the text has more of them, and it is known."""
+    from .chatbot import Chatbot
+
+    chatbot = conversation.chatbot
+    return chatbot.max_source_tokens if isinstance(chatbot, Chatbot) and chatbot.cuts(text) else None
 
 
 def run_command(

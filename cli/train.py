@@ -15,6 +15,9 @@ def train(settings: TrainingSettings) -> int:
     # Before the seconds that it takes to import torch, and before anything is trained that could not be published.
     check_settings(settings)
     publisher = publisher_of(settings)
+    if sys.stderr is not None and sys.stderr.isatty():
+        # After an installation it may take a minute until there is something to tell.
+        print(f"Loading torch, then reading {', '.join(settings.data.data)} ...", file=sys.stderr)
     from chatformer.training.train import run_command
 
     status = run_command(settings, publisher)

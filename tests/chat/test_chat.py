@@ -199,14 +199,16 @@ def test_a_folder_without_a_model_is_told(tmp_path, capsys, monkeypatch, what):
 
 def test_lines_through_a_pipe_are_answered_line_by_line(trained, environment, chatbot):
     command = [sys.executable, "-m", "chatformer.cli.main", "chat", str(trained), "--device", "cpu"]
-    process = subprocess.run(
-        command, input="안녕\nhello\n", env=environment, capture_output=True, text=True, encoding="utf-8"
-    )
-    assert process.returncode == 0, process.stderr
-    conversation = Conversation(chatbot)
-    expected = [" ".join(conversation.say(text, GREEDY).split()) for text in ("안녕", "hello")]
-    assert process.stdout.split("\n") == [*expected, ""]
-    assert process.stderr == ""
+    lines = ("안녕", "hello", "1 2 3 " * 200)
+    for said in (lines[:2], lines):
+        text = "".join(f"{line}\n" for line in said)
+        process = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, encoding="utf-8")
+        assert process.returncode == 0, process.stderr
+        conversation = Conversation(chatbot)
+        expected = [" ".join(conversation.say(line, GREEDY).split()) for line in said]
+        assert process.stdout.split("\n") == [*expected, ""]
+        told = f"note: 1 line of more than the {chatbot.max_source_tokens} tokens that the model was trained on"
+        assert process.stderr.startswith(told) if len(said) == 3 else process.stderr == ""
 
 
 class Terminal:
@@ -294,6 +296,7 @@ def test_a_conversation_in_a_terminal(terminal, chatbot):
     conversation.reset()
     assert f"bot> {conversation.say('again!', GREEDY)}" in terminal.type("again!")
 
+    assert "and not the beginning of what you said" in terminal.type("따라 해 " + "1 2 3 " * 200)
     assert "temperature = 0, the model's own" in terminal.type("/settings")
     assert "/set takes a name and a value" in terminal.type("/set temperature")
     assert "top_p = 0.9" in terminal.type("/set top-p 0.9")
