@@ -7,6 +7,7 @@ The defaults come first, then the recipe, then the flags.
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,6 +17,17 @@ from .training import LENGTHS, TrainingSettings
 
 SETTINGS_FILE = "training_settings.yaml"
 """The recipe in a run's output folder: the settings that the run was begun with."""
+
+
+class _NoKeyTwice(yaml.SafeLoader):
+    """Reads YAML, and refuses a key that is given twice, of which YAML's own rules have the last one win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, (key, _) in enumerate(node.value):
+            if keys[index] in keys[:index]:
+                raise yaml.constructor.ConstructorError(None, None, f"{keys[index]} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def recipe_names() -> list[str]:
@@ -36,7 +48,7 @@ def read_recipe(recipe: str, *, based_on_it: tuple[str, ...] = ()) -> TrainingSe
         raise SettingsError(f"{where} is based on itself: {' -> '.join([*based_on_it, recipe])}.")
     text = _recipe_text(recipe)
     try:
-        stated = yaml.safe_load(text)
+        stated = yaml.load(text, _NoKeyTwice)
     except yaml.YAMLError as error:
         raise SettingsError(f"{where} is not valid YAML: {error}") from error
     if not isinstance(stated, dict) or not all(isinstance(name, str) for name in stated):

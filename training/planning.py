@@ -285,9 +285,12 @@ def shortcomings(
     options, problems = settings.optimization, []
     warmup_steps, wanted = options.warmup_steps or 0, steps_for(facts.tokens)
     if num_steps < FEW_STEPS:
+        flag, amount = "max-steps", max(FEW_STEPS, wanted)
+        if options.minutes is not None:
+            flag, amount = "minutes", math.ceil(options.minutes * amount / num_steps)
         problems.append(
             f"{num_steps:,} steps teach little: a model first learns which words are frequent, and begins to listen "
-            f"after one or two thousand steps. Take --max-steps {max(FEW_STEPS, wanted)}, or leave the flag out to "
+            f"after one or two thousand steps. Take --{flag} {amount}, or leave the flag out to "
             "have the steps planned."
         )
     if num_steps < 2 * warmup_steps:

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 
 import pytest
 import yaml
@@ -169,6 +170,12 @@ def test_what_cannot_teach_is_said_with_the_flag_to_change():
         return " ".join(shortcomings(chosen, facts(**changes), num_parameters, chosen.optimization.max_steps, minutes))
 
     assert "--max-steps" in found("--max-steps", "40")
+    # Of a plan for minutes, more steps are more minutes.
+    few, _ = plan_for_minutes(settings("--minutes", "0.1"), facts(), lambda _: Pace(0.1, 0.0))
+    said = " ".join(shortcomings(few, facts(), 10**6, few.optimization.max_steps, 0.1))
+    minutes = re.search(r"Take --minutes (\d+), or", said)
+    longer, _ = plan_for_minutes(settings("--minutes", minutes[1]), facts(), lambda _: Pace(0.1, 0.0))
+    assert longer.optimization.max_steps > 1000 and "--max-steps" not in said
     assert "--warmup-steps 600" in found("--max-steps", "3000", "--warmup-steps", "2000")
     assert "22,222 for each" in found(num_parameters=10**9)
     assert "Take a smaller --size" in found("--size", "mini", num_parameters=10**9)
