@@ -19,7 +19,6 @@ from .declaring import (
     AtMost,
     Elsewhere,
     MoreThan,
-    Needs,
     Seed,
     SettingsError,
     Share,
@@ -176,9 +175,9 @@ class RunSettings:
     and the bot's replies to them; with --no-hub-samples it only says hello."""
     resume: Annotated[bool, Without("verify_resume")] = False
     """Go on from the output folder's last checkpoint."""
-    resume_changed: Annotated[bool, Needs("resume")] = False
+    resume_changed: bool = False
     """Go on although settings or data differ from those that the run was begun with."""
-    overwrite_output_dir: Annotated[bool, Without("resume")] = False
+    overwrite_output_dir: bool = False
     """Begin again in a folder that holds an earlier run; only what that run wrote is removed."""
     dry_run: Annotated[bool, Without("verify_resume")] = False
     """Say what would run, or why it cannot, try a few steps for an estimate of time and memory, and write nothing."""

@@ -263,7 +263,7 @@ def test_the_settings_that_depend_on_others():
     assert {name for _, name, _ in conditions()} == {
         *("top_p", "top_k", "length_penalty", "revision", "hub_private_repo", "validation_fraction", "split_seed"),
         "data_repeats",
-        *("resume", "resume_changed", "overwrite_output_dir", "dry_run"),
+        *("resume", "dry_run"),
         *("question_column", "answer_column", "messages_column", "system_column", "context_column"),
         *("sheet", "encoding", "data_format", "dataset_split", "dataset_revision", "dataset_streaming"),
         *("num_beams", "no_repeat_ngram_size", "engine", "device", "examples", "api_key", "num_draws"),
