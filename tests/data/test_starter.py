@@ -51,3 +51,19 @@ def test_the_corpus_is_all_of_its_files(follow_ups):
     assert len(corpus) == sum(len(load_conversations(str(starter_file(name))).conversations) for name in STARTER_FILES)
     assert list(corpus["messages"])[-len(follow_ups) :] == follow_ups
     assert len(named_conversations(["starter"], max_rows=10).conversations) == 10
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *("안녕", "고마워", "미안해", "잘 가", "잘 자", "이름이 뭐야?", "뭐 해?", "기분 어때?", "심심해", "사랑해"),
+        *("hi", "thank you", "sorry", "bye", "good night", "What is your name?", "who are you?", "how are you?"),
+    ],
+)
+def test_what_people_say_first_has_many_wordings(message):
+    """A small model takes each wording as a question of its own: a letter in another case is another token."""
+    conversations = load_conversations(str(starter_file("conversations.jsonl"))).conversations["messages"]
+    alone = [messages for messages in conversations if len(messages) == 2]
+    (reply,) = {answer["content"] for question, answer in alone if question["content"] == message}
+    wordings = {question["content"] for question, answer in alone if answer["content"] == reply}
+    assert len(wordings) >= 10, wordings
