@@ -151,7 +151,8 @@ class RunSettings:
     eval_steps: Annotated[int, AtLeast(1)] | None = None
     """Steps between evaluations; a fifth of the run unless given."""
     save_steps: Annotated[int, AtLeast(1)] | None = None
-    """Steps between checkpoints; as --eval-steps unless given."""
+    """Steps between checkpoints; as --eval-steps unless given, and with --average-checkpoints such that they are of the
+    last fifth of the steps."""
     save_total_limit: Annotated[int, AtLeast(1)] = 2
     """Checkpoints that are kept; the one before the last is there in case the last is damaged."""
     metric_for_best_model: Metric | None = None
@@ -212,7 +213,7 @@ class TrainingSettings:
     def filled(self, before: "TrainingSettings") -> "TrainingSettings":
         """These settings, and the plan of `before` where they leave it open, as a resumed run has them."""
         given, begun_with = self.flat(), before.flat()
-        open_names = [name for name in (*PLANNED, "stride") if given[name] is None]
+        open_names = [name for name in (*PLANNED, "stride", "save_steps") if given[name] is None]
         if any(given[name] is not None for name in LENGTHS):
             open_names = [name for name in open_names if name not in LENGTHS]
         return self.changed({name: begun_with[name] for name in open_names}, where="the run so far")

@@ -57,6 +57,12 @@ DRAWN_PROSE = (0.8, 0.95)
 PICTURES_DROPOUT = (0.05, 0.6)
 """Of pictures, the most dropout and the share of steps that have it: the rest learn single things by heart."""
 
+AVERAGED_SHARE = 0.2
+"""Of the steps, the last ones that averaged checkpoints are of, as those of a moving average are."""
+
+LEAST_FACTOR = 0.05
+"""A factor of the paper's rate under which nothing is learnt: it was meant as a rate."""
+
 MOST_REPEATS = 4
 """More than this many times the steps that the data needs teach nothing, however many minutes are given."""
 
@@ -233,8 +239,11 @@ def planned(
         # Noam's schedule computes the rate itself.
         changes["learning_rate"] = 1.0
     if options.average_checkpoints:
-        # One average is enough.
+        # One average is enough. Its checkpoints are of the end: in a mean over all of a run, weights count that had
+        # learnt little.
         changes["ema_decay"] = 0.0
+        num_steps = steps or changes["max_steps"]
+        changes["save_steps"] = max(1, round(AVERAGED_SHARE * num_steps / options.average_checkpoints))
     if settings.run.early_stopping_patience is not None:
         changes |= {"metric_for_best_model": "loss", "dropout_until": 1.0}
     if options.rdrop_alpha:
@@ -292,6 +301,12 @@ def shortcomings(
             f"{num_steps:,} steps teach little: a model first learns which words are frequent, and begins to listen "
             f"after one or two thousand steps. Take --{flag} {amount}, or leave the flag out to "
             "have the steps planned."
+        )
+    if options.lr_scheduler_type == "noam" and (options.learning_rate or 1) < LEAST_FACTOR:
+        problems.append(
+            f'For "noam", --learning-rate is a factor before the paper\'s formula, of which the paper has 1: '
+            f"{options.learning_rate:g} makes the rate {1 / (options.learning_rate or 1):,.0f} times as low. Leave it "
+            "out, or take another --lr-scheduler-type."
         )
     if num_steps < 2 * warmup_steps:
         problems.append(

@@ -139,7 +139,8 @@ class Run:
         self.scheduler.step()
         self.optimizer.zero_grad()
         self.progress.step += 1
-        saves = self.progress.step % self.save_steps == 0
+        # The last step's weights are a checkpoint, too, wherever it falls.
+        saves = self.progress.step % self.save_steps == 0 or self.progress.step == self.num_steps
         self.averages.add(self.unwrapped, saves=saves)
         self.progress.target_tokens += num_tokens
         # Read later: reading at once would have a GPU wait for the next step's work.

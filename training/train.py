@@ -217,6 +217,10 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         announce_run(run, figures, facts, pace)
     if settings.run.dry_run:
         estimate = try_out(run.rehearse, run.take_step_at_once, run.num_steps - run.progress.step, accelerator.device)
+        if pace is not None:
+            # The pace that was announced, and not another one.
+            minutes = (run.num_steps - run.progress.step) * pace.step / 60
+            estimate["estimated_minutes_without_evaluation"] = round(minutes, 1)
         if accelerator.is_main_process:
             print_dry_run(settings, figures | estimate)
         return 0

@@ -243,9 +243,11 @@ def test_early_stopping_ends_a_run_that_gets_no_better(flags, train, tmp_path):
     assert record["finished"] and record["best"]["step"] == 5
 
 
-def test_the_average_of_the_last_checkpoints_is_published(plan, flags, train, tmp_path):
+# The last step's checkpoint counts wherever it falls.
+@pytest.mark.parametrize("more", [{"eval_steps": 20}, {"eval_steps": 60, "save_steps": 7}, {}])
+def test_the_average_of_the_last_checkpoints_is_published(plan, flags, train, tmp_path, more):
     folder = tmp_path / "run"
-    average = {"average_checkpoints": 3, "save_total_limit": 10, "eval_steps": 20}
+    average = {"average_checkpoints": 3, "save_total_limit": 20, **more}
     assert train(flags(folder, **plan | average)) == 0
     last = [weights_of(path) for path in checkpoints(folder)[:3]]
     assert len(last) == 3

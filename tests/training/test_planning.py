@@ -164,6 +164,30 @@ def test_evaluations_leave_time_for_steps(flags, seconds, steps, eval_steps):
     assert (found.flat()["max_steps"], found.flat()["eval_steps"]) == (steps, eval_steps)
 
 
+@pytest.mark.parametrize(
+    ("flags", "save_steps"),
+    [
+        (("--max-steps", "2200", "--average-checkpoints", "5"), 88),
+        (("--max-steps", "2200", "--average-checkpoints", "5", "--save-steps", "7"), 7),
+        (("--max-steps", "4", "--average-checkpoints", "5"), 1),
+        (("--max-steps", "2200"), None),
+    ],
+)
+def test_averaged_checkpoints_are_of_the_end(flags, save_steps):
+    found = planned(settings(*flags), facts())
+    assert found.run.save_steps == save_steps
+    # A run that is resumed without the flag goes on with the plan.
+    again = settings(*(flag for flag in flags if flag not in ("--save-steps", "7"))).filled(found)
+    assert again.run.save_steps == save_steps
+    assert (found.optimization.ema_decay == 0) is (save_steps is not None)
+
+
+def test_averaged_checkpoints_of_epochs_are_of_the_end_too():
+    found = planned(settings("--num-train-epochs", "2", "--average-checkpoints", "4"), facts(tokens=200_000))
+    steps = 2 * round(200_000 / found.optimization.tokens_per_step)
+    assert found.run.save_steps == round(0.2 * steps / 4)
+
+
 def test_what_cannot_teach_is_said_with_the_flag_to_change():
     def found(*flags, minutes=5.0, num_parameters=10**6, **changes):
         chosen = planned(settings(*flags), facts(**changes))
@@ -183,6 +207,9 @@ def test_what_cannot_teach_is_said_with_the_flag_to_change():
     assert "little else. Take more data." in found("--size", "tiny", num_parameters=10**9)
     assert "--validation-fraction 0" in found(exchanges=95, tokens=1500, validation_exchanges=5)
     assert "--minutes 60" in found(minutes=200.0)
+    noam = ("--lr-scheduler-type", "noam")
+    assert "0.0005 makes the rate 2,000 times as low" in found(*noam, "--learning-rate", "5e-4")
+    assert not found(*noam, "--learning-rate", "0.5") and not found(*noam) and not found("--learning-rate", "5e-4")
     assert "--repetition-penalty 1" in found(are_pictures=True)
     assert not found("--repetition-penalty", "1", are_pictures=True)
     assert "tunes, whose bars repeat" in found(are_tunes=True)
