@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 from .declaring import AtLeast, Elsewhere, Needs, Seed, Share, Without
 
+BleuTokenize = Literal["13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"]
+"""What sacreBLEU counts as words."""
+
 OF_DATA = Needs("data", "training_data", "subject")
 """Of settings that say how to read what one of these names."""
 

@@ -1,12 +1,12 @@
 """The settings of `chatformer evaluate` and `chatformer doctor`, each a flag."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from .data import ReadingSettings
-from .declaring import AtLeast, Needs, OfHub
+from .data import BleuTokenize, ReadingSettings
+from .declaring import AtLeast, MoreThan, Needs, OfHub
 from .replies import EngineName, PretrainedSettings, SearchSettings
 
 
@@ -29,7 +29,10 @@ class EvaluationSettings(ReadingSettings, SearchSettings, PretrainedSettings):
     """Exponent of the length that the score of a beam is divided by; above 0 favours long replies."""
     max_new_tokens: Annotated[int, AtLeast(1)] | None = None
     """Longest reply in tokens; half as much again as the longest reference unless given."""
-    bleu_tokenize: Literal["13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"] = "13a"
+    repetition_penalty: Annotated[float, MoreThan(0)] | None = None
+    """Above 1, tokens that a reply already has become less likely; 1 changes nothing; the model's own, mostly 1.1,
+    unless given."""
+    bleu_tokenize: BleuTokenize = "13a"
     """What sacreBLEU counts as words. ko-mecab needs pip install 'sacrebleu[ko]', ja-mecab 'sacrebleu[ja]'."""
     engine: EngineName = "transformers"
     """What computes; ctranslate2 runs a folder that `chatformer export --to ctranslate2` wrote."""

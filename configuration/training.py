@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.conf import OmitArgPrefixes
 
-from .data import DataSettings, TokenizerSettings
+from .data import BleuTokenize, DataSettings, TokenizerSettings
 from .declaring import (
     AtLeast,
     AtMost,
@@ -163,6 +163,8 @@ class RunSettings:
     """Stop after this many evaluations without a better one."""
     max_eval_replies: Annotated[int, AtLeast(0)] = 1000
     """Replies generated at each evaluation."""
+    bleu_tokenize: BleuTokenize = "13a"
+    """What BLEU counts as words at each evaluation: "none" for text whose tokens stand between spaces already."""
     push_to_hub: bool = False
     """Publish the model on the Hugging Face Hub, as `chatformer push` does."""
     hub_model_id: str | None = None

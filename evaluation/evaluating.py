@@ -92,6 +92,7 @@ def evaluate(settings: EvaluationSettings) -> None:
             length_penalty=settings.length_penalty,
             no_repeat_ngram_size=settings.no_repeat_ngram_size,
             max_new_tokens=settings.max_new_tokens,
+            repetition_penalty=settings.repetition_penalty,
         ).search(),
         batch_tokens=settings.batch_tokens,
         show_progress=True,
@@ -135,7 +136,8 @@ def evaluate(settings: EvaluationSettings) -> None:
         "prose": None if prose is None else dataclasses.asdict(prose),
         "signatures": signatures,
         "notes": notes,
-        "settings": dataclasses.asdict(settings),
+        # Its value unless given is the model's, which a reader of the file may not have.
+        "settings": dataclasses.asdict(settings) | {"repetition_penalty": penalty_of(settings, chatbot)},
         "weights_sha256": weights_sha256,
         **data_in(conversations, exchanges, training),
         "environment": versions(),
@@ -177,6 +179,13 @@ def exchanges_of(
     if not len(exchanges):
         raise SettingsError("Every reference is too long to measure the model on. Raise --max-target-tokens.")
     return exchanges
+
+
+def penalty_of(settings: EvaluationSettings, chatbot: Chatbot) -> float:
+    """The repetition penalty of the replies: what is given, or the model's own, which CTranslate2's beams lack."""
+    if settings.repetition_penalty is not None:
+        return settings.repetition_penalty
+    return 1.0 if settings.engine == "ctranslate2" and settings.num_beams > 1 else chatbot.own("repetition_penalty")
 
 
 def output_file_of(settings: EvaluationSettings) -> Path:

@@ -156,15 +156,16 @@ def figures_of(
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer: Any, exchanges: EncodedExchanges, *, max_replies: int
+    model: PreTrainedModel, tokenizer: Any, exchanges: EncodedExchanges, *, max_replies: int, **reply_options: Any
 ) -> tuple[Evaluation, list[str]]:
     """
     The figures of the model on `exchanges`, and its replies to the first `max_replies` of them.
 
-    Every rank takes part, with a model of its own, and gets the same result.
+    `reply_options` are those of `reply_figures`. Every rank takes part, with a model of its own, and gets the same
+    result.
     """
     was_training = model.training
     model.eval()
     outcome = outcome_of(TransformersEngine(model, tokenizer), tokenizer, exchanges, max_replies=max_replies)
     model.train(was_training)
-    return figures_of(exchanges, outcome, range(len(exchanges))), outcome.replies
+    return figures_of(exchanges, outcome, range(len(exchanges)), **reply_options), outcome.replies

@@ -158,6 +158,7 @@ TABLE: Mapping[str, Row] = {
     "metric_for_best_model": Row("applied", "the next evaluation is the first that another one is compared with"),
     "early_stopping_patience": EVALUATIONS,
     "max_eval_replies": EVALUATIONS,
+    "bleu_tokenize": EVALUATIONS,
     "push_to_hub": THIS_COMMAND,
     "hub_model_id": THIS_COMMAND,
     "hub_strategy": THIS_COMMAND,
@@ -243,4 +244,6 @@ def judged_by(settings: TrainingSettings, validation_sha256: str | None) -> dict
     values = settings.flat()
     has_replies = values["metric_for_best_model"] not in METRICS_WITHOUT_REPLIES
     names = (*JUDGED_BY, "max_eval_replies") if has_replies else JUDGED_BY
+    if values["metric_for_best_model"] == "bleu":
+        names = (*names, "bleu_tokenize")
     return {name: values[name] for name in names} | {"validation_sha256": validation_sha256}

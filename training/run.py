@@ -140,8 +140,7 @@ class Run:
         self.optimizer.zero_grad()
         self.progress.step += 1
         # The last step's weights are a checkpoint, too, wherever it falls.
-        saves = self.progress.step % self.save_steps == 0 or self.progress.step == self.num_steps
-        self.averages.add(self.unwrapped, saves=saves)
+        self.averages.add(self.unwrapped, saves=self.progress.step % self.save_steps == 0 or self.is_finished())
         self.progress.target_tokens += num_tokens
         # Read later: reading at once would have a GPU wait for the next step's work.
         self.unread.append((loss, norm))
@@ -252,8 +251,9 @@ class Run:
         """The figures of the published model, and its replies."""
 
         def attempt() -> tuple[Evaluation, list[str]]:
-            exchanges, most = self.data.eval_exchanges, self.settings.run.max_eval_replies
-            return evaluate(self.published, self.data.tokenizer, exchanges, max_replies=most)
+            data, run = self.data, self.settings.run
+            options: dict[str, Any] = {"max_replies": run.max_eval_replies, "bleu_tokenize": run.bleu_tokenize}
+            return evaluate(self.published, data.tokenizer, data.eval_exchanges, **options)
 
         try:
             return attempt()
@@ -323,13 +323,8 @@ class Run:
         """Train to the end, or until a request to stop; return whether the end was reached."""
         progress, run = self.progress, self.settings.run
         self.model.train()
-        bar = progress_bar(
-            total=self.num_steps,
-            done=progress.step,
-            description="training",
-            unit="step",
-            shown=self.accelerator.is_main_process,
-        )
+        is_main = self.accelerator.is_main_process
+        bar = progress_bar(total=self.num_steps, done=progress.step, description="training", unit="step", shown=is_main)
         self.clock = time.perf_counter()
         with bar, self.stop:
             while not self.stop.agreed(self.accelerator):

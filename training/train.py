@@ -17,9 +17,10 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from chatformer.configuration.data import BleuTokenize
 from chatformer.configuration.declaring import SettingsError, without_effect
 from chatformer.configuration.recipes import parse_settings, settings_of_run
-from chatformer.configuration.training import METRICS_BY_PACKAGES, TrainingSettings, check_settings
+from chatformer.configuration.training import METRICS_BY_PACKAGES, RunSettings, TrainingSettings, check_settings
 from chatformer.data.exchanges import EncodedExchanges
 from chatformer.data.preparation import PreparedData, prepare_data
 from chatformer.data.unread import unread_part
@@ -51,8 +52,13 @@ def as_begun(settings: TrainingSettings) -> TrainingSettings:
     return settings.filled(settings_of_run(folder)) if (folder / SETTINGS_FILE).is_file() else settings
 
 
-def check_metric(name: str | None) -> None:
-    """Raise a `SettingsError` if what is to choose the published model cannot be computed here."""
+def check_metrics(name: str | None, bleu_tokenize: BleuTokenize) -> None:
+    """Raise an error, now and not after hours, if what is to be computed of replies cannot be computed here."""
+    if has_metrics() and bleu_tokenize != RunSettings.bleu_tokenize:
+        from chatformer.evaluation.metrics import signatures
+
+        # It raises one if a package is missing.
+        signatures(bleu_tokenize=bleu_tokenize)
     if name in METRICS_BY_PACKAGES and not has_metrics():
         raise SettingsError(
             f"--metric-for-best-model {name} compares replies by packages that are missing. Run: "
@@ -77,11 +83,23 @@ def report_unread(data: PreparedData, settings: TrainingSettings, folder: RunFol
                 f"of {counted(exchanges.num_alone, 'exchange')} to {what}, the question of {num_cut:,} has "
                 f"--max-source-tokens ({limits.max_source_tokens}) or more, and its beginning is not read."
             )
+    if repeats_its_questions(data.train_exchanges):
+        warn(
+            "most replies are the questions themselves, so that repeating is all there is to learn. Does --data name "
+            "one file twice?"
+        )
     if (unread := unread_part(data.tokenizer, data.validation)) is not None:
         warn(
             f"the validation data has {unread}, which the model will not read: the training data has none, so the "
             "chat template leaves them out."
         )
+
+
+def repeats_its_questions(exchanges: EncodedExchanges) -> bool:
+    """True if most replies equal their question, as those of a file that is read as both sides do."""
+    rows = exchanges.rows.select(range(min(exchanges.num_alone, 1000)))
+    equal = [history[-1]["content"] == reply for history, reply in zip(rows["history"], rows["reply"], strict=True)]
+    return sum(equal) > len(equal) / 2
 
 
 def num_cut_questions(exchanges: EncodedExchanges, max_source_tokens: int) -> int:
@@ -194,7 +212,7 @@ def train(settings: TrainingSettings, on_published: OnPublished | None = None) -
         torch.backends.cuda.enable_cudnn_sdp(False)
     if settings.run.resume:
         settings = as_begun(settings)
-    check_metric(settings.run.metric_for_best_model)
+    check_metrics(settings.run.metric_for_best_model, settings.run.bleu_tokenize)
     # A dry run needs no folder, but refuses what a run in that folder would refuse.
     folder = None if settings.run.output_dir is None else RunFolder.prepared(accelerator, settings)
     data = prepare_data(

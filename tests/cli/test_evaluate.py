@@ -92,6 +92,18 @@ def test_a_run_is_measured_on_its_own_validation_split(evaluate, trained, record
     assert again.read_text("utf-8") == file.read_text("utf-8").replace("figures.json", "again.json")
 
 
+def test_the_repetition_penalty_is_recorded_and_can_be_taken_away(evaluate, trained, tmp_path):
+    own = json.loads((trained / "generation_config.json").read_text("utf-8"))["repetition_penalty"]
+    replies = {}
+    for flags, penalty in (((), own), (("--repetition-penalty", 1), 1), (("--repetition-penalty", 0.01), 0.01)):
+        status, printed = evaluate(trained, *flags, "--max-replies", 20, "--output-file", tmp_path / "figures.json")
+        assert status == 0, printed.err
+        report = read(tmp_path / "figures.json")
+        assert report["settings"]["repetition_penalty"] == penalty
+        replies[penalty] = [item.get("reply") for item in report["items"]]
+    assert own == 1.1 and replies[0.01] != replies[1]
+
+
 def test_data_of_any_kind_is_measured_and_what_is_missing_is_said(evaluate, without_run, ten, tmp_path):
     status, printed = evaluate(without_run, "--data", ten, "--max-replies", 3)
     assert status == 0, printed.err

@@ -15,6 +15,8 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from chatformer.configuration.recipes import read_recipe
+from chatformer.evaluation import metrics
+from chatformer.evaluation.metrics import corpus_metrics
 from chatformer.training.checkpoints import checkpoints
 from chatformer.training.pace import Pace
 from chatformer.training.run import Run
@@ -325,6 +327,37 @@ def test_a_metric_without_its_packages_is_told_before_anything_is_done(
     told = capsys.readouterr().err
     assert f"--metric-for-best-model {metric}" in told and "pip install 'chatformer[metrics]'" in told
     assert told.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6])
+def test_a_file_that_is_named_as_both_sides_is_told_of(flags, train, tmp_path, capsys, share):
+    questions = [f"number {number}" for number in range(100)]
+    answers = [text if number < 100 * share else text.upper() for number, text in enumerate(questions)]
+    for name, lines in (("questions.txt", questions), ("answers.txt", answers)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", "utf-8")
+    arguments = flags(None, data=str(tmp_path / "questions.txt"), max_steps=3)
+    arguments.insert(arguments.index(str(tmp_path / "questions.txt")) + 1, str(tmp_path / "answers.txt"))
+    assert train([*arguments, "--dry-run"]) == 0
+    assert ("Does --data name one file twice?" in capsys.readouterr().err) is (share > 0.5)
+
+
+def test_bleu_counts_the_words_that_are_asked_for(flags, train, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def counted(*texts, bleu_tokenize):
+        asked.append(bleu_tokenize)
+        return corpus_metrics(*texts, bleu_tokenize=bleu_tokenize)
+
+    monkeypatch.setattr(metrics, "corpus_metrics", counted)
+    for words in ("13a", "char"):
+        assert train(flags(tmp_path / words, bleu_tokenize=words, max_steps=2, eval_steps=1)) == 0
+    # The second was tried before anything was done.
+    assert asked == ["13a", "13a", "char", "char", "char"]
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "mecab_ko", None)
+    assert train(flags(tmp_path / "ko", bleu_tokenize="ko-mecab")) == 2
+    assert "--bleu-tokenize ko-mecab is not available" in capsys.readouterr().err
+    assert not (tmp_path / "ko").exists()
 
 
 @pytest.mark.parametrize("too_long", ["truncate", "drop"])
