@@ -34,7 +34,7 @@ LEAKS = Check(
 def check_prose(conversations: Conversations) -> list[Finding]:
     """Whether there is enough text, and whether it is intact."""
     count = sum(len(exchange.answer) for exchange in conversations.exchanges)
-    statement = f"{counted(len(conversations), 'passage')}, with {counted(count, 'character')} to continue by."
+    statement = f"{counted(len(conversations), 'passage')}, with {counted(count, 'character')} of continuations."
     return AMOUNT.findings(count, statement) + check_text(conversations)
 
 

@@ -86,10 +86,8 @@ def test_what_cannot_be_served_is_one_line(capsys, monkeypatch, tmp_path):
 )
 def test_settings_have_bounds(capsys, flag, value):
     flag = "--" + flag.replace("_", "-")
-    with pytest.raises(SystemExit) as stopped:
-        main(["serve", "nowhere", flag, value])
-    assert stopped.value.code == 2
-    assert f"{flag} must be" in capsys.readouterr().err
+    assert main(["serve", "nowhere", flag, value]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {flag} must be")
 
 
 def test_a_flag_wins_over_the_environment(monkeypatch):
