@@ -160,12 +160,17 @@ class Conversation:
         return bool(self.messages) and self.messages[-1]["role"] == "assistant"
 
     def more(self, settings: ReplySettings, on_text: Callable[[str], None] | None = None) -> str:
-        """Have the last reply go on: what was said last and all of its reply are the prompt."""
+        """
+        Have the last reply go on: what was said last and all of its reply are the prompt.
+
+        A model that answers says its reply again, which is not kept.
+        """
         assert self.has_replied
         *before, question, reply = self.messages
         prompt = turn("user", joined(question["content"], reply["content"]))
         continuation = self.chatbot.reply([*before, prompt], settings, on_text)
-        self.messages[-1] = turn("assistant", joined(reply["content"], continuation))
+        if continuation != reply["content"]:
+            self.messages[-1] = turn("assistant", joined(reply["content"], continuation))
         return continuation
 
     def say(self, text: str, settings: ReplySettings, on_text: Callable[[str], None] | None = None) -> str:

@@ -163,10 +163,13 @@ def talk(
         screen = Screen(console)
         try:
             if text.startswith("/"):
+                last = conversation.messages[-1]["content"]
                 reply = conversation.more(settings.reply, on_text=screen.write)
             else:
-                reply = conversation.say(text, settings.reply, on_text=screen.write)
+                last, reply = None, conversation.say(text, settings.reply, on_text=screen.write)
             screen.end()
+            if reply == last:
+                console.print("It says the same again: it answers, and only a model of prose goes on.", style="dim")
             if not text.startswith("/") and (limit := limit_of(conversation, text)) is not None:
                 console.print(
                     f"It reads {limit} tokens at a time, and not the beginning of what you said.", style="dim"

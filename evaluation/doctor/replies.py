@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from chatformer.evaluation.shortening import shortened
+from chatformer.storage.explaining import counted
 
 from .causes import Cause, with_causes
 from .findings import NUM_EXAMPLES, Above, Below, Check, Finding, percent
@@ -88,7 +89,7 @@ def check_replies(trial: Trial, causes: Sequence[Cause]) -> list[Finding]:
     share = count / len(replies)
     statement = (
         f"{len(replies):,} different questions got {len(counts):,} different replies; the most frequent one, "
-        f"{shortened(reply)!r}, {count:,} times ({percent(share)})."
+        f"{shortened(reply)!r}, {counted(count, 'time')} ({percent(share)})."
     )
     examples = (f"{times:,} times: {shortened(text)}" for text, times in counts.most_common(NUM_EXAMPLES))
     # Every reply is a large share of two or three.

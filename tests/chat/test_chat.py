@@ -431,6 +431,10 @@ def test_a_reply_goes_on_from_what_was_said_and_all_of_itself(chatbot):
         {"role": "user", "content": "Once upon"},
         {"role": "assistant", "content": "part 1. part 2. part 3."},
     ]
+    monotonous = Conversation(Writer())
+    monotonous.say("Once upon", GREEDY)
+    monotonous.messages[-1]["content"] = f"part {len(asked) + 1}."
+    assert monotonous.more(GREEDY) == monotonous.messages[-1]["content"]
     assert joined("吾輩は", "猫である。") == "吾輩は猫である。" and joined("나는", "간다") == "나는 간다"
 
 
