@@ -111,7 +111,7 @@ def answer_lines(conversation: "Conversation", settings: ReplySettings, media: M
         sys.stdout.flush()
         if media is not None:
             media.save(reply)
-        if (limit := limit_of(conversation, text)) is not None:
+        if text and (limit := limit_of(conversation, text)) is not None:
             num_cut, longest = num_cut + 1, limit
     tell_of_cut(num_cut, longest)
 

@@ -23,10 +23,12 @@ class _NoKeyTwice(yaml.SafeLoader):
     """Reads YAML, and refuses a key that is given twice, of which YAML's own rules have the last one win silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, (key, _) in enumerate(node.value):
-            if keys[index] in keys[:index]:
-                raise yaml.constructor.ConstructorError(None, None, f"{keys[index]} is given twice", key.start_mark)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

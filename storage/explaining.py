@@ -1,6 +1,7 @@
 """Errors of other libraries as a sentence: which file, what is wrong, what to do."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,10 +66,10 @@ def no_model(error: BaseException, name: str) -> str:
 
 def models_beside(name: str) -> str:
     """A sentence on the nearest of the models beside a folder that there is not, or on some of them, or nothing."""
-    beside = Path(name).parent
-    if not beside.is_dir():
-        return ""
-    models = sorted(folder.name for folder in beside.iterdir() if (folder / CONFIG_FILE).is_file())
+    beside, models = Path(name).parent, []
+    # A folder that may not be read has no models to name.
+    with contextlib.suppress(OSError):
+        models = sorted(folder.name for folder in beside.iterdir() if os.path.isfile(folder / CONFIG_FILE))
     if nearest := did_you_mean(Path(name).name, models, shown_as=f"{beside}/{{}}"):
         return nearest.replace(" ./", " ")
     return f" {beside} has {first_few(models)}." if models and beside.name else ""

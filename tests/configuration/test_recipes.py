@@ -181,6 +181,8 @@ def test_what_is_no_recipe_is_refused(tmp_path):
     assert f"recipe {recipe} is not valid YAML" in error_of(recipe)
     recipe.write_text("size: tiny\nseed: 1\nsize: mini\n")
     assert "size is given twice" in error_of(recipe) and "line 3" in error_of(recipe)
+    recipe.write_text("&base\nsize: tiny\nseed: 1\n")
+    assert read_recipe(str(recipe)).model.size == "tiny"
     message = error_of("quickstrat")
     assert "There is no recipe 'quickstrat'" in message and "Did you mean 'quickstart'?" in message
 
