@@ -13,14 +13,12 @@ from chatformer.storage.model_folder import ModelFolder
 from chatformer.storage.names import CTRANSLATE2_FILE, WEIGHTS_FILE
 
 from .engines import CTranslate2Engine, Engine, TransformersEngine
+from .engines.engine import DEFAULTS
 from .errors import ModelNotFound
 from .streaming import Pieces
 
 # Kana and the characters of Chinese, and their punctuation.
 NO_SPACES = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff01-\uff0f]{2}")
-
-DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0, "length_penalty": 1.0}
-"""What `generate()` takes where a model's own settings leave it open."""
 
 
 class Answer(NamedTuple):

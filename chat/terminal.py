@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatformer.configuration.declaring import SettingsError, without_effect
+from chatformer.configuration.declaring import SettingsError, name_of, without_effect
 from chatformer.configuration.replies import ChatSettings, ReplySettings
 from chatformer.conversation import NotText, normalized_text
 from chatformer.storage.printing import plain_console, warn
@@ -210,7 +210,7 @@ def run_command(
             console.print(str(error), style="dim")
             return settings
         settings = dataclasses.replace(settings, reply=reply)
-        console.print(shown_setting(reply, name.lstrip("-").replace("-", "_"), conversation), style="dim")
+        console.print(shown_setting(reply, name_of(name), conversation), style="dim")
         # Of the other flags, the command has said it.
         for sentence in without_effect(ChatSettings(url=settings.url, reply=reply)):
             console.print(sentence, style="dim")

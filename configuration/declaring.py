@@ -197,6 +197,11 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def name_of(typed: str) -> str:
+    """The setting that a person names, as a flag or not."""
+    return typed.lstrip("-").replace("-", "_")
+
+
 def did_you_mean(name: str, known: Iterable[str], shown_as: str = "{!r}") -> str:
     """A question that names the nearest of the known names, to follow a sentence, or nothing if none is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)

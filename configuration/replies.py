@@ -21,6 +21,7 @@ from .declaring import (
     check,
     did_you_mean,
     from_text,
+    name_of,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class ReplySettings(SearchSettings):
 
     def changed(self, name: str, text: str) -> "ReplySettings":
         """These settings with one of them as a person typed it; raise a `SettingsError` if it is not possible."""
-        name = name.lstrip("-").replace("-", "_")
+        name = name_of(name)
         types = typing.get_type_hints(ReplySettings)
         if name not in types:
             raise SettingsError(f"There is no setting {name!r}.{did_you_mean(name, types)} /settings lists them.")

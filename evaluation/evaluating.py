@@ -82,18 +82,19 @@ def evaluate(settings: EvaluationSettings) -> None:
     exchanges = exchanges_of(conversations, chatbot, settings, run)
     if exchanges.num_too_long:
         notes.append(f"Left out for a reference that is too long: {counted(exchanges.num_too_long, 'exchange')}.")
+    search = ReplySettings(
+        num_beams=settings.num_beams,
+        length_penalty=settings.length_penalty,
+        no_repeat_ngram_size=settings.no_repeat_ngram_size,
+        max_new_tokens=settings.max_new_tokens,
+        repetition_penalty=settings.repetition_penalty,
+    ).search()
     outcome = outcome_of(
         chatbot.engine,
         chatbot.tokenizer,
         exchanges,
         max_replies=settings.max_replies,
-        search=ReplySettings(
-            num_beams=settings.num_beams,
-            length_penalty=settings.length_penalty,
-            no_repeat_ngram_size=settings.no_repeat_ngram_size,
-            max_new_tokens=settings.max_new_tokens,
-            repetition_penalty=settings.repetition_penalty,
-        ).search(),
+        search=search,
         batch_tokens=settings.batch_tokens,
         show_progress=True,
     )
@@ -137,7 +138,7 @@ def evaluate(settings: EvaluationSettings) -> None:
         "signatures": signatures,
         "notes": notes,
         # Its value unless given is the model's, which a reader of the file may not have.
-        "settings": dataclasses.asdict(settings) | {"repetition_penalty": penalty_of(settings, chatbot)},
+        "settings": dataclasses.asdict(settings) | {"repetition_penalty": chatbot.engine.repetition_penalty(search)},
         "weights_sha256": weights_sha256,
         **data_in(conversations, exchanges, training),
         "environment": versions(),
@@ -179,13 +180,6 @@ def exchanges_of(
     if not len(exchanges):
         raise SettingsError("Every reference is too long to measure the model on. Raise --max-target-tokens.")
     return exchanges
-
-
-def penalty_of(settings: EvaluationSettings, chatbot: Chatbot) -> float:
-    """The repetition penalty of the replies: what is given, or the model's own, which CTranslate2's beams lack."""
-    if settings.repetition_penalty is not None:
-        return settings.repetition_penalty
-    return 1.0 if settings.engine == "ctranslate2" and settings.num_beams > 1 else chatbot.own("repetition_penalty")
 
 
 def output_file_of(settings: EvaluationSettings) -> Path:

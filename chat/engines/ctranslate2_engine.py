@@ -11,10 +11,10 @@ from chatformer.chat.errors import ModelNotFound
 from chatformer.storage.explaining import explained
 from chatformer.storage.names import CTRANSLATE2_FILE, CTRANSLATE2_VOCABULARY_FILE
 
-from .engine import DEFAULT_MAX_NEW_TOKENS, Ids, OnToken
+from .engine import DEFAULT_MAX_NEW_TOKENS, DEFAULTS, Ids, OnToken
 
-DRAWN_BY = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
-"""What drawing goes by, with the defaults of transformers."""
+DRAWN_BY = ("temperature", "top_p", "top_k")
+"""What drawing goes by."""
 
 
 class CTranslate2Engine:
@@ -56,8 +56,8 @@ class CTranslate2Engine:
         if search.do_sample or (search.do_sample is None and own.do_sample):
             given = {name: getattr(search, name) for name in DRAWN_BY}
             temperature, top_p, top_k = (
-                next(value for value in (given[name], getattr(own, name), default) if value is not None)
-                for name, default in DRAWN_BY.items()
+                next(value for value in (given[name], getattr(own, name), DEFAULTS[name]) if value is not None)
+                for name in DRAWN_BY
             )
             # For CTranslate2 too, a top_k of 0 sets no limit.
             options |= {"sampling_temperature": temperature, "sampling_topp": top_p, "sampling_topk": top_k}
@@ -67,7 +67,7 @@ class CTranslate2Engine:
             self._in_tokens(sources),
             beam_size=search.num_beams,
             length_penalty=1.0 if search.length_penalty is None else search.length_penalty,
-            repetition_penalty=self._repetition_penalty(search),
+            repetition_penalty=self.repetition_penalty(search),
             no_repeat_ngram_size=search.no_repeat_ngram_size or 0,
             max_decoding_length=search.max_new_tokens or self.max_new_tokens,
             min_decoding_length=0,
@@ -77,7 +77,7 @@ class CTranslate2Engine:
         )
         return [[self.rows[token] for token in result.hypotheses[0]] for result in results]
 
-    def _repetition_penalty(self, search: GenerationConfig) -> float:
+    def repetition_penalty(self, search: GenerationConfig) -> float:
         """
         The one that is asked for, or else the model's own, but not with beams.
 
@@ -85,7 +85,7 @@ class CTranslate2Engine:
         spoils replies that are right.
         """
         own = self.own_search.repetition_penalty if search.num_beams == 1 else None
-        return search.repetition_penalty or own or 1.0
+        return search.repetition_penalty or own or DEFAULTS["repetition_penalty"]
 
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
         # CTranslate2 appends the end token itself.

@@ -15,6 +15,9 @@ OnToken = Callable[[int, int], bool | None]
 DEFAULT_MAX_NEW_TOKENS = 256
 """The longest reply if neither the search nor the model's own settings set a limit."""
 
+DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0, "length_penalty": 1.0}
+"""What `generate()` takes where a model's own settings leave it open."""
+
 GREEDY = GenerationConfig(do_sample=False, num_beams=1)
 """The search that takes the likeliest token at each step."""
 
@@ -34,6 +37,10 @@ class Engine(Protocol):
     @property
     def own_search(self) -> GenerationConfig:
         """The model's own settings, which hold for what a search leaves open."""
+        ...
+
+    def repetition_penalty(self, search: GenerationConfig) -> float:
+        """The one that a search has: what it asks for, or else the model's own."""
         ...
 
     @property

@@ -13,7 +13,7 @@ from chatformer.one_script import one_script
 from chatformer.padding import padded, padded_sources
 from chatformer.storage.explaining import explained
 
-from .engine import DEFAULT_MAX_NEW_TOKENS, Ids, OnToken
+from .engine import DEFAULT_MAX_NEW_TOKENS, DEFAULTS, Ids, OnToken
 
 
 class TransformersEngine:
@@ -66,6 +66,9 @@ class TransformersEngine:
     @property
     def own_search(self) -> GenerationConfig:
         return self.model.generation_config
+
+    def repetition_penalty(self, search: GenerationConfig) -> float:
+        return search.repetition_penalty or self.own_search.repetition_penalty or DEFAULTS["repetition_penalty"]
 
     @property
     def max_new_tokens(self) -> int:
